@@ -1,0 +1,406 @@
+#!/usr/bin/env python3
+"""Set Holdfast up and run it: `python3 dev.py demo | test | lint | missing`.
+
+Needs Python >= 3.11 and nothing else. An interpreter that already has every dependency is used as
+it is; otherwise a virtual environment is made in `.venv` (or where HOLDFAST_VENV says).
+
+demo [options]           the whole loop on the offline world; options go to `holdfast demo`
+test [--all] [options]   lint, types, imports, spelling, tests; options go to pytest.
+                         --all, or CI in the environment, also runs the tests marked slow
+lint                     the same without the tests
+missing [dev]            name the dependencies this interpreter lacks
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+OLDEST = (3, 11)
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's public index of wheels without CUDA: 190 MB in place of several GB."""
+
+MODULES = {
+    "import-linter": "importlinter",
+    "pytest-timeout": "pytest_timeout",
+    "pytest-xdist": "xdist",
+    "scikit-learn": "sklearn",
+    "typos": "",
+}
+"""Distributions whose module has another name, or (empty) none at all."""
+
+STAMP = "holdfast-setup.json"
+"""Inside the environment: {"state": "begun"} while it is being filled, then a digest."""
+
+ENVIRONMENT = {
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), os.getenv("PYTHONPATH")])),
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+"""One thread per process makes runs repeatable; nothing is fetched once set-up is over."""
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; its text is the one line the user needs."""
+
+
+# -- what an interpreter has ----------------------------------------------------------------------
+
+
+def requirements(dev: bool) -> list[str]:
+    """Give the core requirements of pyproject.toml, with the development ones if asked."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["dependencies"] + (project["optional-dependencies"]["dev"] if dev else [])
+
+
+def name_of(requirement: str) -> str:
+    """Give the distribution's name: `torch` of `torch>=2.11,<2.16`."""
+    return re.split(r"[<>=!~;\[ ]", requirement, maxsplit=1)[0]
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Give the release part of a version as numbers, a local part like `+cpu` left out."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def in_range(requirement: str, version: str) -> bool:
+    """Tell whether a version meets the `>=`, `<` and `==` of a requirement."""
+    have = numbers(version)
+    for sign, bound in re.findall(r"(>=|<|==)\s*([\d.]+)", requirement):
+        want = numbers(bound)
+        if not {">=": have >= want, "<": have < want, "==": have == want}[sign]:
+            return False
+    return True
+
+
+def missing(dev: bool) -> list[str]:
+    """Name the requirements this interpreter lacks, has in a wrong version, or cannot import."""
+    lacking = []
+    for requirement in requirements(dev):
+        name = name_of(requirement)
+        try:
+            found = in_range(requirement, metadata.version(name))
+            module = MODULES.get(name, name.replace("-", "_"))
+            if found and module:
+                importlib.import_module(module)
+        except Exception:  # a broken package may raise anything at import: it counts as missing
+            found = False
+        if not found:
+            lacking.append(name)
+    return lacking
+
+
+def missing_in(python: Path, dev: bool) -> list[str]:
+    """Ask another interpreter the same; a process of its own keeps this one light."""
+    command = [str(python), str(ROOT / "dev.py"), "missing", *(["dev"] if dev else [])]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        raise SetupError(f"{python} cannot run ({answer.stderr.strip()[-200:]}); reinstall Python")
+    return answer.stdout.strip().splitlines()[-1].split() if answer.stdout.strip() else []
+
+
+def has(requirement: str) -> bool:
+    """Tell quickly, without importing it, whether this interpreter has a distribution."""
+    try:
+        return in_range(requirement, metadata.version(name_of(requirement)))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def has_gpu() -> bool:
+    """Tell whether an NVIDIA driver answers."""
+    tool = shutil.which("nvidia-smi")
+    return bool(tool) and subprocess.run([tool, "-L"], capture_output=True).returncode == 0
+
+
+# -- the environment ------------------------------------------------------------------------------
+
+
+class Environment:
+    """A virtual environment that is either whole and stamped or made again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        self.log = folder / "holdfast-setup.log"
+        gpu = has_gpu()
+        torch = next(r for r in requirements(dev=False) if name_of(r) == "torch")
+        self.cpu_only = sys.platform == "linux" and not gpu
+        self.on_top = gpu and has(torch)
+        """Whether a GPU interpreter's own torch is kept, and only what it lacks is added."""
+        parts = [*requirements(dev=True), (ROOT / "constraints.txt").read_text(encoding="utf-8")]
+        parts += [sys.version, sys.base_prefix, str(self.cpu_only), str(self.on_top)]
+        self.digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def state(self) -> str:
+        """Give the digest it was made from, `begun` if that was interrupted, `` if unknown."""
+        try:
+            return json.loads((self.folder / STAMP).read_text(encoding="utf-8"))["state"]
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    def stamp(self, state: str) -> None:
+        """Write the state so that a kill leaves the old one or the new one."""
+        fresh = self.folder / (STAMP + ".new")
+        fresh.write_text(json.dumps({"state": state}), encoding="utf-8")
+        fresh.replace(self.folder / STAMP)
+
+    def ready(self) -> Path:
+        """Give the environment's interpreter, making or completing the environment if need be."""
+        if self.state() == self.digest and self.python.exists():
+            return self.python
+        begun = time.perf_counter()
+        with locked(self.folder):
+            if self.state() != self.digest:  # else another process has just made it
+                print(f"set-up: {self.folder} (once)", flush=True)
+                self._create()
+                self.stamp("begun")
+                self._fill()
+                self.stamp(self.digest)
+                print(f"set-up: done in {time.perf_counter() - begun:.0f} s", flush=True)
+        return self.python
+
+    def _create(self) -> None:
+        works = self.python.exists() and not subprocess.call(
+            [str(self.python), "-m", "pip", "--version"], stdout=-3, stderr=-3
+        )
+        if works and self.state() != "begun":
+            return
+        mine = (self.folder / "pyvenv.cfg").exists()
+        if self.folder.exists() and any(self.folder.iterdir()) and not mine:
+            raise SetupError(f"{self.folder} is not a virtual environment; name an empty folder")
+        command = [sys.executable, "-m", "venv", "--clear", str(self.folder)]
+        if self.on_top:
+            command.insert(3, "--system-site-packages")
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            raise SetupError(
+                f"{sys.executable} cannot make a virtual environment; install its venv package "
+                "(Debian: apt-get install python3-venv)"
+            )
+        if self.on_top and sys.prefix != sys.base_prefix:
+            # `--system-site-packages` looks through a parent environment: name it.
+            site = next(self.folder.glob("lib/python*/site-packages"))
+            parents = [p for p in sys.path if p.endswith("site-packages")]
+            (site / "parent.pth").write_text("\n".join(parents) + "\n", encoding="utf-8")
+
+    def _fill(self) -> None:
+        if self.on_top:
+            self._add_missing()
+        else:
+            if self.cpu_only:
+                self._install_cpu_torch()
+            self._pip("the rest", "-c", "constraints.txt", "-e", ".[dev]")
+        lacking = missing_in(self.python, dev=True)
+        if lacking:
+            raise SetupError(
+                f"installed but not importable: {', '.join(lacking)}; delete {self.folder} and "
+                "run this again"
+            )
+
+    def _install_cpu_torch(self) -> None:
+        """Put a torch without CUDA in place first, so that nothing after it pulls the large one."""
+        show = "import importlib.metadata as m; print(m.version('torch'))"
+        if not subprocess.call([str(self.python), "-c", show], stdout=-3, stderr=-3):
+            return
+        pinned = next(
+            line
+            for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+            if line.startswith("torch==")
+        )
+        local = ["--no-index", "--no-deps", pinned]  # only where the user's pip has wheels
+        public = ["--no-deps", "--retries", "1", "--extra-index-url", CPU_INDEX, pinned]
+        for source in (local, public):
+            if self._pip("torch", *source, must=False):
+                return
+
+    def _add_missing(self) -> None:
+        lacking = missing_in(self.python, dev=True)
+        if not lacking:
+            return
+        held = self.folder / "held.txt"  # what the GPU interpreter has stays as it is
+        kept = [r for r in requirements(dev=True) if name_of(r) not in lacking]
+        held.write_text(
+            "".join(f"{name_of(r)}=={metadata.version(name_of(r))}\n" for r in kept if has(r)),
+            encoding="utf-8",
+        )
+        wanted = [r for r in requirements(dev=True) if name_of(r) in lacking]
+        self._pip(", ".join(lacking), "-c", str(held), *wanted)
+
+    def _pip(self, what: str, *arguments: str, must: bool = True) -> bool:
+        begun = time.perf_counter()
+        command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check"]
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"\n$ pip install {' '.join(arguments)}\n")
+            log.flush()
+            failed = subprocess.call([*command, *arguments], cwd=ROOT, stdout=log, stderr=log)
+        seconds = time.perf_counter() - begun
+        if not failed:
+            print(f"set-up: {what} {seconds:.0f} s", flush=True)
+        elif must:
+            self._explain(what)
+        return not failed
+
+    def _explain(self, what: str) -> None:
+        """Say in one line what could not be fetched; show pip's words if it was not the network."""
+        text = self.log.read_text(encoding="utf-8", errors="replace").rpartition("\n$ pip")[2]
+        offline = r"NameResolution|ConnectionError|NewConnection|Connection(Reset|Refused)|ProxyErr"
+        if re.search(offline, text) or "from versions: none" in text:
+            lacking = ", ".join(missing_in(self.python, dev=True))
+            raise SetupError(
+                f"the package registry cannot be reached and these are missing: {lacking}; "
+                f"install them for {sys.executable}, or run this once with a network"
+            )
+        print("\n".join(text.splitlines()[-25:]), file=sys.stderr)
+        raise SetupError(f"pip could not install {what}; the whole log is {self.log}")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time set the environment up (where the system has file locks)."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with Path(f"{folder}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def interpreter(dev: bool) -> Path:
+    """Give an interpreter that has everything: this one if it does, else the environment's."""
+    chosen = os.getenv("HOLDFAST_VENV")
+    complete = all(has(requirement) for requirement in requirements(dev))
+    if not chosen and complete and not missing_in(Path(sys.executable), dev):
+        return Path(sys.executable)
+    return Environment(Path(chosen).expanduser().absolute() if chosen else ROOT / ".venv").ready()
+
+
+# -- the commands ---------------------------------------------------------------------------------
+
+
+def demo(arguments: list[str]) -> int:
+    """Run `holdfast demo`."""
+    start = "import sys; sys.argv[0] = 'holdfast'; from holdfast.cli import main; sys.exit(main())"
+    command = [str(interpreter(dev=False)), "-c", start, "demo", *arguments]
+    return subprocess.call(command, env=os.environ | ENVIRONMENT)
+
+
+def tool(python: Path, name: str) -> str:
+    """Find a command installed with an interpreter, else on the path."""
+    folders = os.pathsep.join([str(python.parent), os.getenv("PATH", "")])
+    return shutil.which(name, path=folders) or name
+
+
+def lint_steps(python: Path) -> dict[str, list[str]]:
+    """Give the checks that run nothing of Holdfast, in order."""
+    return {
+        "ruff check": [tool(python, "ruff"), "check", "."],
+        "ruff format": [tool(python, "ruff"), "format", "--check", "."],
+        "ty": [tool(python, "ty"), "check", "--python", str(python)],
+        "lint-imports": [tool(python, "lint-imports")],
+        "typos": [tool(python, "typos")],
+    }
+
+
+def run_steps(steps: dict[str, list[str]]) -> int:
+    """Run all, showing each one's time, and the output of those that fail; 1 if any failed."""
+    failed = []
+    for name, command in steps.items():
+        begun = time.perf_counter()
+        stream = name == "pytest"
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=not stream
+        )
+        if done.returncode:
+            failed.append(name)
+            if not stream:
+                sys.stdout.write((done.stdout + done.stderr).decode("utf-8", "replace"))
+        word = "FAILED" if done.returncode else "ok"
+        print(f"{word:6} {name:12} {time.perf_counter() - begun:6.1f} s", flush=True)
+    print("failed: " + ", ".join(failed) if failed else "all passed", flush=True)
+    return 1 if failed else 0
+
+
+def lint(arguments: list[str]) -> int:
+    """Run lint, types, import direction and spelling."""
+    if arguments:
+        raise SetupError(f"lint takes no options, got {' '.join(arguments)}; leave them out")
+    return run_steps(lint_steps(interpreter(dev=True)))
+
+
+def test(arguments: list[str]) -> int:
+    """Run the checks, then pytest on two processes."""
+    every = "--all" in arguments or os.getenv("CI", "").lower() not in ("", "0", "false")
+    chosen = "not gpu" if every else "not gpu and not slow"
+    python = interpreter(dev=True)
+    options = [argument for argument in arguments if argument != "--all"]
+    pytest = [str(python), "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", chosen]
+    return run_steps(lint_steps(python) | {"pytest": [*pytest, *options]})
+
+
+def print_missing(arguments: list[str]) -> int:
+    """Print what this interpreter lacks, on one line."""
+    print(" ".join(missing(dev="dev" in arguments)))
+    return 0
+
+
+def newer_python() -> str | None:
+    """Find a Python that is new enough on the path, when the one in use is not."""
+    check = f"import sys; sys.exit(sys.version_info < {OLDEST})"
+    for minor in (13, 12, 11, 14):
+        found = shutil.which(f"python3.{minor}")
+        if found and not subprocess.call([found, "-c", check], stdout=-3, stderr=-3):
+            return found
+    return None
+
+
+def main() -> int:
+    """Run one command; give its exit code (2: set-up is not possible as things are)."""
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "demo": demo,
+        "test": test,
+        "lint": lint,
+        "missing": print_missing,
+    }
+    words = sys.argv[1:]
+    if not words or words[0] not in commands:
+        print(__doc__.strip() if __doc__ else "")
+        return 0 if words and words[0] in ("-h", "--help") else 2
+    if sys.version_info < OLDEST:
+        python = newer_python()
+        if python:
+            return subprocess.call([python, __file__, *words])
+        print("dev.py: needs Python >= 3.11; install one and run this with it", file=sys.stderr)
+        return 2
+    try:
+        return commands[words[0]](words[1:])
+    except SetupError as error:
+        print(f"dev.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
