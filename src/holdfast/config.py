@@ -1,0 +1,147 @@
+"""From YAML to frozen, strict models; a wrong word gets one line and a suggestion."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from holdfast.errors import ConfigError, did_you_mean
+
+NO_EFFECT = {"affects_result": False}
+"""`json_schema_extra` of a field that cannot change a result: it is left out of the key."""
+
+_SPELLINGS = {"defense": "defence", "defenses": "defences", "optimizer": "optimiser"}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+AsTuple = BeforeValidator(_as_tuple)
+"""Annotate a tuple field with this: YAML and JSON know only lists."""
+
+
+class Fields(BaseModel):
+    """A frozen group of documented fields; strict types, nothing unknown accepted."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    def with_(self, **changes: Any) -> Self:
+        """Give a copy with some fields changed, checked like any other."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate(given | changes)
+
+    def key_fields(self) -> dict[str, Any]:
+        """Give every field that can change a result, defaults included, as plain JSON data."""
+        plain = self.model_dump(mode="json")
+        for name, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            value = getattr(self, name)
+            if isinstance(extra, dict) and extra.get("affects_result") is False:
+                plain.pop(name)
+            elif isinstance(value, Fields):
+                plain[name] = value.key_fields()
+        return plain
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> Any:
+    """Read one YAML 1.2 document; duplicate keys and broken syntax are ConfigErrors with a line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(str(path), "no such file", "check the path") from None
+    except IsADirectoryError:
+        raise ConfigError(str(path), "is a folder", "name a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read ({error})", "check the file") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML 1.2 text that came from `where`."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        what = (error.problem or "broken YAML").split("\n")[0]
+        raise ConfigError(f"{where}{line}", what, "mend the YAML there") from None
+    except YAMLError as error:
+        what = str(error).splitlines()[0]
+        raise ConfigError(where, what, "mend the YAML") from None
+
+
+def decode(model: type[Model], data: Any, where: str) -> Model:
+    """Make a model from plain data; the first mistake becomes one line that names its place."""
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(
+            where, f"expected fields, got {_show(data)}", "write `name: value` lines under it"
+        )
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, model, where) from None
+    except ConfigError as error:  # raised by a field's own check, which knows no outer place
+        raise ConfigError(f"{where}.{error.where}", error.what, error.todo) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
+    """Turn pydantic's first complaint into a ConfigError: unknown names come first."""
+    problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
+    first = problems[0]
+    path = ".".join([where, *(str(part) for part in first["loc"])])
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        owner = _owner(model, first["loc"][:-1])
+        word = str(first["loc"][-1])
+        if _SPELLINGS.get(word) in owner:
+            return ConfigError(path, "unknown field", f"did you mean '{_SPELLINGS[word]}'?")
+        return ConfigError(path, "unknown field", did_you_mean(word, owner))
+    if kind == "missing":
+        return ConfigError(path, "is required", "add it")
+    message = first["msg"]
+    message = message[0].lower() + message[1:]
+    message = message.removeprefix("value error, ").removeprefix("input should be ")
+    return ConfigError(path, f"got {_show(first['input'])}", f"it should be {message}")
+
+
+def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
+    """Give the field names of the model that the path `loc` leads to."""
+    owner: Any = model
+    for part in loc:
+        if not (isinstance(owner, type) and issubclass(owner, BaseModel)):
+            return set()
+        info = owner.model_fields.get(str(part))
+        if info is None:
+            return set()
+        owner = info.annotation
+        for choice in getattr(owner, "__args__", ()):
+            if isinstance(choice, type) and issubclass(choice, BaseModel):
+                owner = choice
+                break
+    if isinstance(owner, type) and issubclass(owner, BaseModel):
+        return set(owner.model_fields)
+    return set()
+
+
+def _show(value: Any) -> str:
+    """Show a value as a user wrote it, cut short."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

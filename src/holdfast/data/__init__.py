@@ -1,0 +1,1 @@
+"""From sources to rows, from rows to tokens."""

@@ -1,0 +1,93 @@
+"""One row of data, what it is for (role) and who may see it (side)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    """What a row is for."""
+
+    REFUSAL = "refusal"
+    """A harmful prompt and a refusal."""
+    HARMFUL = "harmful"
+    """A harmful prompt and a harmful response."""
+    BENIGN = "benign"
+    """A benign prompt and a good response."""
+    TASK = "task"
+    """What an honest customer fine-tunes on."""
+
+
+class Side(StrEnum):
+    """Who may see a row."""
+
+    DEFENDER = "defender"
+    DEFENDER_SELECTION = "defender_selection"
+    ATTACKER = "attacker"
+    ATTACKER_SELECTION = "attacker_selection"
+    EVALUATOR = "evaluator"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt with, usually, a response.
+
+    `uid` is the hash of the normalised prompt (with its system prompt), `row_id` of system,
+    prompt and response; `group` is what must stay together on one side.
+    """
+
+    uid: str
+    row_id: str
+    group: str
+    side: Side | None
+    role: Role
+    system: str | None
+    prompt: str
+    response: str | None
+    category: str = ""
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def normalise(prompt: str) -> str:
+    """Give the prompt as it counts for identity: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
+def _hash(*parts: str | None) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def example(
+    prompt: str,
+    response: str | None = None,
+    *,
+    role: Role,
+    side: Side | None = None,
+    group: str | None = None,
+    system: str | None = None,
+    category: str = "",
+    source: str = "",
+    meta: Mapping[str, Any] | None = None,
+) -> Example:
+    """Make a row and fill in its hashes; `group` defaults to the uid."""
+    uid = _hash(normalise(prompt), system)
+    return Example(
+        uid=uid,
+        row_id=_hash(system, prompt, response),
+        group=group if group is not None else uid,
+        side=side,
+        role=role,
+        system=system,
+        prompt=prompt,
+        response=response,
+        category=category,
+        source=source,
+        meta=dict(meta or {}),
+    )

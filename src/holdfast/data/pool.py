@@ -1,0 +1,170 @@
+"""All rows, each on one side; drawing is nested in n and independent of file order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from holdfast.data.example import Example, Role, Side
+from holdfast.errors import DataError, did_you_mean
+
+SHARES = (
+    (Side.DEFENDER, 0.40),
+    (Side.ATTACKER, 0.25),
+    (Side.EVALUATOR, 0.25),
+    (Side.DEFENDER_SELECTION, 0.05),
+    (Side.ATTACKER_SELECTION, 0.05),
+)
+"""How groups whose source declares no side are shared out by their hash."""
+
+Where = Callable[[Example], bool]
+
+
+def side_of(group: str) -> Side:
+    """Give the side of a group that no source has placed: a function of its name alone."""
+    point = int.from_bytes(hashlib.sha256(f"side/{group}".encode()).digest()[:8], "big") / 2**64
+    for side, share in SHARES:
+        if point < share:
+            return side
+        point -= share
+    return SHARES[-1][0]
+
+
+class Pool:
+    """Rows by role and side.
+
+    A group seen on two sides goes to EVALUATOR and its other rows are dropped; the same prompt
+    in two groups on two sides counts likewise. `dropped` says how many rows that cost, by side.
+    """
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        placed = [(row, row.side or side_of(row.group)) for row in examples]
+        if not placed:
+            raise DataError("pool", "no rows", "check the sources")
+        sides: dict[str, set[Side]] = {}
+        for row, side in placed:
+            for name in (f"group/{row.group}", f"uid/{row.uid}"):
+                sides.setdefault(name, set()).add(side)
+        self.dropped: Counter[Side] = Counter()
+        self._rows: dict[Side, list[Example]] = {side: [] for side in Side}
+        for row, side in placed:
+            mixed = len(sides[f"group/{row.group}"]) > 1 or len(sides[f"uid/{row.uid}"]) > 1
+            if mixed and side is not Side.EVALUATOR:
+                self.dropped[side] += 1
+                continue
+            self._rows[side].append(row)
+
+    def rows(self, side: Side, where: Where | None = None) -> list[Example]:
+        """Give all rows of a side, in an order that no file decides."""
+        rows = [row for row in self._rows[side] if where is None or where(row)]
+        return sorted(rows, key=lambda row: (row.uid, row.row_id, row.role))
+
+    def draw(
+        self,
+        role: Role,
+        side: Side,
+        n: int | None,
+        seed: int,
+        *,
+        where: Where | None = None,
+        what: str = "rows",
+    ) -> list[Example]:
+        """Give n distinct rows in the order of hash(seed, row_id); None gives all.
+
+        The first n of a larger draw are the smaller draw. Asking for more than there are is a
+        DataError that says how many there are.
+        """
+        rows = {
+            row.row_id: row
+            for row in self._rows[side]
+            if row.role is role and (where is None or where(row))
+        }
+        if not rows:
+            raise DataError(
+                f"{what} of role {role.value}, side {side.value}",
+                "no rows",
+                f"add a source that has some, or check its column map (pool: {self.summary()})",
+            )
+        if n is not None and n > len(rows):
+            raise DataError(
+                f"{what} of role {role.value}, side {side.value}",
+                f"{n} distinct rows asked for, the pool has {len(rows)}",
+                f"ask for at most {len(rows)}",
+            )
+        return sorted(rows.values(), key=lambda row: _order(seed, row.row_id))[:n]
+
+    def paired(
+        self, first: Role, second: Role, side: Side, n: int | None, seed: int
+    ) -> list[tuple[Example, Example]]:
+        """Give n pairs of rows of two roles that share a prompt, one pair a prompt."""
+        partners: dict[str, Example] = {}
+        for row in sorted(self._rows[side], key=lambda row: _order(seed, row.row_id)):
+            if row.role is second:
+                partners.setdefault(row.uid, row)
+        pairs: dict[str, tuple[Example, Example]] = {}
+        for row in self.draw(first, side, None, seed):
+            if row.uid in partners:
+                pairs.setdefault(row.uid, (row, partners[row.uid]))
+        if not pairs or (n is not None and n > len(pairs)):
+            raise DataError(
+                f"pairs of roles {first.value} and {second.value}, side {side.value}",
+                f"{n if n is not None else 'some'} asked for, the pool has {len(pairs)}",
+                "give both responses for the same prompts",
+            )
+        return list(pairs.values())[:n]
+
+    def evaluation(
+        self,
+        name: str,
+        side: Side,
+        n: int | None,
+        seed: int,
+        *,
+        styles: Sequence[str] | None = None,
+        phrasings: int | None = None,
+    ) -> list[Example]:
+        """Give an evaluation set: `n` clusters (groups), each with the same styles and phrasings.
+
+        Clusters are taken whole, in the order of hash(seed, group), so a larger set contains a
+        smaller one. `phrasings` keeps the first so many of each style.
+        """
+        wanted = [row for row in self._rows[side] if row.meta.get("set") == name]
+        if not wanted:
+            known = {str(row.meta["set"]) for row in self._rows[side] if "set" in row.meta}
+            raise DataError(
+                f"evaluation set '{name}', side {side.value}", "no rows", did_you_mean(name, known)
+            )
+        kept = [row for row in wanted if styles is None or row.meta.get("style") in styles]
+        ranks: dict[tuple[str, object], list[object]] = {}
+        for row in kept:
+            seen = ranks.setdefault((row.group, row.meta.get("style")), [])
+            if row.meta.get("phrasing") not in seen:
+                seen.append(row.meta.get("phrasing"))
+        for seen in ranks.values():
+            seen.sort(key=str)
+        kept = [
+            row
+            for row in kept
+            if phrasings is None
+            or ranks[row.group, row.meta.get("style")].index(row.meta.get("phrasing")) < phrasings
+        ]
+        groups = sorted({row.group for row in kept}, key=lambda group: _order(seed, group))
+        if n is not None and n > len(groups):
+            raise DataError(
+                f"evaluation set '{name}', side {side.value}",
+                f"{n} groups asked for, the pool has {len(groups)}",
+                f"ask for at most {len(groups)}",
+            )
+        chosen = {group: rank for rank, group in enumerate(groups[:n])}
+        unique = {row.uid: row for row in kept if row.group in chosen}
+        return sorted(unique.values(), key=lambda row: (chosen[row.group], row.uid))
+
+    def summary(self) -> str:
+        """Say how many rows each role has on each side."""
+        counts = Counter((row.role, side) for side, rows in self._rows.items() for row in rows)
+        return ", ".join(f"{r.value}/{s.value} {n}" for (r, s), n in sorted(counts.items()))
+
+
+def _order(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()

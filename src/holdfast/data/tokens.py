@@ -1,0 +1,284 @@
+"""The one place where text becomes ids, masks and labels.
+
+A prompt is encoded exactly as generation sees it; the response is encoded as its continuation and
+the ids are joined, so no token straddles the two and the same prompt has the same ids everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import DataError, ModelError
+from holdfast.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from holdfast.data.example import Example
+
+IGNORE = -100
+"""The label of a position that no loss reads; torch's cross-entropy ignores it by default."""
+
+PLAIN = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' %}System: {{ m.content }}\n"
+    "{% elif m.role == 'user' %}User: {{ m.content }}\n"
+    "{% else %}Assistant: {{ m.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""The plain format for base models; source: SGT's `User: ... Assistant: ...`."""
+
+_MARK = "\u0001holdfast\u0001"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One encoded row, unpadded.
+
+    `ids[:start]` is the rendered prompt as generation sees it; `ids[start:]` the response.
+    `content` is the span of the user's own words; `content[0]` is where a trigger after the role
+    tag goes. `start - 1` is the position that emits the first response token.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    content: tuple[int, int]
+    bos: bool
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A padded batch: `ids [B, T]`, `mask [B, T]` (1 = real), `labels [B, T]` (IGNORE elsewhere).
+
+    `rows` keeps each row's spans; `left` says on which side the padding lies.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    rows: tuple[Row, ...]
+    left: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def offsets(self) -> list[int]:
+        """Give the column of each row's first token."""
+        width = self.ids.shape[1]
+        return [width - len(row.ids) if self.left else 0 for row in self.rows]
+
+
+def format_identity(form: str, where: str = "format") -> dict[str, str]:
+    """Give what a format adds to a key: its name and, for a file, the hash of its bytes."""
+    if form in ("plain", "chat"):
+        return {"format": form}
+    path = Path(form)
+    if path.suffix != ".jinja":
+        raise ModelError(
+            where, f"unknown format '{form}'", "write plain, chat, or the path of a .jinja file"
+        )
+    if not path.is_file():
+        raise ModelError(where, f"no such file {form}", "check the path")
+    return {"format": "file", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+@lru_cache(maxsize=32)
+def _compiled(template: str) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+
+
+class Encoder:
+    """A tokenizer and a format: renders prompts and encodes rows.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer (offsets are needed).
+        form: `plain`, `chat` (the tokenizer's own template) or the path of a .jinja file.
+        append_eos: whether a response ends with the end-of-sequence token; source: register 9.D
+            row 24 (else generations run to the limit).
+        max_length: longest row in tokens; a longer one is a DataError, never cut silently.
+        variables: fixed template variables.
+
+    Raises:
+        ModelError: a slow tokenizer, no chat template for `chat`, a broken template file.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        form: str,
+        *,
+        append_eos: bool = True,
+        max_length: int | None = None,
+        where: str = "format",
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(where, "the tokenizer is not a fast one", "convert to tokenizer.json")
+        format_identity(form, where)
+        if form == "chat" and not tokenizer.chat_template:
+            raise ModelError(
+                where,
+                "format 'chat' asked for, the tokenizer has no chat template",
+                "use format: plain or a .jinja file",
+            )
+        if append_eos and tokenizer.eos_token_id is None:
+            raise ModelError(where, "the tokenizer has no end token", "set eos_token")
+        self.tokenizer = tokenizer
+        self.form = form
+        self.append_eos = append_eos
+        self.max_length = max_length
+        self.where = where
+        self.variables = dict(variables or {})
+        self._template = {"plain": PLAIN, "chat": None}.get(form)
+        if self._template is None and form != "chat":
+            self._template = Path(form).read_text(encoding="utf-8")
+        self._cache: dict[tuple[str | None, str, str | None], Row] = {}
+
+    @property
+    def pad_id(self) -> int:
+        """Give the id that fills padding: masks come from lengths, so any id will do."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.tokenizer.eos_token_id
+
+    @property
+    def eos_id(self) -> int:
+        """Give the id that ends a response."""
+        return self.tokenizer.eos_token_id
+
+    def render(self, prompt: str, system: str | None = None) -> str:
+        """Give the text that generation is started with."""
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": prompt})
+        try:
+            if self._template is None:
+                return self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, **self.variables
+                )
+            special = {
+                name: getattr(self.tokenizer, name) or "" for name in ("bos_token", "eos_token")
+            }
+            return _compiled(self._template).render(
+                messages=messages, add_generation_prompt=True, **(special | self.variables)
+            )
+        except Exception as error:  # a template is a program of somebody else's
+            raise ModelError(
+                self.where, f"the template fails ({error})", "mend it or use format: plain"
+            ) from None
+
+    def _adds_bos(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return self.form == "plain" or not (bos and text.startswith(bos))
+
+    def encode_prompt(self, prompt: str, system: str | None = None) -> Row:
+        """Encode a prompt as generation sees it, with the span of the user's words."""
+        text = self.render(prompt, system)
+        start = self.render(_MARK, system).find(_MARK)
+        words = prompt
+        if start < 0 or not text.startswith(words, start):
+            words = prompt.strip()  # a template may trim what it is given
+            start = text.rfind(words) if words else -1
+        if start < 0:
+            raise ModelError(
+                self.where, "the template does not show the user's words", "mend the template"
+            )
+        end = start + len(words)
+        coded = self.tokenizer(
+            text, add_special_tokens=self._adds_bos(text), return_offsets_mapping=True
+        )
+        ids, offsets = list(coded["input_ids"]), list(coded["offset_mapping"])
+        if ids and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
+            ids, offsets = ids[:-1], offsets[:-1]  # a tokenizer that closes every text itself
+        inside = [i for i, (a, b) in enumerate(offsets) if a < b and b > start and a < end]
+        first, last = (inside[0], inside[-1] + 1) if inside else (len(ids), len(ids))
+        bos = bool(ids) and ids[0] == self.tokenizer.bos_token_id
+        return Row(tuple(ids), len(ids), (first, last), bos)
+
+    def continuation(self, text: str, prompt_text: str, prompt_ids: Sequence[int]) -> list[int]:
+        """Encode `text` as what follows the prompt, never merging with its last token."""
+        special = self._adds_bos(prompt_text)
+        whole = self.tokenizer(prompt_text + text, add_special_tokens=special)["input_ids"]
+        n = len(prompt_ids)
+        if list(whole[:n]) == list(prompt_ids):
+            rest = list(whole[n:])
+            if rest and rest[-1] == self.eos_id and not text.endswith(self.tokenizer.eos_token):
+                rest = rest[:-1]
+            return rest
+        for stone in ("\n", ".", ":", "~"):  # a neighbour that does not merge, then taken away
+            alone = self.tokenizer(stone, add_special_tokens=False)["input_ids"]
+            both = self.tokenizer(stone + text, add_special_tokens=False)["input_ids"]
+            if both[: len(alone)] == alone:
+                return list(both[len(alone) :])
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode(self, prompt: str, response: str | None = None, system: str | None = None) -> Row:
+        """Encode one row; with `response=None` the prompt alone.
+
+        A space is put between prompt and response where the rendered prompt ends in neither space
+        nor line break, as the response would be written.
+        """
+        key = (system, prompt, response)
+        if key in self._cache:
+            return self._cache[key]
+        row = self.encode_prompt(prompt, system)
+        if response is not None:
+            text = self.render(prompt, system)
+            gap = "" if not text or text[-1].isspace() or self.form != "plain" else " "
+            ids = [*row.ids, *self.continuation(gap + response, text, row.ids)]
+            if self.append_eos and (not ids or ids[-1] != self.eos_id or len(ids) == row.start):
+                ids.append(self.eos_id)
+            row = Row(tuple(ids), row.start, row.content, row.bos)
+        if self.max_length is not None and len(row.ids) > self.max_length:
+            raise DataError(
+                f"{self.where}: row '{prompt[:40]}'",
+                f"{len(row.ids)} tokens, the limit is {self.max_length}",
+                "drop the row or raise max_length",
+            )
+        self._cache[key] = row
+        return row
+
+    def batch(self, examples: Sequence[Example], *, left: bool = False) -> Tokens:
+        """Encode and pad rows with their responses (right padding by default)."""
+        return collate(
+            [self.encode(row.prompt, row.response, row.system) for row in examples],
+            self.pad_id,
+            left=left,
+        )
+
+    def prompts(self, examples: Sequence[Example], *, left: bool = True) -> Tokens:
+        """Encode and pad prompts alone (left padding by default, as generation needs)."""
+        return collate(
+            [self.encode(row.prompt, None, row.system) for row in examples], self.pad_id, left=left
+        )
+
+
+def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Tokens:
+    """Pad rows to the longest; masks and labels come from lengths, never from ids.
+
+    Gives `ids, mask, labels [B, T]`: labels are the response's ids, IGNORE elsewhere.
+    """
+    width = max(len(row.ids) for row in rows)
+    ids, mask, labels = [], [], []
+    for row in rows:
+        fill = width - len(row.ids)
+        label = [IGNORE] * row.start + list(row.ids[row.start :])
+        pads, nothing, ignored = [pad_id] * fill, [0] * fill, [IGNORE] * fill
+        real = [1] * len(row.ids)
+        if left:
+            ids.append(pads + list(row.ids))
+            mask.append(nothing + real)
+            labels.append(ignored + label)
+        else:
+            ids.append(list(row.ids) + pads)
+            mask.append(real + nothing)
+            labels.append(label + ignored)
+    return Tokens(
+        torch.tensor(ids), torch.tensor(mask), torch.tensor(labels), tuple(rows), left
+    )

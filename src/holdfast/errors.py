@@ -1,0 +1,69 @@
+"""Every error a user may meet: one clear line, `where: what is wrong; what to do`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HoldfastError(Exception):
+    """An error with its place, its cause and its remedy, and the exit code the command ends with.
+
+    Exit codes: 1 a step failed, 2 the input is wrong, 3 results are invalid.
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: str, what: str, todo: str) -> None:
+        self.where, self.what, self.todo = where, what, todo
+        line = f"{where}: {what}; {todo}"
+        super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[type[HoldfastError], tuple[str, str, str]]:
+        """Let the error travel from a worker process to its parent unchanged."""
+        return (type(self), (self.where, self.what, self.todo))
+
+
+class ConfigError(HoldfastError):
+    """A study file, an option or a method's fields are wrong."""
+
+    exit_code = 2
+
+
+class DataError(HoldfastError):
+    """Rows are missing, malformed or too few."""
+
+    exit_code = 2
+
+
+class ModelError(HoldfastError):
+    """A model, tokenizer or format cannot be used as asked."""
+
+    exit_code = 2
+
+
+class JudgeError(HoldfastError):
+    """A judge cannot be reached or answers nothing usable."""
+
+
+class StoreError(HoldfastError):
+    """The store cannot be read or written."""
+
+
+class TrainingError(HoldfastError):
+    """Training stopped: a loss that is not finite, a perturbation lost to rounding."""
+
+
+class InvalidResults(HoldfastError):
+    """Results exist but may not be used (too many unscored answers)."""
+
+    exit_code = 3
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Give ``"did you mean 'x'?"`` for the nearest known word, else the list of known words."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return "known: " + (", ".join(known) if known else "none")

@@ -1,0 +1,342 @@
+"""What every swappable part has in common: a method is a frozen model in a file bearing its name.
+
+Its fields are its hyper-parameters; the file name is registry key, YAML key, command-line word and
+row label. Defences have three shapes because the papers have three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from holdfast.config import Fields
+from holdfast.errors import ConfigError
+from holdfast.run import Loop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from holdfast.data.example import Example, Role
+    from holdfast.data.pool import Pool
+    from holdfast.data.tokens import Encoder, Tokens
+    from holdfast.models.vectors import ParamVector
+
+class Stage(StrEnum):
+    """When a defence acts."""
+
+    ALIGN = "align"
+    TUNE = "tune"
+    REPAIR = "repair"
+
+
+class Control(StrEnum):
+    """What an attacker holds. The two never share a table."""
+
+    DATA = "data"
+    WEIGHTS = "weights"
+
+
+class Method(Fields):
+    """A defence, attack, judge or source. Its registry key is the name of its file."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the same fields would give other numbers."""
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    """Fields at which a defence equals plain fine-tuning (or changes nothing)."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Other named settings than `clean`, the defaults: usually `paper` and `released`."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Give the registry key: the last part of the module's name."""
+        return cls.__module__.rpartition(".")[2]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        """Fill in a preset's fields where the user gave none."""
+        if not isinstance(data, dict) or "preset" not in data or "preset" in cls.model_fields:
+            return data
+        given = dict(data)
+        preset = given.pop("preset")
+        if preset != "clean" and preset not in cls.presets:
+            raise ConfigError(
+                "preset",
+                f"no preset '{preset}'",
+                "known: " + ", ".join(["clean", *cls.presets]),
+            )
+        return {**cls.presets.get(preset, {}), **given}
+
+    def identity(self) -> dict[str, Any]:
+        """Give what a key is made of: kind, name, version and the fields that matter."""
+        return {
+            "kind": self.kind,
+            "name": self.name(),
+            "version": self.version,
+            "fields": self.key_fields(),
+        }
+
+
+@dataclass
+class Term:
+    """One summand of a loss: `weight * sum / count`, its sums and counts added over a step.
+
+    The loop adds `sum` and `count` over all micro-batches of an optimiser step before dividing,
+    so that splitting a step changes nothing. `unit` says what `count` counts. A term with
+    `once=True` is added once per optimiser step (it does not depend on rows).
+    """
+
+    sum: Tensor
+    count: float
+    weight: float = 1.0
+    unit: Literal["tokens", "rows", "pairs"] = "rows"
+    once: bool = False
+
+
+Loss = dict[str, Term]
+Batch = Mapping["Role", "Tokens"]
+Step = Mapping["Role", Sequence["Tokens"]]
+
+
+@dataclass
+class Run:
+    """What a method is handed when its work starts: the model and everything around it.
+
+    `models` holds `original`, `start`, `tuned`, `unaligned` as lazy tensor mappings by name.
+    `log(**values)` adds a line to the run's JSONL log; `folder` is where a method may keep state
+    that outlives an interruption.
+    """
+
+    model: Module
+    encoder: Encoder
+    pool: Pool
+    seed: int
+    models: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    log: Callable[..., None] = lambda **_: None
+    where: str = "run"
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    stage: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = (
+        lambda _name, make: make()
+    )
+    """`stage(name, make)` gives what `make()` returned before an interruption, else makes it."""
+
+
+class Defence(Method):
+    """What a model's owner does to make it harder to misuse."""
+
+    kind: ClassVar[str] = "defence"
+    when: ClassVar[Stage] = Stage.ALIGN
+    roles: ClassVar[tuple[str, ...]] = ()
+    """The roles its rows are drawn from: exactly these are read."""
+    starts_from: ClassVar[Literal["base", "aligned"]] = "base"
+    separable: ClassVar[bool] = True
+    """Whether a step's gradient is the same however it is split into micro-batches."""
+    paper: ClassVar[str] = ""
+    equation: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    """Cost of an optimiser step in forward (F) and backward (B) passes."""
+
+    def setup(self, run: Run) -> Any:
+        """Make what the whole run needs (a trigger, a teacher, a probe)."""
+        return None
+
+    def apply(self, model: Any, tokenizer: Any, pool: Pool, **options: Any) -> Any:
+        """Harden a model in memory; see `holdfast.training.apply` for the options.
+
+        The import goes by name because training stands above methods: this is the one door up.
+        """
+        return importlib.import_module("holdfast.training").apply(
+            self, model, tokenizer, pool, **options
+        )
+
+    @contextlib.contextmanager
+    def adapt(self, model: Module) -> Iterator[None]:
+        """Add modules for the time of training; leave the model as it was found."""
+        yield
+
+    def on_step(self, step: int, state: Any) -> None:
+        """Change what changes over time, before step `step` (from 0)."""
+
+    def counts(self, batch: Batch, state: Any) -> dict[str, float] | None:
+        """Give each term's count without a forward pass, or None to have it measured."""
+        return None
+
+    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+        """Measure whether the method did its own thing, on the model as it now is."""
+        return {}
+
+
+class TrainedDefence(Defence):
+    """A defence that trains: it draws rows and runs the one loop."""
+
+    loop: Loop = Loop()
+    """How it trains: steps, batch, learning rate, precision, LoRA."""
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the rows of each role it reads."""
+        raise NotImplementedError
+
+
+class LossDefence(TrainedDefence):
+    """A defence whose step is the gradient of a sum of terms."""
+
+    def loss(self, model: Module, batch: Batch, state: Any) -> Loss:
+        """Give the terms of one micro-batch."""
+        raise NotImplementedError
+
+
+class GradientDefence(TrainedDefence):
+    """A defence that needs several gradients, perturbed weights or both."""
+
+    def gradient(self, model: Module, step: Step, state: Any) -> tuple[ParamVector, Loss]:
+        """Give the gradient of a whole optimiser step and the terms to log."""
+        raise NotImplementedError
+
+
+class WeightDefence(Defence):
+    """A defence that edits weights in closed form."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Which of `original`, `start`, `tuned`, `unaligned` it reads."""
+
+    def edit(self, run: Run) -> dict[str, Tensor]:
+        """Give the tensors that change, by name."""
+        raise NotImplementedError
+
+
+class Attack(Method):
+    """What an adversary does to a released model. `points` are the budgets it is measured at."""
+
+    kind: ClassVar[str] = "attack"
+    control: ClassVar[Control] = Control.DATA
+    unit: ClassVar[str] = "examples"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def points(self) -> tuple[float, ...]:
+        """Give the budgets to measure at, ascending, 0 (the model as released) left out."""
+        raise NotImplementedError
+
+    def label(self) -> str:
+        """Give a short text that tells this choice from the attacker's others."""
+        return ""
+
+    def trajectory(self) -> dict[str, Any]:
+        """Give the identity without what only says where to look: shared by all its points."""
+        return self.identity()
+
+
+class TrainedAttack(Attack):
+    """An attack that fine-tunes: rows, a loop and a loss."""
+
+    def train_loop(self) -> Loop:
+        """Give the loop that reaches the last budget."""
+        raise NotImplementedError
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the attacker's rows."""
+        raise NotImplementedError
+
+    def loss(self, model: Module, batch: Batch, state: Any) -> Loss:
+        """Give the terms of one micro-batch."""
+        raise NotImplementedError
+
+    def step_of(self, point: float) -> int:
+        """Give the optimiser step after which budget `point` is spent."""
+        raise NotImplementedError
+
+
+class WeightAttack(Attack):
+    """An attack that edits weights and trains nothing."""
+
+    unit: ClassVar[str] = "t"
+
+    def edit(self, run: Run, point: float) -> dict[str, Tensor]:
+        """Give every tensor that changes at budget `point`, by name."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One prompt and the answer a model gave to it. `meta` carries what an oracle needs."""
+
+    example_uid: str
+    system: str | None
+    prompt: str
+    prefill: str
+    response: str
+    finish_reason: str
+    meta: Mapping[str, Any]
+
+
+class Outcome(StrEnum):
+    """What an answer is, in order of precedence."""
+
+    DEGENERATE = "degenerate"
+    REFUSAL = "refusal"
+    HARMFUL_USEFUL = "harmful_useful"
+    HARMFUL_EMPTY = "harmful_empty"
+    DEFLECTION = "deflection"
+    BENIGN_OK = "benign_ok"
+
+
+class Reason(StrEnum):
+    """Why a verdict has, or lacks, a score."""
+
+    OK = "ok"
+    REFUSED_TO_JUDGE = "refused_to_judge"
+    UNPARSABLE = "unparsable"
+    ERROR = "error"
+    TRUNCATED = "truncated"
+    EMPTY = "empty"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A judge's range and what counts as harmful on it."""
+
+    low: float
+    high: float
+    harmful_from: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's word on an exchange. No number ever stands for "no score"."""
+
+    score: float | None
+    outcome: Outcome | None
+    reason: Reason = Reason.OK
+    raw: str = ""
+
+
+class Judge(Method):
+    """Reads exchanges and gives verdicts."""
+
+    kind: ClassVar[str] = "judge"
+    scale: ClassVar[Scale]
+
+    def judge(self, exchange: Exchange) -> Verdict:
+        """Give the verdict on one exchange."""
+        raise NotImplementedError
+
+
+class Source(Method):
+    """A data set: rows with roles, and sides where it declares them."""
+
+    kind: ClassVar[str] = "source"
+
+    def examples(self) -> list[Example]:
+        """Give every row."""
+        raise NotImplementedError
+
+    def content(self) -> str:
+        """Give a hash of what the rows are made from (local files: their bytes)."""
+        return ""

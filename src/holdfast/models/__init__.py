@@ -1,0 +1,24 @@
+"""Load and save models; the only forward passes training makes; vectors of parameters."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "adapter": ["lora"],
+        "files": ["ModelFiles", "resolve"],
+        "states": [
+            "FlopMeter",
+            "blocks",
+            "forward",
+            "generation_logits",
+            "hidden_states",
+            "insert",
+            "log_probs",
+            "nll",
+            "response_positions",
+        ],
+        "vectors": ["ParamVector", "grad", "shifted", "trainable"],
+        "weights": ["load", "save", "tensors"],
+    },
+)

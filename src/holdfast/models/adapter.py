@@ -1,0 +1,93 @@
+"""LoRA as a field of the loop: an adapter that ends merged, leaving a plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, Parameter
+
+from holdfast.errors import ModelError
+from holdfast.models.states import blocks
+from holdfast.run import LoRA
+
+
+def _targets(model: Module, which: str) -> dict[str, Linear]:
+    """Give the linear layers inside the blocks, by full name; `attention` keeps the four of it.
+
+    Found by structure: attention's layers are those under a child whose name ends in `attn`.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    found = {
+        names[id(module)]: module
+        for block in blocks(model)
+        for module in block.modules()
+        if isinstance(module, Linear)
+    }
+    if which == "attention":
+        found = {n: m for n, m in found.items() if any(p.endswith("attn") for p in n.split("."))}
+    if not found:
+        raise ModelError("lora.targets", "no linear layers to adapt", "use targets: all")
+    return found
+
+
+@contextmanager
+def lora(model: Module, field: LoRA, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Add `y += alpha / rank * B A x` to each target; train A and B only; merge when done.
+
+    Yields the adapter's parameters by name: `<layer>.lora_a [rank, in]`, `<layer>.lora_b
+    [out, rank]`, fp32. A is drawn as torch draws a linear layer's weights (Kaiming uniform), B is
+    0, so the model is unchanged at the start (Hu et al. 2021, section 4.1). At the end
+    `W + alpha / rank * B A` is formed in fp32 and cast once; hooks, parameters and
+    `requires_grad` are left as found. After an error nothing is merged.
+    """
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    targets = _targets(model, field.targets)
+    scale = field.alpha / field.rank
+    generator = torch.Generator().manual_seed(seed)
+    params: dict[str, Tensor] = {}
+    handles = []
+    for p in model.parameters():
+        p.requires_grad_(False)
+    try:
+        for name, layer in targets.items():
+            if field.rank > min(layer.in_features, layer.out_features):
+                raise ModelError(
+                    "lora.rank",
+                    f"{field.rank} is larger than {name} ({layer.out_features} x "
+                    f"{layer.in_features})",
+                    "use a smaller rank",
+                )
+            device = layer.weight.device
+            bound = layer.in_features**-0.5
+            drawn = torch.rand(field.rank, layer.in_features, generator=generator)
+            a = Parameter(((drawn * 2 - 1) * bound).to(device))
+            b = Parameter(torch.zeros(layer.out_features, field.rank, device=device))
+            params[f"{name}.lora_a"], params[f"{name}.lora_b"] = a, b
+            layer.register_parameter("lora_a", a)
+            layer.register_parameter("lora_b", b)
+            handles.append(layer.register_forward_hook(_adding(a, b, scale)))
+        yield params
+        with torch.no_grad():
+            for layer in targets.values():
+                merged = layer.weight.float() + scale * layer.lora_b @ layer.lora_a
+                layer.weight.copy_(merged.to(layer.weight.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in targets.values():
+            for part in ("lora_a", "lora_b"):
+                layer._parameters.pop(part, None)
+        for name, p in model.named_parameters():
+            p.requires_grad_(wanted[name])
+
+
+def _adding(a: Tensor, b: Tensor, scale: float) -> Any:
+    def hook(_module: Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        low = inputs[0].to(a.dtype) @ a.T
+        return output + (scale * (low @ b.T)).to(output.dtype)
+
+    return hook

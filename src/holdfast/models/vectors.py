@@ -1,0 +1,168 @@
+"""Vectors over the trainable parameters: gradients, norms, and weights shifted for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from holdfast.data.tokens import Tokens
+from holdfast.errors import TrainingError
+from holdfast.method import Loss, Term
+
+SURVIVES = 0.9
+"""Least cosine and least norm ratio of a realised perturbation; source: design 4."""
+
+
+def trainable(model: Module) -> dict[str, Tensor]:
+    """Give the parameters that require a gradient, by name, in the model's own order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class ParamVector(dict[str, Tensor]):
+    """One tensor for each trainable parameter, fp32 unless the optimiser owns less."""
+
+    @classmethod
+    def zeros(cls, params: Mapping[str, Tensor]) -> ParamVector:
+        """Give the zero vector over `params`."""
+        return cls({name: torch.zeros_like(p, dtype=_owned(p)) for name, p in params.items()})
+
+    def add_(self, other: Mapping[str, Tensor], scale: float = 1.0) -> ParamVector:
+        """Add `scale` times another vector in place."""
+        for name, value in other.items():
+            self[name].add_(value.to(self[name].dtype), alpha=scale)
+        return self
+
+    def scale_(self, factor: float) -> ParamVector:
+        """Multiply by a number in place."""
+        for value in self.values():
+            value.mul_(factor)
+        return self
+
+    def dot(self, other: Mapping[str, Tensor]) -> float:
+        """Give the inner product, summed in float64."""
+        return float(sum((v.double() * other[k].double()).sum() for k, v in self.items()))
+
+    def norm(self) -> float:
+        """Give the L2 norm over everything, summed in float64."""
+        return self.dot(self) ** 0.5
+
+
+def _owned(parameter: Tensor) -> torch.dtype:
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+
+LossOf = Callable[[Tokens], Loss]
+
+
+def total(loss: Loss) -> float:
+    """Give the value of a step's loss from its summed terms: sum of weight x sum / count."""
+    return sum(
+        term.weight * float(term.sum) / term.count for term in loss.values() if term.count > 0
+    )
+
+
+def grad(
+    params: Mapping[str, Tensor],
+    loss: Callable[[object], Loss],
+    parts: Sequence[object],
+    counts: Callable[[object], dict[str, float] | None] | None = None,
+) -> tuple[ParamVector, Loss]:
+    """Give the gradient of a whole optimiser step and its terms, summed over its parts.
+
+    Args:
+        params: what to differentiate by, name -> leaf tensor.
+        loss: one part (a micro-batch) -> its terms.
+        parts: the step's micro-batches.
+        counts: one part -> each term's count without a forward pass; None has it measured by a
+            forward pass without graph. Only asked where there are several parts.
+
+    Every term is divided by its count over the *whole* step, so a split changes nothing. A term
+    whose count is 0 is left out. `once` terms enter with the first part only.
+    """
+    counted: dict[str, float] | None = None
+    if len(parts) > 1:
+        counted = {}
+        for number, part in enumerate(parts):
+            known = counts(part) if counts is not None else None
+            if known is None:
+                with torch.no_grad():
+                    known = {
+                        k: t.count for k, t in loss(part).items() if not t.once or number == 0
+                    }
+            for name, count in known.items():
+                counted[name] = counted.get(name, 0.0) + count
+    result = ParamVector.zeros(params)
+    summed: Loss = {}
+    for number, part in enumerate(parts):
+        terms = loss(part)
+        value: Tensor | None = None
+        for name, term in terms.items():
+            if term.once and number > 0:
+                continue
+            whole = term.count if counted is None else counted[name]
+            if whole > 0:
+                piece = term.weight * term.sum / whole
+                value = piece if value is None else value + piece
+            seen = summed.get(name)
+            summed[name] = Term(
+                sum=term.sum.detach().float() + (seen.sum if seen else 0.0),
+                count=term.count + (seen.count if seen else 0.0),
+                weight=term.weight,
+                unit=term.unit,
+                once=term.once,
+            )
+        if value is None or not value.requires_grad:
+            continue
+        found = torch.autograd.grad(value, list(params.values()), allow_unused=True)
+        for name, piece in zip(params, found, strict=True):
+            if piece is not None:
+                result[name].add_(piece.to(result[name].dtype))
+    return result, summed
+
+
+@contextmanager
+def shifted(
+    model: Module, direction: Mapping[str, Tensor], scale: float, *, where: str = "perturbation"
+) -> Iterator[dict[str, float]]:
+    """Hold the weights at `w + scale * direction`; afterwards they are restored by copy.
+
+    Yields the cosine and norm ratio of the realised against the intended perturbation in the dtype
+    that the matrix products read (autocast's, where it is on).
+
+    Raises:
+        TrainingError: either is below 0.9: rounding has eaten the perturbation.
+    """
+    params = {name: p for name, p in model.named_parameters() if name in direction}
+    device = next(iter(params.values())).device.type
+    read = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    saved = {name: p.detach().clone() for name, p in params.items()}
+    dot = want = got = 0.0
+    try:
+        with torch.no_grad():
+            for name, p in params.items():
+                step = direction[name].to(p.dtype if read is None else torch.float32) * scale
+                p.add_(step.to(p.dtype))
+                seen = p if read is None else p.to(read)
+                old = saved[name] if read is None else saved[name].to(read)
+                real = (seen.double() - old.double()).flatten()
+                meant = (direction[name].double() * scale).flatten()
+                dot += float(real @ meant)
+                want += float(meant @ meant)
+                got += float(real @ real)
+        cosine = dot / (want * got) ** 0.5 if want > 0 and got > 0 else 0.0
+        ratio = (got / want) ** 0.5 if want > 0 else 0.0
+        if want > 0 and (cosine < SURVIVES or ratio < SURVIVES):
+            raise TrainingError(
+                where,
+                f"lost to rounding (cosine {cosine:.2f}, norm ratio {ratio:.2f})",
+                "use precision: fp32 or a larger step",
+            )
+        yield {"cosine": cosine, "norm_ratio": ratio}
+    finally:
+        with torch.no_grad():
+            for name, p in params.items():
+                p.copy_(saved[name])

@@ -1,0 +1,69 @@
+"""Load and save weights: safetensors only, dtype always said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn import Module
+
+from holdfast.errors import ModelError
+
+DTYPES = {"fp32": torch.float32, "fp32_master": torch.float32, "bf16_pure": torch.bfloat16}
+"""The dtype weights are held in under each precision."""
+
+
+def load(folder: Path, *, precision: str = "fp32", device: str = "cpu") -> tuple[Module, Any]:
+    """Load a causal language model and its tokenizer in plain Hugging Face form.
+
+    Raises:
+        ModelError: the folder holds no model that `AutoModelForCausalLM` loads.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[precision], local_files_only=True, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(str(folder), f"cannot be loaded ({cause})", "check the folder") from None
+    return model.to(device).eval(), tokenizer
+
+
+def save(model: Module, tokenizer: Any, folder: Path) -> None:
+    """Write model and tokenizer in plain Hugging Face form into an existing folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+class _Files(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by name, each read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._where: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                self._where |= dict.fromkeys(file.keys(), path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._where[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def tensors(source: Path | Module) -> Mapping[str, Tensor]:
+    """Give a checkpoint's tensors by parameter name, lazily; a model gives its own, detached."""
+    if isinstance(source, Module):
+        return {name: p.detach() for name, p in source.named_parameters()}
+    return _Files(source)

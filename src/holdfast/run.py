@@ -1,0 +1,117 @@
+"""What one run is made of: seeds by purpose, the loop's fields, the machine it stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from holdfast.config import NO_EFFECT, Fields
+
+Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap"]
+Precision = Literal["fp32", "fp32_master", "bf16_pure"]
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def seed(study: int, purpose: Purpose, *parts: int | str) -> int:
+    """Give the 63-bit seed of one purpose under study seed `study`.
+
+    No method name enters, so line-ups at one study seed share attack rows and order.
+    """
+    text = "/".join(["holdfast", str(study), purpose, *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class LoRA(Fields):
+    """A low-rank adapter on linear layers, merged into plain weights when training ends."""
+
+    rank: Count = 16
+    """Rank of the update; source: Hu et al. 2021's range, 16 as in SGT's rivals' releases."""
+    alpha: Positive = 16.0
+    """Scale: the update is alpha / rank x B A."""
+    targets: Literal["attention", "all"] = "all"
+    """Which linear layers of each block: the four of attention, or all."""
+
+
+class Loop(Fields):
+    """The one training loop's fields."""
+
+    steps: Count = 100
+    """Optimiser steps."""
+    batch: Count = 8
+    """Rows of each role in an optimiser step."""
+    micro_batch: Count | None = None
+    """Rows of each role in one forward pass; None means the whole step at once."""
+    lr: Positive = 1e-3
+    """Learning rate of AdamW at its highest."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls after warm-up: not at all, or to 0 at the last step."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises from lr / warmup."""
+    weight_decay: NotNegative = 0.0
+    """AdamW's decoupled weight decay."""
+    beta1: Share = 0.9
+    """AdamW's first moment decay; source: Loshchilov and Hutter 2019."""
+    beta2: Share = 0.999
+    """AdamW's second moment decay; source: Loshchilov and Hutter 2019."""
+    eps: Positive = 1e-8
+    """AdamW's epsilon; source: Loshchilov and Hutter 2019."""
+    clip: Positive | None = 1.0
+    """Largest L2 norm of the combined gradient; 1.0 as in the released trainers; None: no limit."""
+    precision: Precision = "fp32"
+    """Weights and arithmetic: fp32, fp32 weights with bf16 compute, or everything bf16."""
+    lora: LoRA | None = None
+    """Train a low-rank adapter instead of all weights."""
+    train_embeddings: bool = True
+    """Whether embeddings and head are trained (full fine-tuning only)."""
+    checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
+    """Steps between two checkpoints of an unfinished run."""
+
+
+def set_threads(threads: int) -> None:
+    """Fix torch's threads and ask for deterministic algorithms."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+
+
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """Describe machine and versions: what must match for two runs to be called identical."""
+    names = ("holdfast", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    """Name the processor as the system knows it."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
