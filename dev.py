@@ -317,7 +317,7 @@ def lint_steps(python: Path) -> dict[str, list[str]]:
     return {
         "ruff check": [tool(python, "ruff"), "check", "."],
         "ruff format": [tool(python, "ruff"), "format", "--check", "."],
-        "ty": [tool(python, "ty"), "check", "--python", str(python)],
+        "ty": [tool(python, "ty"), "check", "--output-format=concise", "--python", str(python)],
         "lint-imports": [tool(python, "lint-imports")],
         "typos": [tool(python, "typos")],
     }

@@ -1,0 +1,85 @@
+"""What every test stands on: no network, one thread, the same random numbers each time."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports numpy, torch or transformers: they read these once.
+os.environ.update(
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_OFFLINE="1",
+    MKL_NUM_THREADS="1",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_OFFLINE="1",
+)
+os.environ.pop("HF_TOKEN", None)
+
+import ipaddress
+import random
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "holdfast",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("holdfast")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Give the checkout's folder."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> Iterator[None]:
+    """Seed every generator that is loaded, and put back what a test set in torch."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse every connection that leaves this machine."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple):
+            host = str(address[0])
+            try:
+                near = ipaddress.ip_address(host).is_loopback
+            except ValueError:
+                near = host == "localhost"
+            if not near:
+                raise OSError(f"a test tried to reach {host}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_only)
+        yield

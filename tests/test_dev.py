@@ -1,0 +1,125 @@
+"""dev.py: what it takes for an interpreter to be used as it is, and what it says when stuck."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def dev(root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("holdfast_dev", root / "dev.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("requirement", "version", "verdict"),
+    [
+        ("torch>=2.11,<2.16", "2.13.0+cpu", True),
+        ("torch>=2.11,<2.16", "2.9.1", False),
+        ("torch>=2.11,<2.16", "2.16.0", False),
+        ("pydantic>=2.11,<3", "2.14.3", True),
+        ("pydantic>=2.11,<3", "3.0.0", False),
+        ("torch==2.13.0", "2.13.0+cpu", True),
+        ("numpy>=2.0", "2.0", True),
+    ],
+)
+def test_a_version_is_held_against_a_range(dev: ModuleType, requirement, version, verdict):
+    assert dev.in_range(requirement, version) is verdict
+
+
+def test_every_pin_lies_in_its_range_and_every_requirement_has_one(dev: ModuleType, root: Path):
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(
+        line.partition(";")[0].strip().split("==") for line in lines if line and line[0] != "#"
+    )
+    for requirement in dev.requirements(dev=True):
+        assert dev.in_range(requirement, pins[dev.name_of(requirement)]), requirement
+
+
+def test_an_absent_an_outdated_and_a_broken_package_count_as_missing(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = ["rich>=1", "no_such_package>=1", "jinja2>=99", "numpy>=1"]
+    monkeypatch.setattr(dev, "requirements", lambda dev: wanted)
+
+    def load(name: str) -> None:
+        if name == "numpy":
+            raise OSError("a shared library is gone")
+
+    monkeypatch.setattr(dev.importlib, "import_module", load)
+    assert dev.missing(dev=False) == ["no_such_package", "jinja2", "numpy"]
+
+
+def test_an_interpreter_with_everything_is_used_as_it_is(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("HOLDFAST_VENV", raising=False)
+    monkeypatch.setattr(dev, "requirements", lambda dev: [f"rich=={metadata.version('rich')}"])
+    monkeypatch.setattr(dev, "missing_in", lambda python, dev: [])
+    assert dev.interpreter(dev=False) == Path(sys.executable)
+
+
+def test_a_folder_that_is_no_environment_is_never_cleared(dev: ModuleType, tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("precious", encoding="utf-8")
+    with pytest.raises(dev.SetupError, match=r"is not a virtual environment; name an empty folder"):
+        dev.Environment(tmp_path).ready()
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "precious"
+
+
+def test_the_stamp_tells_a_whole_environment_from_an_interrupted_one(
+    dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "venv"
+    environment = dev.Environment(folder)
+    environment.python.parent.mkdir(parents=True)
+    environment.python.touch()
+    steps = []
+    monkeypatch.setattr(environment, "_create", lambda: steps.append(environment.state()))
+    monkeypatch.setattr(environment, "_fill", lambda: steps.append(environment.state()))
+    environment.ready()
+    assert steps == ["", "begun"]
+    environment.ready()
+    assert len(steps) == 2
+    environment.stamp("begun")  # as a kill in the middle leaves it
+    environment.ready()
+    assert steps[2:] == ["begun", "begun"]
+    assert environment.state() == environment.digest
+
+
+def test_without_a_network_one_line_names_what_is_missing(root: Path, tmp_path: Path):
+    offline = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    offline |= {
+        "HOLDFAST_VENV": str(tmp_path / "venv"),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+    }
+    answer = subprocess.run(
+        [sys.executable, str(root / "dev.py"), "demo"], env=offline, capture_output=True, text=True
+    )
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("dev.py: the package registry cannot be reached and these are missing: ")
+    assert "torch" in line
+    assert "pydantic" in line
+    assert line.endswith("or run this once with a network")
+
+
+@pytest.mark.parametrize("words", [[], ["dmeo"]])
+def test_an_unknown_command_shows_the_help(root: Path, words: list[str]):
+    answer = subprocess.run(
+        [sys.executable, str(root / "dev.py"), *words], capture_output=True, text=True
+    )
+    assert answer.returncode == 2
+    assert "python3 dev.py demo | test | lint | missing" in answer.stdout

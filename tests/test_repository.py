@@ -1,0 +1,136 @@
+"""The repository says what is true of itself. Lint, types, imports, spelling: dev.py runs them."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from holdfast.find import KINDS, names
+
+ELSEWHERE = {  # in pieces, or this file would name them too
+    "a path of somebody's machine": r"(?<![\w.])/(?:wo" + r"rk|ho" + r"me|ro" + r"ot|op" + r"t)/",
+    "a temporary folder": r"(?<![\w.])/t" + r"mp/",
+    "a package registry": r"pyp" + r"i\.org|python" + r"hosted\.org|download\.pytorch" + r"\.org",
+}
+ALLOWED = {("dev.py", "a package registry"): 1}
+"""dev.py names PyTorch's public index of CPU wheels, once."""
+
+
+@pytest.fixture(scope="module")
+def tracked(root: Path) -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [root / name for name in listing.stdout.split("\0") if name and (root / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def project(root: Path) -> dict:
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def readme(root: Path) -> str:
+    return (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_tracked_file_names_a_machine_path_or_a_registry(tracked: list[Path], root: Path):
+    found = []
+    for path in tracked:
+        data = path.read_bytes()
+        if b"\0" in data[:8192]:
+            continue
+        name, text = path.relative_to(root).as_posix(), data.decode("utf-8", "replace")
+        for what, pattern in ELSEWHERE.items():
+            hits = re.findall(pattern, text)
+            if len(hits) > ALLOWED.get((name, what), 0):
+                found.append(f"{name}: {what}: {hits[0]}")
+    assert not found
+
+
+def test_no_tracked_file_is_large(tracked: list[Path], root: Path):
+    assert sum(path.stat().st_size for path in tracked if path.suffix == ".safetensors") < 14e6
+    large = [p for p in tracked if p.stat().st_size > 1e6 and p.suffix != ".safetensors"]
+    assert not [path.relative_to(root).as_posix() for path in large]
+
+
+def test_every_relative_link_of_every_page_resolves(tracked: list[Path], root: Path):
+    broken = []
+    for page in (path for path in tracked if path.suffix == ".md"):
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            inside = not re.match(r"[a-z]+:", target) and target[0] != "#"
+            if inside and not (page.parent / target.partition("#")[0]).exists():
+                broken.append(f"{page.relative_to(root).as_posix()}: {target}")
+    assert not broken
+
+
+def test_the_licence_is_apache_2_everywhere_it_is_named(root: Path, project: dict):
+    licence = (root / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in licence
+    assert "Version 2.0, January 2004" in licence
+    assert "END OF TERMS AND CONDITIONS" in licence
+    assert project["license"] == "Apache-2.0"
+    assert "license: Apache-2.0\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_same_everywhere_it_is_named(root: Path, project: dict):
+    assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    stated = getattr(importlib.import_module("holdfast"), "__version__", project["version"])
+    assert stated == project["version"]
+
+
+def test_every_command_the_readme_shows_exists(root: Path, readme: str):
+    words = set(re.findall(r"(?:python3 dev\.py|`make) (\w+)", readme))
+    assert {"demo", "test"} <= words
+    known = ast.parse((root / "dev.py").read_text(encoding="utf-8"))
+    functions = {node.name for node in known.body if isinstance(node, ast.FunctionDef)}
+    assert words <= functions
+    assert words <= set((root / "Makefile").read_text(encoding="utf-8").split())
+
+
+def test_the_readme_has_no_badge(readme: str):
+    assert "![" not in readme
+    assert "shields" not in readme
+
+
+def test_the_readme_example_is_short_and_imports_what_exists(readme: str):
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("holdfast"):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names), node.module
+
+
+def test_the_readme_table_names_every_method_and_no_other(readme: str):
+    kinds = {kind for kind in KINDS if kind != "source"}
+    told = re.findall(r"^\| (`.+`) \| (\w+) \|", readme, flags=re.M)
+    said = {(kind, name) for cell, kind in told for name in re.findall(r"`(\w+)`", cell)}
+    assert said == {(kind, name) for kind in kinds for name in names(kind)}
+
+
+def test_every_decision_is_listed(root: Path):
+    listed = (root / "docs/adr/README.md").read_text(encoding="utf-8")
+    for record in sorted((root / "docs/adr").glob("[0-9]*.md")):
+        assert f"[{record.name[:4]}]({record.name})" in listed
+        text = record.read_text(encoding="utf-8")
+        assert text.startswith(f"# {record.name[:4]}: ")
+        assert re.search(r"^Status: (proposed|accepted|superseded by \d{4})\.", text, flags=re.M)
+
+
+def test_the_changelog_keeps_its_headings(root: Path):
+    text = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in text
+    headings = set(re.findall(r"^### (.+)$", text, flags=re.M))
+    assert headings <= {
+        "Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Numbers changed"
+    }  # fmt: skip
