@@ -22,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -198,7 +199,7 @@ class Environment:
             )
         if self.on_top and sys.prefix != sys.base_prefix:
             # `--system-site-packages` looks through a parent environment: name it.
-            site = next(self.folder.glob("lib/python*/site-packages"))
+            site = next(self.folder.rglob("site-packages"))
             parents = [p for p in sys.path if p.endswith("site-packages")]
             (site / "parent.pth").write_text("\n".join(parents) + "\n", encoding="utf-8")
 
@@ -307,18 +308,20 @@ def demo(arguments: list[str]) -> int:
 
 
 def tool(python: Path, name: str) -> str:
-    """Find a command installed with an interpreter, else on the path."""
-    folders = os.pathsep.join([str(python.parent), os.getenv("PATH", "")])
+    """Find a command installed with an interpreter, with the one below it, or on the path."""
+    beside = [str(python.parent), str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
+    folders = os.pathsep.join([*beside, os.getenv("PATH", "")])
     return shutil.which(name, path=folders) or name
 
 
 def lint_steps(python: Path) -> dict[str, list[str]]:
     """Give the checks that run nothing of Holdfast, in order."""
+    imports = "from importlinter.cli import lint_imports_command as check; check()"
     return {
         "ruff check": [tool(python, "ruff"), "check", "."],
         "ruff format": [tool(python, "ruff"), "format", "--check", "."],
         "ty": [tool(python, "ty"), "check", "--output-format=concise", "--python", str(python)],
-        "lint-imports": [tool(python, "lint-imports")],
+        "lint-imports": [str(python), "-c", imports],
         "typos": [tool(python, "typos")],
     }
 
