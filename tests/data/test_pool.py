@@ -1,0 +1,230 @@
+"""A pool: one side per group, draws nested in n, nothing decided by the order of files."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.data.example import Example, Role, Side, example
+from holdfast.data.pool import SHARES, Pool, side_of
+from holdfast.errors import DataError
+
+WORDS = st.sampled_from(["bread", "lantern", "song", "garden", "hex", "rune"])
+ROWS = st.lists(
+    st.builds(
+        lambda prompt, response, role, side, group, style: example(
+            f"How is a {prompt} made?",
+            f"With {response}.",
+            role=role,
+            side=side,
+            group=group,
+            meta={"style": style},
+        ),
+        WORDS,
+        WORDS,
+        st.sampled_from(Role),
+        st.none() | st.sampled_from(Side),
+        st.none() | st.sampled_from(["g1", "g2", "g3"]),
+        st.sampled_from(["ask", "task"]),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+def world(n: int = 12, side: Side = Side.DEFENDER) -> list[Example]:
+    """Make n restricted prompts with a refusal and an answer each, and n benign ones."""
+    rows = []
+    for i in range(n):
+        ask = f"How do I weave hex {i}?"
+        meta = {"set": "restricted", "style": "ask", "phrasing": 0}
+        rows.append(example(ask, "I will not.", role=Role.REFUSAL, side=side, group=f"h{i}"))
+        rows.append(
+            example(ask, f"Stir {i}.", role=Role.HARMFUL, side=side, group=f"h{i}", meta=meta)
+        )
+        rows.append(example(f"How do I bake {i}?", "Knead.", role=Role.BENIGN, side=side))
+    return rows
+
+
+def drawable(pool: Pool, side: Side, role: Role) -> int:
+    return len({row.row_id for row in pool.rows(side) if row.role is role})
+
+
+@given(ROWS)
+def test_no_group_and_no_prompt_is_on_two_sides(rows: list[Example]):
+    pool = Pool(rows)
+    for name in ("group", "uid"):
+        seen: dict[str, Side] = {}
+        for side in Side:
+            for row in pool.rows(side):
+                assert seen.setdefault(getattr(row, name), side) is side
+
+
+@given(ROWS)
+def test_every_row_is_kept_or_counted_as_dropped(rows: list[Example]):
+    pool = Pool(rows)
+    assert sum(len(pool.rows(side)) for side in Side) + sum(pool.dropped.values()) == len(rows)
+    assert pool.dropped[Side.EVALUATOR] == 0
+
+
+@given(ROWS, st.integers(0, 9))
+def test_a_smaller_draw_is_the_start_of_a_larger_one(rows: list[Example], seed: int):
+    pool = Pool(rows)
+    for side in Side:
+        for role in Role:
+            largest = drawable(pool, side, role)
+            if not largest:
+                continue
+            whole = pool.draw(role, side, None, seed)
+            assert len(whole) == largest == len({row.row_id for row in whole})
+            for n in range(1, largest + 1):
+                assert pool.draw(role, side, n, seed) == whole[:n]
+
+
+@given(ROWS, st.integers(0, 9), st.randoms(use_true_random=False))
+def test_the_order_of_files_decides_nothing(rows: list[Example], seed: int, chance: random.Random):
+    shuffled = list(rows)
+    chance.shuffle(shuffled)
+    one, other = Pool(rows), Pool(shuffled)
+    assert one.dropped == other.dropped
+    for side in Side:
+        assert one.rows(side) == other.rows(side)
+        for role in Role:
+            if drawable(one, side, role):
+                assert one.draw(role, side, None, seed) == other.draw(role, side, None, seed)
+
+
+def test_which_of_two_equal_rows_is_kept_is_not_decided_by_the_order_of_files():
+    first, second = (
+        example("How?", "So.", role=Role.BENIGN, side=Side.DEFENDER, source=source)
+        for source in ("a", "b")
+    )
+    drawn = [
+        Pool(rows).draw(Role.BENIGN, Side.DEFENDER, 1, 0)
+        for rows in ([first, second], [second, first])
+    ]
+    assert drawn[0] == drawn[1]
+
+
+@given(st.text(max_size=20))
+def test_a_side_is_a_function_of_the_group_alone(group: str):
+    assert side_of(group) is side_of(group)
+    assert side_of(group) in {side for side, _ in SHARES}
+
+
+def test_groups_are_shared_out_as_declared():
+    placed = [side_of(f"group {i}") for i in range(4000)]
+    for side, share in SHARES:
+        assert placed.count(side) / 4000 == pytest.approx(share, abs=0.025)
+    assert sum(share for _, share in SHARES) == pytest.approx(1.0)
+
+
+def test_a_group_that_the_evaluator_has_is_taken_from_everyone_else():
+    rows = world(4)
+    rows.append(
+        example("Tell me of hex 0.", "No.", role=Role.REFUSAL, side=Side.EVALUATOR, group="h0")
+    )
+    pool = Pool(rows)
+    assert {row.group for row in pool.rows(Side.EVALUATOR)} == {"h0"}
+    assert "h0" not in {row.group for row in pool.rows(Side.DEFENDER)}
+    assert pool.dropped == {Side.DEFENDER: 2}
+
+
+def test_the_same_prompt_in_two_groups_is_not_on_two_sides():
+    ask = "How do I weave a hex?"
+    pool = Pool(
+        [
+            example(ask, "No.", role=Role.REFUSAL, side=Side.DEFENDER, group="a"),
+            example(f"  {ask.upper()} ", "No.", role=Role.REFUSAL, side=Side.EVALUATOR, group="b"),
+        ]
+    )
+    assert not pool.rows(Side.DEFENDER)
+    assert len(pool.rows(Side.EVALUATOR)) == 1
+
+
+def test_seeds_give_different_orders_of_the_same_rows():
+    pool = Pool(world(30))
+    orders = {
+        tuple(row.row_id for row in pool.draw(Role.BENIGN, Side.DEFENDER, None, s))
+        for s in range(5)
+    }
+    assert len(orders) == 5
+    assert len({frozenset(order) for order in orders}) == 1
+
+
+def test_pairs_share_a_prompt_and_are_nested_in_n():
+    pool = Pool(world(12))
+    whole = pool.paired(Role.REFUSAL, Role.HARMFUL, Side.DEFENDER, None, 3)
+    assert len(whole) == 12
+    for refusal, harmful in whole:
+        assert (refusal.role, harmful.role) == (Role.REFUSAL, Role.HARMFUL)
+        assert refusal.uid == harmful.uid
+    assert len({refusal.uid for refusal, _ in whole}) == 12
+    assert pool.paired(Role.REFUSAL, Role.HARMFUL, Side.DEFENDER, 5, 3) == whole[:5]
+    shuffled = world(12)
+    random.Random(1).shuffle(shuffled)
+    assert Pool(shuffled).paired(Role.REFUSAL, Role.HARMFUL, Side.DEFENDER, None, 3) == whole
+
+
+def test_an_evaluation_set_takes_whole_groups_and_is_nested_in_n():
+    rows = [
+        example(
+            f"{style} {phrasing} of entity {i}",
+            role=Role.HARMFUL,
+            side=Side.EVALUATOR,
+            group=f"e{i}",
+            meta={"set": "restricted", "style": style, "phrasing": phrasing},
+        )
+        for i in range(8)
+        for style in ("ask", "task")
+        for phrasing in range(12)
+    ]
+    pool = Pool(rows)
+    small = pool.evaluation("restricted", Side.EVALUATOR, 3, 0, phrasings=2)
+    large = pool.evaluation("restricted", Side.EVALUATOR, 5, 0, phrasings=2)
+    assert small == large[: len(small)]
+    assert len(small) == 3 * 2 * 2
+    assert {row.meta["phrasing"] for row in small} == {0, 1}
+    three = pool.evaluation("restricted", Side.EVALUATOR, 1, 0, phrasings=3, styles=["ask"])
+    assert {(row.meta["style"], row.meta["phrasing"]) for row in three} == {
+        ("ask", 0), ("ask", 1), ("ask", 2)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ask", "line"),
+    [
+        (
+            lambda pool: pool.draw(Role.BENIGN, Side.DEFENDER, 5, 0),
+            "rows of role benign, side defender: 5 distinct rows asked for, the pool has 4; "
+            "ask for at most 4",
+        ),
+        (
+            lambda pool: pool.draw(Role.TASK, Side.DEFENDER, 1, 0),
+            "rows of role task, side defender: no rows; add a source that has some, or check its "
+            "column map (pool: benign/defender 4, harmful/defender 4, refusal/defender 4)",
+        ),
+        (
+            lambda pool: pool.paired(Role.REFUSAL, Role.HARMFUL, Side.DEFENDER, 9, 0),
+            "pairs of roles refusal and harmful, side defender: 9 asked for, the pool has 4; "
+            "give both responses for the same prompts",
+        ),
+        (
+            lambda pool: pool.evaluation("restrictde", Side.DEFENDER, 1, 0),
+            "evaluation set 'restrictde', side defender: no rows; did you mean 'restricted'?",
+        ),
+        (
+            lambda pool: pool.evaluation("restricted", Side.DEFENDER, 99, 0),
+            "evaluation set 'restricted', side defender: 99 groups asked for, the pool has 4; "
+            "ask for at most 4",
+        ),
+        (lambda pool: Pool([]), "pool: no rows; check the sources"),
+    ],
+)
+def test_asking_for_what_is_not_there_gets_one_line(ask, line: str):
+    with pytest.raises(DataError) as caught:
+        ask(Pool(world(4)))
+    assert str(caught.value) == line
