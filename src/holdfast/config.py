@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from holdfast.errors import ConfigError, did_you_mean
 
-NO_EFFECT = {"affects_result": False}
+NO_EFFECT: dict[str, Any] = {"affects_result": False}
 """`json_schema_extra` of a field that cannot change a result: it is left out of the key."""
 
 _SPELLINGS = {"defense": "defence", "defenses": "defences", "optimizer": "optimiser"}

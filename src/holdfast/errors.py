@@ -54,7 +54,7 @@ class TrainingError(HoldfastError):
     """Training stopped: a loss that is not finite, a perturbation lost to rounding."""
 
 
-class InvalidResults(HoldfastError):
+class InvalidResultsError(HoldfastError):
     """Results exist but may not be used (too many unscored answers)."""
 
     exit_code = 3

@@ -31,9 +31,7 @@ def _kind(kind: str) -> tuple[str, type[Method]]:
 @cache
 def _inside(kind: str) -> tuple[str, ...]:
     package = importlib.import_module(_kind(kind)[0])
-    return tuple(
-        sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
-    )
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_"))
 
 
 def _outside(kind: str) -> dict[str, metadata.EntryPoint]:
@@ -73,7 +71,9 @@ def find(kind: str, name: str, where: str | None = None) -> type[Method]:
         ) from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(
-            where, f"plugin '{point.value}' is no {base.__name__}", f"derive it from {base.__name__}"
+            where,
+            f"plugin '{point.value}' is no {base.__name__}",
+            f"derive it from {base.__name__}",
         )
     if found.name() != name:
         raise ConfigError(
@@ -107,6 +107,8 @@ def make(kind: str, data: Any, where: str) -> Method:
         ((name, fields),) = data.items()
     else:
         raise ConfigError(
-            where, f"expected one {kind}, got {data!r}"[:160], "write `name` or `name: {field: value}`"
+            where,
+            f"expected one {kind}, got {data!r}"[:160],
+            "write `name` or `name: {field: value}`",
         )
     return decode(find(kind, str(name), where), fields, f"{where}.{name}")

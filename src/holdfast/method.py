@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,12 +22,13 @@ from holdfast.run import Loop
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
+    from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.example import Example, Role
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Encoder, Tokens
     from holdfast.models.vectors import ParamVector
+
 
 class Stage(StrEnum):
     """When a defence acts."""
@@ -115,18 +117,16 @@ class Run:
     that outlives an interruption.
     """
 
-    model: Module
+    model: PreTrainedModel
     encoder: Encoder
     pool: Pool
     seed: int
     models: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     log: Callable[..., None] = lambda **_: None
     where: str = "run"
-    progress: Callable[[str, int, int], None] = lambda *_: None
-    stage: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = (
-        lambda _name, make: make()
-    )
-    """`stage(name, make)` gives what `make()` returned before an interruption, else makes it."""
+    fit: Callable[..., None] | None = None
+    """`fit(name, params, loss, rows, loop)` trains tensors that are no weights of the model (a
+    trigger, a probe) in place, on the one loop, resumable; `loss(batch, step)` gives terms."""
 
 
 class Defence(Method):
@@ -157,10 +157,9 @@ class Defence(Method):
             self, model, tokenizer, pool, **options
         )
 
-    @contextlib.contextmanager
-    def adapt(self, model: Module) -> Iterator[None]:
+    def adapt(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """Add modules for the time of training; leave the model as it was found."""
-        yield
+        return contextlib.nullcontext()
 
     def on_step(self, step: int, state: Any) -> None:
         """Change what changes over time, before step `step` (from 0)."""
@@ -188,7 +187,7 @@ class TrainedDefence(Defence):
 class LossDefence(TrainedDefence):
     """A defence whose step is the gradient of a sum of terms."""
 
-    def loss(self, model: Module, batch: Batch, state: Any) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
         """Give the terms of one micro-batch."""
         raise NotImplementedError
 
@@ -196,7 +195,7 @@ class LossDefence(TrainedDefence):
 class GradientDefence(TrainedDefence):
     """A defence that needs several gradients, perturbed weights or both."""
 
-    def gradient(self, model: Module, step: Step, state: Any) -> tuple[ParamVector, Loss]:
+    def gradient(self, model: PreTrainedModel, step: Step, state: Any) -> tuple[ParamVector, Loss]:
         """Give the gradient of a whole optimiser step and the terms to log."""
         raise NotImplementedError
 
@@ -244,7 +243,7 @@ class TrainedAttack(Attack):
         """Draw the attacker's rows."""
         raise NotImplementedError
 
-    def loss(self, model: Module, batch: Batch, state: Any) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
         """Give the terms of one micro-batch."""
         raise NotImplementedError
 

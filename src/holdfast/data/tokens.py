@@ -279,6 +279,4 @@ def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Tokens:
             ids.append(list(row.ids) + pads)
             mask.append(real + nothing)
             labels.append(label + ignored)
-    return Tokens(
-        torch.tensor(ids), torch.tensor(mask), torch.tensor(labels), tuple(rows), left
-    )
+    return Tokens(torch.tensor(ids), torch.tensor(mask), torch.tensor(labels), tuple(rows), left)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from holdfast.errors import ModelError
 from holdfast.models.states import blocks
 from holdfast.run import LoRA
 
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
 
-def _targets(model: Module, which: str) -> dict[str, Linear]:
+
+def _targets(model: PreTrainedModel, which: str) -> dict[str, Linear]:
     """Give the linear layers inside the blocks, by full name; `attention` keeps the four of it.
 
     Found by structure: attention's layers are those under a child whose name ends in `attn`.
@@ -35,7 +38,7 @@ def _targets(model: Module, which: str) -> dict[str, Linear]:
 
 
 @contextmanager
-def lora(model: Module, field: LoRA, seed: int) -> Iterator[dict[str, Tensor]]:
+def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, Tensor]]:
     """Add `y += alpha / rank * B A x` to each target; train A and B only; merge when done.
 
     Yields the adapter's parameters by name: `<layer>.lora_a [rank, in]`, `<layer>.lora_b
@@ -72,8 +75,9 @@ def lora(model: Module, field: LoRA, seed: int) -> Iterator[dict[str, Tensor]]:
             handles.append(layer.register_forward_hook(_adding(a, b, scale)))
         yield params
         with torch.no_grad():
-            for layer in targets.values():
-                merged = layer.weight.float() + scale * layer.lora_b @ layer.lora_a
+            for name, layer in targets.items():
+                low = params[f"{name}.lora_b"] @ params[f"{name}.lora_a"]
+                merged = layer.weight.float() + scale * low
                 layer.weight.copy_(merged.to(layer.weight.dtype))
     finally:
         for handle in handles:

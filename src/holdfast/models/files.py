@@ -60,7 +60,9 @@ def header(path: Path) -> bytes:
         entries = json.loads(raw)
         ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise ModelError(where, f"not a whole safetensors file ({error})", "copy it again") from None
+        raise ModelError(
+            where, f"not a whole safetensors file ({error})", "copy it again"
+        ) from None
     if ends and 8 + length + max(ends) != size:
         raise ModelError(
             where,

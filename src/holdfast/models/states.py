@@ -5,11 +5,11 @@ Shapes: B rows, T padded length, L blocks, H hidden width, V vocabulary, K trigg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ from torch.nn import Module, ModuleList
 
 from holdfast.data.tokens import IGNORE, Row, Tokens
 from holdfast.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
 
 Place = Literal["after_user_tag", "after_bos", "before_bos", "before_response"]
 
@@ -33,7 +37,7 @@ class FlopMeter:
         self.total = 0.0
 
     @contextmanager
-    def on(self) -> Iterator[FlopMeter]:
+    def on(self) -> Generator[FlopMeter]:
         """Count what happens inside."""
         token = _METER.set(self)
         try:
@@ -45,7 +49,7 @@ class FlopMeter:
 _METER: ContextVar[FlopMeter | None] = ContextVar("meter", default=None)
 
 
-def _count(weights: int, tokens: float, model: Module, inputs_need_grad: bool) -> None:
+def _count(weights: int, tokens: float, model: PreTrainedModel, inputs_need_grad: bool) -> None:
     meter = _METER.get()
     if meter is None:
         return
@@ -58,7 +62,7 @@ def _count(weights: int, tokens: float, model: Module, inputs_need_grad: bool) -
     meter.total += 2.0 * weights * tokens * passes
 
 
-def blocks(model: Module) -> ModuleList:
+def blocks(model: PreTrainedModel) -> ModuleList:
     """Give the decoder blocks: the one module list of length `num_hidden_layers`."""
     depth = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
@@ -67,12 +71,12 @@ def blocks(model: Module) -> ModuleList:
     raise ModelError("model", f"no list of {depth} decoder blocks", "use a decoder-only model")
 
 
-def body(model: Module) -> Module:
+def body(model: PreTrainedModel) -> Module:
     """Give the model without its head."""
     return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
 
 
-def _body_size(model: Module) -> int:
+def _body_size(model: PreTrainedModel) -> int:
     return sum(p.numel() for p in blocks(model).parameters())
 
 
@@ -129,7 +133,7 @@ class States:
 
 
 def forward(
-    model: Module,
+    model: PreTrainedModel,
     tokens: Tokens,
     *,
     trigger: Tensor | None = None,
@@ -161,9 +165,7 @@ def forward(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     caught: list[Tensor] = []
     with _catching(blocks(model), caught, layers):
-        out = body(model)(
-            **inputs, attention_mask=mask, position_ids=positions, use_cache=False
-        )
+        out = body(model)(**inputs, attention_mask=mask, position_ids=positions, use_cache=False)
     last = out.last_hidden_state
     needs = trigger is not None and trigger.requires_grad
     real = sum(len(row.ids) for row in tokens.rows) + extra
@@ -178,7 +180,7 @@ def forward(
 
 
 @contextmanager
-def _catching(layers: ModuleList, caught: list[Tensor], wanted: bool) -> Iterator[None]:
+def _catching(layers: ModuleList, caught: list[Tensor], wanted: bool) -> Generator[None]:
     """Catch each block's output, whether it returns a tensor or a tuple."""
 
     def keep(_module: Module, _inputs: Any, output: Any) -> None:
@@ -193,7 +195,7 @@ def _catching(layers: ModuleList, caught: list[Tensor], wanted: bool) -> Iterato
 
 
 def hidden_states(
-    model: Module,
+    model: PreTrainedModel,
     tokens: Tokens,
     *,
     trigger: Tensor | None = None,
@@ -216,7 +218,9 @@ def response_positions(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return found[:, 0], found[:, 1]
 
 
-def generation_logits(model: Module, last: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+def generation_logits(
+    model: PreTrainedModel, last: Tensor, tokens: Tokens
+) -> tuple[Tensor, Tensor]:
     """Give logits [N, V] at the positions that emit a labelled token, and those labels [N].
 
     The head runs on these positions only. Every labelled position has a position before it.
@@ -234,7 +238,7 @@ def generation_logits(model: Module, last: Tensor, tokens: Tokens) -> tuple[Tens
 
 
 def log_probs(
-    model: Module,
+    model: PreTrainedModel,
     tokens: Tokens,
     *,
     trigger: Tensor | None = None,
@@ -245,14 +249,14 @@ def log_probs(
     return token_log_probs(model, states.last, tokens), response_positions(tokens)[0]
 
 
-def token_log_probs(model: Module, last: Tensor, tokens: Tokens) -> Tensor:
+def token_log_probs(model: PreTrainedModel, last: Tensor, tokens: Tokens) -> Tensor:
     """Give the log-probability [N] of each labelled token from the last hidden states."""
     logits, labels = generation_logits(model, last, tokens)
     return -torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def nll(
-    model: Module,
+    model: PreTrainedModel,
     tokens: Tokens,
     *,
     trigger: Tensor | None = None,
@@ -267,5 +271,3 @@ def per_row(values: Tensor, rows: Sequence[int] | Tensor, count: int) -> Tensor:
     """Sum [N] values by row into [count]."""
     index = torch.as_tensor(rows, device=values.device)
     return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, index, values)
-
-

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
-from holdfast.data.tokens import Tokens
 from holdfast.errors import TrainingError
 from holdfast.method import Loss, Term
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
 
 SURVIVES = 0.9
 """Least cosine and least norm ratio of a realised perturbation; source: design 4."""
 
 
-def trainable(model: Module) -> dict[str, Tensor]:
+def trainable(model: PreTrainedModel) -> dict[str, Tensor]:
     """Give the parameters that require a gradient, by name, in the model's own order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
@@ -55,7 +58,7 @@ def _owned(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
-LossOf = Callable[[Tokens], Loss]
+Part = TypeVar("Part")
 
 
 def total(loss: Loss) -> float:
@@ -67,9 +70,9 @@ def total(loss: Loss) -> float:
 
 def grad(
     params: Mapping[str, Tensor],
-    loss: Callable[[object], Loss],
-    parts: Sequence[object],
-    counts: Callable[[object], dict[str, float] | None] | None = None,
+    loss: Callable[[Part], Loss],
+    parts: Sequence[Part],
+    counts: Callable[[Part], dict[str, float] | None] | None = None,
 ) -> tuple[ParamVector, Loss]:
     """Give the gradient of a whole optimiser step and its terms, summed over its parts.
 
@@ -90,9 +93,7 @@ def grad(
             known = counts(part) if counts is not None else None
             if known is None:
                 with torch.no_grad():
-                    known = {
-                        k: t.count for k, t in loss(part).items() if not t.once or number == 0
-                    }
+                    known = {k: t.count for k, t in loss(part).items() if not t.once or number == 0}
             for name, count in known.items():
                 counted[name] = counted.get(name, 0.0) + count
     result = ParamVector.zeros(params)
@@ -126,8 +127,12 @@ def grad(
 
 @contextmanager
 def shifted(
-    model: Module, direction: Mapping[str, Tensor], scale: float, *, where: str = "perturbation"
-) -> Iterator[dict[str, float]]:
+    model: PreTrainedModel,
+    direction: Mapping[str, Tensor],
+    scale: float,
+    *,
+    where: str = "perturbation",
+) -> Generator[dict[str, float]]:
     """Hold the weights at `w + scale * direction`; afterwards they are restored by copy.
 
     Yields the cosine and norm ratio of the realised against the intended perturbation in the dtype

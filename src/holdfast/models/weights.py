@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,11 +13,17 @@ from torch.nn import Module
 
 from holdfast.errors import ModelError
 
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+
 DTYPES = {"fp32": torch.float32, "fp32_master": torch.float32, "bf16_pure": torch.bfloat16}
 """The dtype weights are held in under each precision."""
 
 
-def load(folder: Path, *, precision: str = "fp32", device: str = "cpu") -> tuple[Module, Any]:
+def load(
+    folder: Path, *, precision: str = "fp32", device: str = "cpu"
+) -> tuple[PreTrainedModel, Any]:
     """Load a causal language model and its tokenizer in plain Hugging Face form.
 
     Raises:
@@ -36,7 +42,7 @@ def load(folder: Path, *, precision: str = "fp32", device: str = "cpu") -> tuple
     return model.to(device).eval(), tokenizer
 
 
-def save(model: Module, tokenizer: Any, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer in plain Hugging Face form into an existing folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

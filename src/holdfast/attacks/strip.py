@@ -1,0 +1,44 @@
+"""Strip: interpolate the weights toward the public original. It costs the attacker nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from holdfast.config import NO_EFFECT, AsTuple
+from holdfast.errors import ModelError
+from holdfast.method import Control, Run, WeightAttack
+from holdfast.run import Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Strip(WeightAttack):
+    """W <- W + t (W_original - W), for t in (0, 1]."""
+
+    control: ClassVar[Control] = Control.WEIGHTS
+    needs: ClassVar[tuple[str, ...]] = ("original",)
+
+    evaluate_at: Annotated[
+        tuple[Share, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
+    ] = (0.25, 0.5, 0.75, 1.0)
+    """How far to go: 1 is the public original itself. Source: design 6.3."""
+
+    def points(self) -> tuple[float, ...]:
+        """Give the values of t above 0, ascending."""
+        return tuple(sorted({t for t in self.evaluate_at if t > 0}))
+
+    def edit(self, run: Run, point: float) -> dict[str, Tensor]:
+        """Give every interpolated tensor; the original's own values at t = 1."""
+        start, original = run.models["start"], run.models["original"]
+        edited = {}
+        for name, tensor in start.items():
+            if name not in original or original[name].shape != tensor.shape:
+                raise ModelError(
+                    run.where, f"the original has no '{name}' of this shape", "name its own base"
+                )
+            public = original[name]
+            edited[name] = public if point == 1 else tensor + point * (public - tensor)
+        return edited

@@ -1,0 +1,97 @@
+"""LoX (Perin et al., COLM 2025): extrapolate the alignment delta along its top directions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from holdfast.errors import ConfigError, ModelError
+from holdfast.lazy import torch
+from holdfast.method import Run, WeightDefence
+from holdfast.run import Count, NotNegative
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def top_rank(delta: Tensor, rank: int | None) -> Tensor:
+    """Give the best approximation of `delta [out, in]` of rank `rank`; None gives all of it.
+
+    The truncated singular value decomposition, in the dtype given.
+    """
+    if rank is None:
+        return delta
+    u, s, vh = torch.linalg.svd(delta, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vh[:rank]
+
+
+def extrapolate(aligned: Tensor, original: Tensor, rank: int | None, coefficient: float) -> Tensor:
+    """Give W_aligned + c * top_k(W_aligned - W_original), [out, in], in fp32."""
+    delta = aligned.float() - original.float()
+    return aligned.float() + coefficient * top_rank(delta, rank)
+
+
+class LoX(WeightDefence):
+    """Push aligned weights further from the public original: no data, no training."""
+
+    needs: ClassVar[tuple[str, ...]] = ("original",)
+    starts_from: ClassVar[Literal["base", "aligned"]] = "aligned"
+    paper: ClassVar[str] = "arXiv 2506.15606"
+    equation: ClassVar[str] = "W <- W_aligned + coefficient * SVD_rank(W_aligned - W_original)"
+    cost: ClassVar[str] = "one singular value decomposition a matrix"
+    neutral: ClassVar[dict[str, Any]] = {"coefficient": 0.0}
+
+    rank: Count | None = 6
+    """Singular directions kept; None keeps all (the original's `k=0`). Source: the paper's 6."""
+    coefficient: NotNegative = 1.25
+    """How far to extrapolate; source: the paper's 1.25 for Llama-2-7B."""
+    embeddings: bool = True
+    """Whether embeddings and head are edited too; the released code does."""
+
+    def edit(self, run: Run) -> dict[str, Tensor]:
+        """Give every edited matrix, fp32.
+
+        Raises:
+            ModelError: the model equals the original (nothing to extrapolate).
+            ConfigError: the rank is larger than the smallest edited matrix.
+        """
+        start, original = run.models["start"], run.models["original"]
+        skipped = set()
+        if not self.embeddings:
+            parts = (run.model.get_input_embeddings(), run.model.get_output_embeddings())
+            own = {id(p) for part in parts if part is not None for p in part.parameters()}
+            skipped = {name for name, p in run.model.named_parameters() if id(p) in own}
+        edited: dict[str, Tensor] = {}
+        moved = False
+        for name, tensor in start.items():
+            if tensor.ndim < 2 or name in skipped:
+                continue
+            if name not in original or original[name].shape != tensor.shape:
+                raise ModelError(
+                    run.where, f"the original has no '{name}' of this shape", "name its own base"
+                )
+            if self.rank is not None and self.rank > min(tensor.shape):
+                raise ConfigError(
+                    f"{run.where}.rank",
+                    f"{self.rank} is larger than {name} {tuple(tensor.shape)}",
+                    f"use at most {min(tensor.shape)}",
+                )
+            moved = moved or not torch.equal(tensor, original[name])
+            edited[name] = extrapolate(tensor, original[name], self.rank, self.coefficient)
+        if not moved:
+            raise ModelError(
+                run.where,
+                "the model equals the original, so there is nothing to extrapolate",
+                "put an aligning defence such as refusal_sft before it",
+            )
+        return edited
+
+    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+        """Give the share of the delta's squared norm that lies in its top directions."""
+        start, original = run.models["start"], run.models["original"]
+        kept = whole = 0.0
+        for name, tensor in start.items():
+            if tensor.ndim >= 2 and name in original:
+                delta = tensor.float() - original[name].float()
+                kept += float(top_rank(delta, self.rank).square().sum())
+                whole += float(delta.square().sum())
+        return {"top_share": kept / whole if whole else 0.0}

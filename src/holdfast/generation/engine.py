@@ -1,0 +1,90 @@
+"""Answers from transformers' own `generate`, in length-sorted left-padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from holdfast.data.example import Example
+from holdfast.data.tokens import Encoder, collate
+from holdfast.generation.sampler import Sampler
+from holdfast.run import seed as seed_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.modeling_utils import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer: its text without special tokens, why it ended, and its tokens."""
+
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+def generate(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    rows: Sequence[Example],
+    sampler: Sampler,
+    *,
+    seed: int = 0,
+) -> list[Completion]:
+    """Answer each row's prompt, in the order given.
+
+    Prompts are encoded as training encodes them and answers cut by token index, so no prompt tail
+    can leak into an answer. `finish_reason` is `stop` at the end token, else `length`. Under
+    sampling the draw of a batch depends on the seed and the batch's first row.
+    """
+    coded = [encoder.encode(row.prompt, None, row.system) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (len(coded[i].ids), i))
+    done: dict[int, Completion] = {}
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        for first in range(0, len(order), sampler.batch):
+            chosen = order[first : first + sampler.batch]
+            tokens = collate([coded[i] for i in chosen], encoder.pad_id, left=True)
+            torch.manual_seed(seed_of(seed, "sampling", rows[chosen[0]].uid))
+            with torch.no_grad():
+                out = model.generate(
+                    input_ids=tokens.ids.to(device),
+                    attention_mask=tokens.mask.to(device),
+                    generation_config=_config(sampler, encoder),
+                )
+            for i, ids in zip(chosen, out[:, tokens.ids.shape[1] :].cpu(), strict=True):
+                done[i] = _completion(ids, encoder)
+    finally:
+        model.train(was_training)
+    return [done[i] for i in range(len(rows))]
+
+
+def _config(sampler: Sampler, encoder: Encoder) -> object:
+    from transformers import GenerationConfig
+
+    chance = (
+        {"do_sample": True, "temperature": sampler.temperature, "top_p": sampler.top_p, "top_k": 0}
+        if sampler.temperature > 0
+        else {"do_sample": False}
+    )
+    return GenerationConfig(
+        max_new_tokens=sampler.max_new_tokens,
+        eos_token_id=encoder.eos_id,
+        pad_token_id=encoder.pad_id,
+        use_cache=True,
+        **chance,
+    )
+
+
+def _completion(ids: Tensor, encoder: Encoder) -> Completion:
+    """Cut an answer at its first end token."""
+    ends = (ids == encoder.eos_id).nonzero()
+    kept = ids[: int(ends[0, 0])] if len(ends) else ids
+    text = encoder.tokenizer.decode(kept, skip_special_tokens=True)
+    return Completion(text.strip(), "stop" if len(ends) else "length", len(kept))

@@ -1,0 +1,122 @@
+"""Run an attack and stop at each budget; one trajectory serves the whole curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from holdfast.data.pool import Pool
+from holdfast.data.tokens import Encoder
+from holdfast.errors import ConfigError, ModelError
+from holdfast.method import Attack, Run, TrainedAttack, WeightAttack
+from holdfast.models.adapter import lora
+from holdfast.models.states import FlopMeter
+from holdfast.models.vectors import grad, trainable
+from holdfast.models.weights import tensors
+from holdfast.run import seed as seed_of
+from holdfast.training.hardening import ready, write
+from holdfast.training.loop import Progress, Stream, TrainLog, optimise
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class PointInfo:
+    """What the attacker has spent at a point: optimiser steps and FLOPs."""
+
+    steps: int
+    flops: float
+
+
+OnPoint = Callable[[float, PointInfo], None]
+
+
+def attack(
+    method: Attack,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    pool: Pool,
+    *,
+    seed: int,
+    points: Sequence[float],
+    on_point: OnPoint,
+    work: Path | None = None,
+    sources: Mapping[str, Mapping[str, Tensor]] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Attack `model` in place and call `on_point` with the weights live at each budget.
+
+    Under LoRA the adapter is on while a point is measured, and merged only at the end.
+
+    Args:
+        points: ascending budgets above 0, each one of those `method.points()` could name.
+        work: folder for checkpoints; the run continues from one that lies before every point.
+    """
+    if work is not None:
+        work.mkdir(parents=True, exist_ok=True)
+    if isinstance(method, WeightAttack):
+        _edit(method, model, encoder, pool, seed, points, on_point, sources or {})
+        return
+    if not isinstance(method, TrainedAttack):
+        raise ConfigError(method.name(), "has no shape", "derive it from Trained- or WeightAttack")
+    steps = {method.step_of(point): point for point in points}
+    loop = method.train_loop().with_(steps=max(steps))
+    meter = FlopMeter()
+
+    def stop(step: int) -> None:
+        model.eval()
+        on_point(steps[step], PointInfo(step, meter.total))
+
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    ready(model, loop)
+    try:
+        with ExitStack() as stack:
+            if loop.lora is None:
+                params = trainable(model)
+            else:
+                params = stack.enter_context(lora(model, loop.lora, seed_of(seed, "init", "lora")))
+            optimise(
+                params,
+                lambda parts, _step: grad(params, lambda b: method.loss(model, b, None), parts),
+                Stream(method.rows(pool, seed), encoder, loop, seed),
+                loop,
+                part=method.name(),
+                work=work,
+                log=TrainLog(work / "log.jsonl" if work is not None else None),
+                progress=progress,
+                meter=meter,
+                points=dict.fromkeys(steps, stop),
+            )
+    finally:
+        for name, p in model.named_parameters():
+            p.requires_grad_(wanted.get(name, True))
+        model.eval()
+
+
+def _edit(
+    method: WeightAttack,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    pool: Pool,
+    seed: int,
+    points: Sequence[float],
+    on_point: OnPoint,
+    sources: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Edit the weights for each point from the start, not from the last point."""
+    start = {name: value.clone() for name, value in tensors(model).items()}
+    run = Run(model, encoder, pool, seed, models={"start": start, **sources}, where=method.name())
+    for name in method.needs:
+        if name not in run.models:
+            raise ModelError(method.name(), f"needs the '{name}' model", "name it in the study")
+    for point in points:
+        write(model, method.edit(run, point), method.name())
+        model.eval()
+        on_point(point, PointInfo(0, 0.0))
+    write(model, start, method.name())
