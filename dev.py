@@ -43,7 +43,7 @@ MODULES = {
 """Distributions whose module has another name, or (empty) none at all."""
 
 STAMP = "holdfast-setup.json"
-"""Inside the environment: {"state": "begun"} while it is being filled, then a digest."""
+"""Inside the environment: its `state` is "begun" while it is being filled, then a digest."""
 
 ENVIRONMENT = {
     "HF_DATASETS_OFFLINE": "1",
@@ -55,6 +55,9 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
 }
 """One thread per process makes runs repeatable; nothing is fetched once set-up is over."""
+
+
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 class SetupError(Exception):
@@ -147,21 +150,27 @@ class Environment:
         self.cpu_only = sys.platform == "linux" and not gpu
         self.on_top = gpu and has(torch)
         """Whether a GPU interpreter's own torch is kept, and only what it lacks is added."""
+        self.base = f"{sys.version} {sys.base_prefix} {self.cpu_only} {self.on_top}"
+        """What no later `pip install` can change: another base needs another environment."""
         parts = [*requirements(dev=True), (ROOT / "constraints.txt").read_text(encoding="utf-8")]
-        parts += [sys.version, sys.base_prefix, str(self.cpu_only), str(self.on_top)]
-        self.digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        self.digest = hashlib.sha256("\n".join([self.base, *parts]).encode()).hexdigest()
+
+    def stamped(self, what: str) -> str:
+        """Give the stamp's `state` (a digest, or `begun`) or `base`; `` if there is no stamp."""
+        try:
+            return json.loads((self.folder / STAMP).read_text(encoding="utf-8"))[what]
+        except (OSError, ValueError, KeyError):
+            return ""
 
     def state(self) -> str:
         """Give the digest it was made from, `begun` if that was interrupted, `` if unknown."""
-        try:
-            return json.loads((self.folder / STAMP).read_text(encoding="utf-8"))["state"]
-        except (OSError, ValueError, KeyError):
-            return ""
+        return self.stamped("state")
 
     def stamp(self, state: str) -> None:
         """Write the state so that a kill leaves the old one or the new one."""
         fresh = self.folder / (STAMP + ".new")
-        fresh.write_text(json.dumps({"state": state}), encoding="utf-8")
+        text = json.dumps({"state": state, "base": self.base})
+        fresh.write_text(text, encoding="utf-8")
         fresh.replace(self.folder / STAMP)
 
     def ready(self) -> Path:
@@ -181,9 +190,9 @@ class Environment:
 
     def _create(self) -> None:
         works = self.python.exists() and not subprocess.call(
-            [str(self.python), "-m", "pip", "--version"], stdout=-3, stderr=-3
+            [str(self.python), "-m", "pip", "--version"], **QUIET
         )
-        if works and self.state() != "begun":
+        if works and self.state() != "begun" and self.stamped("base") in ("", self.base):
             return
         mine = (self.folder / "pyvenv.cfg").exists()
         if self.folder.exists() and any(self.folder.iterdir()) and not mine:
@@ -220,7 +229,7 @@ class Environment:
     def _install_cpu_torch(self) -> None:
         """Put a torch without CUDA in place first, so that nothing after it pulls the large one."""
         show = "import importlib.metadata as m; print(m.version('torch'))"
-        if not subprocess.call([str(self.python), "-c", show], stdout=-3, stderr=-3):
+        if not subprocess.call([str(self.python), "-c", show], **QUIET):
             return
         pinned = next(
             line
@@ -373,7 +382,7 @@ def newer_python() -> str | None:
     check = f"import sys; sys.exit(sys.version_info < {OLDEST})"
     for minor in (13, 12, 11, 14):
         found = shutil.which(f"python3.{minor}")
-        if found and not subprocess.call([found, "-c", check], stdout=-3, stderr=-3):
+        if found and not subprocess.call([found, "-c", check], **QUIET):
             return found
     return None
 

@@ -123,3 +123,32 @@ def test_an_unknown_command_shows_the_help(root: Path, words: list[str]):
     )
     assert answer.returncode == 2
     assert "python3 dev.py demo | test | lint | missing" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("state", "base", "made_again"),
+    [(None, None, False), ("old", "same", False), ("begun", "same", True), ("old", "other", True)],
+)
+def test_an_environment_is_made_again_only_if_it_must_be(
+    dev: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str | None,
+    base: str | None,
+    made_again: bool,
+):
+    environment = dev.Environment(tmp_path / "venv")
+    environment.python.parent.mkdir(parents=True)
+    environment.python.touch()
+    (tmp_path / "venv/pyvenv.cfg").touch()
+    if state:
+        here = environment.base
+        environment.base = here if base == "same" else "another Python"
+        environment.stamp(state)
+        environment.base = here
+    monkeypatch.setattr(dev.subprocess, "call", lambda *_, **__: 0)  # its pip works
+    made = []
+    answer = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(dev.subprocess, "run", lambda command, **_: made.append(command) or answer)
+    environment._create()
+    assert [command[1:4] for command in made] == ([["-m", "venv", "--clear"]] if made_again else [])
