@@ -1,0 +1,88 @@
+"""Local files as a source: three kinds of file, one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from holdfast.data.example import Role, Side
+from holdfast.data.sources.file import File
+from holdfast.errors import DataError
+
+ROWS = [{"q": "how do I fold a map?", "a": "in three"}, {"q": "how do I tie it?", "a": "twice"}]
+
+
+def write(folder: Path, ending: str) -> Path:
+    path = folder / f"rows.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    elif ending == "csv":
+        path.write_text("q,a\n" + "".join(f"{row['q']},{row['a']}\n" for row in ROWS))
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+    source = File(path=str(write(tmp_path, ending)), role="benign", prompt="q", response="a")
+    rows = source.examples()
+    assert [(row.prompt, row.response) for row in rows] == [(r["q"], r["a"]) for r in ROWS]
+    assert {row.role for row in rows} == {Role.BENIGN}
+    assert all(row.side is None for row in rows)
+
+
+def test_a_declared_side_holds_for_the_whole_file(tmp_path: Path) -> None:
+    path = str(write(tmp_path, "jsonl"))
+    source = File(path=path, role="harmful", prompt="q", response=None, side="evaluator")
+    assert {row.side for row in source.examples()} == {Side.EVALUATOR}
+    assert {row.response for row in source.examples()} == {None}
+
+
+def test_the_content_hash_follows_the_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path, "jsonl")
+    source = File(path=str(path), role="benign", prompt="q", response="a")
+    before = source.content()
+    path.write_text(path.read_text() + json.dumps({"q": "x", "a": "y"}) + "\n")
+    assert source.content() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fields", "line"),
+    [
+        ("no.jsonl", None, {}, "no.jsonl: no such file; check the path"),
+        ("a.txt", "x", {}, "a.txt: unknown kind of file '.txt'; use .jsonl, .csv or .parquet"),
+        ("a.jsonl", "", {}, "a.jsonl: no rows; give a file that has some"),
+        ("a.jsonl", "[1]\n", {}, "a.jsonl:1: not a JSON object; write one object a line"),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "answer": "y"}\n',
+            {},
+            "a.jsonl:1: no column 'response'; map it to one of: prompt, answer",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "  ", "response": "y"}\n',
+            {},
+            "a.jsonl:1: column 'prompt' is empty or no text; fill it or drop the row",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    text: str | None,
+    fields: dict[str, str],
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path(name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        File(path=name, role="benign", **fields).examples()
+    assert str(caught.value) == line
