@@ -57,9 +57,6 @@ ENVIRONMENT = {
 """One thread per process makes runs repeatable; nothing is fetched once set-up is over."""
 
 
-QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-
-
 class SetupError(Exception):
     """Set-up cannot go on; its text is the one line the user needs."""
 
@@ -129,10 +126,15 @@ def has(requirement: str) -> bool:
         return False
 
 
+def succeeds(command: list[str]) -> bool:
+    """Run a command for nothing but its exit status."""
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 def has_gpu() -> bool:
     """Tell whether an NVIDIA driver answers."""
     tool = shutil.which("nvidia-smi")
-    return bool(tool) and subprocess.run([tool, "-L"], capture_output=True).returncode == 0
+    return tool is not None and succeeds([tool, "-L"])
 
 
 # -- the environment ------------------------------------------------------------------------------
@@ -189,9 +191,7 @@ class Environment:
         return self.python
 
     def _create(self) -> None:
-        works = self.python.exists() and not subprocess.call(
-            [str(self.python), "-m", "pip", "--version"], **QUIET
-        )
+        works = self.python.exists() and succeeds([str(self.python), "-m", "pip", "--version"])
         if works and self.state() != "begun" and self.stamped("base") in ("", self.base):
             return
         mine = (self.folder / "pyvenv.cfg").exists()
@@ -229,7 +229,7 @@ class Environment:
     def _install_cpu_torch(self) -> None:
         """Put a torch without CUDA in place first, so that nothing after it pulls the large one."""
         show = "import importlib.metadata as m; print(m.version('torch'))"
-        if not subprocess.call([str(self.python), "-c", show], **QUIET):
+        if succeeds([str(self.python), "-c", show]):
             return
         pinned = next(
             line
@@ -382,7 +382,7 @@ def newer_python() -> str | None:
     check = f"import sys; sys.exit(sys.version_info < {OLDEST})"
     for minor in (13, 12, 11, 14):
         found = shutil.which(f"python3.{minor}")
-        if found and not subprocess.call([found, "-c", check], **QUIET):
+        if found and succeeds([found, "-c", check]):
             return found
     return None
 

@@ -146,7 +146,7 @@ def test_an_environment_is_made_again_only_if_it_must_be(
         environment.base = here if base == "same" else "another Python"
         environment.stamp(state)
         environment.base = here
-    monkeypatch.setattr(dev.subprocess, "call", lambda *_, **__: 0)  # its pip works
+    monkeypatch.setattr(dev, "succeeds", lambda command: True)  # its pip works
     made = []
     answer = subprocess.CompletedProcess([], 0)
     monkeypatch.setattr(dev.subprocess, "run", lambda command, **_: made.append(command) or answer)
