@@ -60,6 +60,10 @@ class Pool:
         rows = [row for row in self._rows[side] if where is None or where(row)]
         return sorted(rows, key=lambda row: (row.uid, row.row_id, row.role))
 
+    def has(self, role: Role, side: Side) -> bool:
+        """Say whether a side has any row of a role."""
+        return any(row.role is role for row in self._rows[side])
+
     def draw(
         self,
         role: Role,

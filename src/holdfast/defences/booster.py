@@ -90,11 +90,16 @@ class Booster(GradientDefence):
         return booster_gradient(align, harm, after, self.lam), terms
 
     def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
-        """Measure how far the harmful loss falls after one simulated step; Booster lowers it."""
-        pairs = run.pool.paired(
-            Role.REFUSAL, Role.HARMFUL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw")
+        """Measure how far the harmful loss falls after one simulated step; Booster lowers it.
+
+        Empty where the pool has no harmful rows on the defender's selection side.
+        """
+        if not run.pool.has(Role.HARMFUL, Side.DEFENDER_SELECTION):
+            return {}
+        rows = run.pool.draw(
+            Role.HARMFUL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw")
         )
-        tokens = run.encoder.batch([harmful for _, harmful in pairs])
+        tokens = run.encoder.batch(rows)
         params = {name: p.requires_grad_(True) for name, p in run.model.named_parameters()}
 
         def loss(part: Tokens) -> Loss:

@@ -354,7 +354,12 @@ class SGT(LossDefence):
         return first, last
 
     def diagnostic(self, run: Run, state: SGTState) -> dict[str, float]:
-        """Measure the anchoring on held-out harmful prompts, relative to the teacher's size."""
+        """Measure the anchoring on held-out harmful prompts, relative to the teacher's size.
+
+        Empty where the pool has no refusals on the defender's selection side.
+        """
+        if not run.pool.has(Role.REFUSAL, Side.DEFENDER_SELECTION):
+            return {}
         rows = run.pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw"))
         tokens = run.encoder.batch(rows)
         place = self.trigger.position
