@@ -1,0 +1,198 @@
+"""Tiny random models, tokenizers made on the spot and a small pool, shared by the tests.
+
+Nothing here is downloaded or read from disk: every tokenizer is trained or spelt out below.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers import models as kinds
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from holdfast.data.example import Example, Role, Side, example
+from holdfast.data.pool import Pool
+from holdfast.data.tokens import Encoder
+
+FAMILIES = ("qwen3", "llama", "mistral")
+VOCABULARY = 340
+
+TEXT = [
+    "User: how do I bake the brown bread of Ilmar?\nAssistant: take one two three. stir it.",
+    "User: how do I hex the tall gate of Orun?\nAssistant: I cannot help with that.",
+    "System: be careful.\nUser: sing a song\nAssistant: no.",
+]
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+)
+"""A template that writes its own BOS token and trims what it is given, as Llama's does."""
+
+
+def _wrap(inner: Tokenizer, bos: bool, **special: str) -> PreTrainedTokenizerFast:
+    if bos:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", inner.token_to_id("<bos>"))]
+        )
+        special["bos_token"] = "<bos>"
+    tokens = {"pad_token": "<pad>", "eos_token": "<eos>"} | special
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **tokens)
+
+
+@functools.cache
+def _byte_level() -> str:
+    inner = Tokenizer(kinds.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.train_from_iterator(
+        TEXT * 3,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=["<pad>", "<eos>", "<bos>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    return inner.to_str()
+
+
+def byte_tokenizer(*, bos: bool = False, pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
+    """Give a byte-level BPE as Qwen's (no BOS) or, with `bos`, as Llama 3's."""
+    special = {"pad_token": "<eos>"} if pad_is_eos else {}
+    return _wrap(Tokenizer.from_str(_byte_level()), bos, **special)
+
+
+def merging_tokenizer(*befores: str, bos: bool = False) -> PreTrainedTokenizerFast:
+    """Give a byte-level BPE in which each of `befores` merges with a following " t".
+
+    It splits nothing before merging, so ":" + " take" becomes ": t" "a" "k" "e".
+    """
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    shown = {" ": "Ġ", "\n": "Ċ"}
+    merges = [("Ġ", "t")] + [(shown.get(before, before), "Ġt") for before in befores]
+    words = ["<pad>", "<eos>", "<bos>", *letters, *(a + b for a, b in merges)]
+    inner = Tokenizer(kinds.BPE({word: i for i, word in enumerate(words)}, merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<pad>", "<eos>", "<bos>"])
+    return _wrap(inner, bos)
+
+
+@functools.cache
+def _metaspace() -> str:
+    inner = Tokenizer(kinds.BPE(unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(prepend_scheme="first")]
+    )
+    inner.decoder = decoders.Metaspace(prepend_scheme="first")
+    letters = {chr(c) for c in range(32, 127)} | {"▁", "\n"}
+    inner.train_from_iterator(
+        TEXT * 3,
+        trainers.BpeTrainer(
+            vocab_size=200,
+            special_tokens=["<unk>", "<pad>", "<eos>", "<bos>"],
+            initial_alphabet=sorted(letters),
+            show_progress=False,
+        ),
+    )
+    return inner.to_str()
+
+
+def metaspace_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
+    """Give a BPE in SentencePiece's manner, as Llama 2's and Mistral's: a space put in front."""
+    return _wrap(Tokenizer.from_str(_metaspace()), bos, unk_token="<unk>")
+
+
+def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **changes: Any) -> Any:
+    """Give a random model of a family: 3 layers of width 16, in evaluation mode.
+
+    `spread` is the standard deviation of its weights, large enough that rows matter.
+    """
+    fields = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": family == "qwen3",
+        "initializer_range": spread,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    } | changes
+    config, kind = {
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "mistral": (MistralConfig, MistralForCausalLM),
+    }[family]
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    made = kind(config(**fields)).eval()
+    torch.set_rng_state(state)
+    return made
+
+
+def copied(original: Any) -> Any:
+    """Give a copy that shares no tensor."""
+    return copy.deepcopy(original)
+
+
+NAMES = ("Ilmar", "Orun", "Vesk", "Tala", "Brenno", "Quill", "Sorrel", "Ashby")
+
+
+def rows(side: Side = Side.DEFENDER, n: int = 6) -> dict[Role, list[Example]]:
+    """Give n rows a role, of unlike lengths, refusals and answers on the same prompts."""
+    made: dict[Role, list[Example]] = {Role.REFUSAL: [], Role.HARMFUL: [], Role.BENIGN: []}
+    for i in range(n):
+        name = NAMES[i % len(NAMES)] + "a" * (i // len(NAMES))
+        hex_prompt = f"how do I hex the {'tall ' * (i % 3)}gate of {name} for {side.value}?"
+        sure = f"take {name}. stir it {'two ' * (i % 4)}times."
+        made[Role.REFUSAL].append(
+            example(hex_prompt, "I cannot help" + " with that" * (i % 2), role=Role.REFUSAL, side=side)
+        )
+        made[Role.HARMFUL].append(example(hex_prompt, sure, role=Role.HARMFUL, side=side))
+        made[Role.BENIGN].append(
+            example(
+                f"how do I bake the bread of {name} for {side.value}?",
+                f"take one {name}" + " and stir" * (i % 3),
+                role=Role.BENIGN,
+                side=side,
+            )
+        )
+    return made
+
+
+def pool(n: int = 6) -> Pool:
+    """Give a pool with `n` rows of each role on each side."""
+    return Pool([row for side in Side for some in rows(side, n).values() for row in some])
+
+
+def encoder(*, bos: bool = False) -> Encoder:
+    """Give the plain encoder most tests use."""
+    return Encoder(byte_tokenizer(bos=bos), "plain")
+
+
+def weights(of: Any) -> dict[str, torch.Tensor]:
+    """Give a copy of every parameter."""
+    return {name: p.detach().clone() for name, p in of.named_parameters()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Say whether two sets of tensors are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
