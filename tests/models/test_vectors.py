@@ -1,0 +1,232 @@
+"""Gradients over a whole step, vectors of parameters, and weights shifted for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from holdfast import models
+from holdfast.errors import TrainingError
+from holdfast.method import Loss, Term
+from holdfast.models.vectors import total
+from tests import tiny
+
+
+class Toy(nn.Module):
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=dtype))
+        self.b = nn.Parameter(torch.tensor([0.25, -0.75], dtype=dtype))
+
+
+def values(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+# ---- ParamVector
+
+
+def test_a_vectors_arithmetic() -> None:
+    first = models.ParamVector({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([[12.0]])})
+    second = models.ParamVector({"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([[2.0]])})
+    assert first.norm() == 13.0
+    assert first.dot(second) == 27.0
+    first.add_(second, -2.0).scale_(0.5)
+    assert first["a"].tolist() == [0.5, 2.0]
+    assert first["b"].tolist() == [[4.0]]
+
+
+def test_a_vector_over_bf16_weights_is_fp32_and_over_fp64_ones_fp64() -> None:
+    made = models.ParamVector.zeros(
+        {"a": torch.zeros(2, dtype=torch.bfloat16), "b": torch.zeros(2, dtype=torch.float64)}
+    )
+    assert (made["a"].dtype, made["b"].dtype) == (torch.float32, torch.float64)
+
+
+def test_only_what_requires_a_gradient_is_trainable() -> None:
+    toy = Toy()
+    toy.b.requires_grad_(False)
+    assert list(models.trainable(toy)) == ["w"]
+
+
+def test_tied_weights_are_one_parameter() -> None:
+    assert "lm_head.weight" not in models.trainable(tiny.model("qwen3"))
+    assert "lm_head.weight" in models.trainable(tiny.model("llama"))
+
+
+# ---- grad
+
+
+def two_terms(toy: Toy) -> Callable[[Tensor], Loss]:
+    """Give a mean over rows and a mean over positive entries: unlike counts in each part."""
+
+    def loss(part: Tensor) -> Loss:
+        out = part @ toy.w.T + toy.b
+        positive = part > 0
+        return {
+            "rows": Term(out.square().sum(), float(len(part)), 0.7, "rows"),
+            "entries": Term((out * positive).exp().sum(), float(positive.sum()), 0.3, "tokens"),
+            "once": Term(toy.w.square().sum(), 1.0, 0.01, "rows", once=True),
+        }
+
+    return loss
+
+
+def by_hand(toy: Toy, data: Tensor) -> tuple[float, dict[str, Tensor]]:
+    out = data @ toy.w.T + toy.b
+    positive = data > 0
+    value = (
+        0.7 * out.square().sum() / len(data)
+        + 0.3 * (out * positive).exp().sum() / positive.sum()
+        + 0.01 * toy.w.square().sum()
+    )
+    found = torch.autograd.grad(value, [toy.w, toy.b])
+    return value.item(), dict(zip(("w", "b"), found, strict=True))
+
+
+DATA = torch.tensor(
+    [[0.1, 0.2], [-0.3, 0.4], [-0.5, -0.6], [0.7, 0.8], [0.05, -0.1], [0.3, 0.3]],
+    dtype=torch.float64,
+)
+
+
+@pytest.mark.parametrize("cuts", [[6], [3, 3], [1, 5], [2, 3, 1], [1] * 6])
+@pytest.mark.parametrize("counting", ["told", "measured"])
+def test_a_split_changes_nothing(cuts: list[int], counting: str) -> None:
+    toy = Toy()
+    told = None
+    if counting == "told":
+
+        def told(part: Tensor) -> dict[str, float]:
+            return {"rows": float(len(part)), "entries": float((part > 0).sum()), "once": 1.0}
+
+    found, terms = models.grad(
+        dict(toy.named_parameters()), two_terms(toy), list(DATA.split(cuts)), told
+    )
+    value, expected = by_hand(toy, DATA)
+    assert total(terms) == pytest.approx(value, rel=1e-6)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-12, atol=1e-12)
+
+
+def test_a_term_without_rows_is_left_out() -> None:
+    toy = Toy()
+
+    def loss(part: Tensor) -> Loss:
+        nothing = part[:0] @ toy.w.T
+        return {
+            "none": Term(nothing.sum(), 0.0, 5.0, "tokens"),
+            "some": Term((part @ toy.w.T).sum(), float(len(part)), 1.0, "rows"),
+        }
+
+    found, terms = models.grad({"w": toy.w}, loss, [DATA])
+    assert terms["none"].count == 0
+    assert total(terms) == pytest.approx((DATA @ toy.w.T).sum().item() / 6)
+    torch.testing.assert_close(found["w"], DATA.mean(0).expand(2, 2))
+
+
+def test_a_parameter_no_term_reads_gets_zero() -> None:
+    toy = Toy()
+    found, _ = models.grad(
+        dict(toy.named_parameters()), lambda p: {"x": Term((p @ toy.w).sum(), 1.0)}, [DATA]
+    )
+    assert torch.equal(found["b"], torch.zeros(2, dtype=torch.float64))
+
+
+def test_gradients_leave_no_trace_on_the_parameters() -> None:
+    toy = Toy()
+    models.grad(dict(toy.named_parameters()), two_terms(toy), [DATA])
+    assert toy.w.grad is None
+    assert toy.b.grad is None
+
+
+# ---- shifted
+
+
+def test_weights_are_shifted_inside_and_restored_bit_for_bit() -> None:
+    model = tiny.model("llama")
+    before = tiny.weights(model)
+    direction = models.ParamVector({k: torch.randn_like(p) for k, p in before.items()})
+    with models.shifted(model, direction, -0.037) as seen:
+        for name, p in model.named_parameters():
+            assert torch.equal(p, before[name] + direction[name] * -0.037)
+        assert seen["cosine"] == pytest.approx(1.0, abs=1e-6)
+        assert seen["norm_ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert tiny.same(tiny.weights(model), before)
+
+
+def test_adding_back_would_not_have_restored_them() -> None:
+    """The reason for restoring by copy: w + d - d is not w in floating point."""
+    before = tiny.weights(tiny.model("llama"))
+    d = {k: torch.randn_like(p) * 0.037 for k, p in before.items()}
+    assert not all(torch.equal(p + d[k] - d[k], p) for k, p in before.items())
+
+
+def test_weights_are_restored_after_an_error_inside() -> None:
+    model = tiny.model()
+    before = tiny.weights(model)
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        models.shifted(model, before, 0.5),
+    ):
+        raise RuntimeError("stop")
+    assert tiny.same(tiny.weights(model), before)
+
+
+def test_only_the_named_weights_move() -> None:
+    toy = Toy()
+    with models.shifted(toy, {"b": values(1.0, 1.0)}, 2.0):
+        assert toy.b.tolist() == [2.25, 1.25]
+        assert toy.w.tolist() == [[1.0, -2.0], [0.5, 3.0]]
+
+
+def test_a_perturbation_lost_to_bf16_is_an_error_and_leaves_the_weights() -> None:
+    toy = Toy(torch.bfloat16)
+    before = tiny.weights(toy)
+    direction = {name: torch.ones_like(p, dtype=torch.float32) for name, p in before.items()}
+    with (
+        pytest.raises(TrainingError) as caught,
+        models.shifted(toy, direction, 1e-4, where="booster"),
+    ):
+        pass
+    assert str(caught.value) == (
+        "booster: lost to rounding (cosine 0.00, norm ratio 0.00); "
+        "use precision: fp32 or a larger step"
+    )
+    assert tiny.same(tiny.weights(toy), before)
+
+
+def test_under_autocast_the_dtype_of_the_products_decides() -> None:
+    """fp32 weights hold a small step that bf16 products never see."""
+    toy = Toy(torch.float32)
+    before = tiny.weights(toy)
+    direction = {name: torch.ones_like(p) for name, p in before.items()}
+    with models.shifted(toy, direction, 1e-4):
+        pass
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(TrainingError, match="lost to rounding"),
+        models.shifted(toy, direction, 1e-4),
+    ):
+        pass
+    assert tiny.same(tiny.weights(toy), before)
+
+
+def test_a_partial_loss_is_measured() -> None:
+    """One of two equal weights rounds its step away: cosine and ratio are both 1 / sqrt 2."""
+    toy = Toy(torch.bfloat16)
+    with torch.no_grad():
+        toy.b.copy_(torch.tensor([0.0, 256.0]))
+    with pytest.raises(TrainingError, match=r"\(cosine 0\.71, norm ratio 0\.71\)"):
+        with models.shifted(toy, {"b": torch.tensor([0.5, 0.5])}, 1.0):
+            pass
+
+
+def test_a_shift_by_nothing_is_no_error() -> None:
+    model: Any = Toy()
+    with models.shifted(model, {"b": values(0.0, 0.0)}, 1.0) as seen:
+        assert seen == {"cosine": 0.0, "norm_ratio": 0.0}
