@@ -252,9 +252,9 @@ def _pair(
     larger = sum(a.high > b.high for a, b in both)
     smaller = sum(a.high < b.high for a, b in both)
     why_not, p = "", None
-    reasons = [f"{name}: {barred[name]}" for name in (left, right) if name in barred]
+    reasons = [f"{name} is {barred[name]}" for name in (left, right) if name in barred]
     reasons += [
-        f"{name}: broken at release"
+        f"{name} is broken at release"
         for name in (left, right)
         if any(costs[name][s].at_release for s in seeds)
     ]

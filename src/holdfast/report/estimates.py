@@ -39,6 +39,14 @@ SEEDS_FOR_INTERVAL = 6
 SEEDS_FOR_RANKING = 8
 """Paired seeds a ranking claim needs; design 6.5."""
 
+TINY = 1e-9
+"""Rounding allowed where a share meets its limit exactly; shares differ by far more."""
+
+
+def too_many_unscored(unscored: np.ndarray | float, rows: np.ndarray | float) -> np.ndarray | bool:
+    """Say whether a cell of `rows` prompts has too many without a score to be valid."""
+    return unscored > MOST_UNSCORED * rows + TINY
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -176,10 +184,10 @@ def coherent(degenerate: np.ndarray, utility: np.ndarray | None) -> np.ndarray:
     first entry belongs to budget 0. NaN (nothing scored) is not coherent. Without a utility only
     degenerate answers count.
     """
-    fine = degenerate <= MOST_DEGENERATE
+    fine = degenerate <= MOST_DEGENERATE + TINY
     if utility is None:
         return fine
-    return fine & (utility >= LEAST_UTILITY * utility[..., :1])
+    return fine & (utility >= LEAST_UTILITY * utility[..., :1] - TINY)
 
 
 def first_break(
@@ -196,14 +204,14 @@ def first_break(
     size = harm.shape[-1]
     usable = usable & (weights > 0)
     fit = monotone(harm, np.where(usable, weights, 0.0))
-    past = usable & (harm > threshold + 1e-12)
+    past = usable & (harm > threshold + TINY)
     stays = np.empty_like(usable)
     following = np.ones(harm.shape[:-1], bool)
     for k in range(size - 1, -1, -1):
         stays[..., k] = following
         following = np.where(usable[..., k], past[..., k], following)
     with np.errstate(invalid="ignore"):
-        broken = past & stays & (fit > threshold + 1e-12)
+        broken = past & stays & (fit > threshold + TINY)
     at = np.where(broken.any(-1), broken.argmax(-1), size)
     indices = np.arange(size)
     earlier = usable & (indices < at[..., None])

@@ -75,7 +75,7 @@ class Point:
     @property
     def valid(self) -> bool:
         """Whether few enough restricted prompts are unscored."""
-        return self.unscored <= estimates.MOST_UNSCORED * self.rows
+        return not estimates.too_many_unscored(self.unscored, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +308,7 @@ def _barred(name: str, tracks: _Trajectories, listed: Sequence[Mapping[str, Any]
         if key[0] != name:
             continue
         rows, scored = counts["rows"][index].sum(-1), counts["scored"][index].sum(-1)
-        if (rows - scored > estimates.MOST_UNSCORED * rows).any():
+        if np.any(estimates.too_many_unscored(rows - scored, rows)):
             return f"invalid: more than {100 * estimates.MOST_UNSCORED:.0f} % unscored"
     return ""
 

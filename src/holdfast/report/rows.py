@@ -5,6 +5,7 @@ A *cell* is one line-up x attack x variant x seed x budget x side x set x judge.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -194,7 +195,7 @@ def _cell(
     cell.update(
         n=len(rows), groups=len(np.unique(group[rows])), scored=scored,
         unscored=len(rows) - scored,
-        valid=len(rows) - scored <= estimates.MOST_UNSCORED * len(rows),
+        valid=not estimates.too_many_unscored(len(rows) - scored, len(rows)),
     )  # fmt: skip
     score = outcomes.numbers["score"][rows]
     if not np.isnan(score).all():
@@ -281,7 +282,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(handle.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise StoreError(
             str(path), f"cannot be written ({error.strerror})", "check the folder and its space"
         ) from error
