@@ -1,0 +1,27 @@
+"""A step's identity: the SHA-256 of everything that can change its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+VERSIONS = {"model": 1, "defend": 1, "point": 1, "generate": 1, "judge": 1}
+"""Raised when a step's own code would give other numbers from the same inputs."""
+
+
+def canonical(data: Any) -> str:
+    """Give plain data as JSON with one spelling: sorted names, no spaces, no NaN."""
+    return json.dumps(
+        data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest(data: Any) -> str:
+    """Give the SHA-256 of plain data, in hex."""
+    return hashlib.sha256(canonical(data).encode()).hexdigest()
+
+
+def key(step: str, **parts: Any) -> str:
+    """Give the key of a step of kind `step` made from `parts`."""
+    return digest({"step": step, "version": VERSIONS[step], **parts})

@@ -1,0 +1,446 @@
+"""What a step does when its turn comes: harden, attack and answer, judge.
+
+Nothing here knows other steps: each reads finished artefacts and publishes its own.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from holdfast.config import Fields
+from holdfast.data.example import Example
+from holdfast.data.tokens import Encoder
+from holdfast.errors import HoldfastError, StoreError
+from holdfast.find import origin
+from holdfast.method import Exchange, Judge, Verdict
+from holdfast.run import environment, set_threads
+from holdfast.studies.keys import canonical
+from holdfast.studies.plan import Defend, Generate, Plan, Point, Released, Start, Trajectory
+from holdfast.studies.store import Store, write_json, write_lines
+
+MARKER = "holdfast.json"
+"""Beside every checkpoint made here: where it comes from, and whether it was attacked."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@cache
+def git_commit() -> str | None:
+    """Give the commit this package is checked out at, if it is."""
+    folder = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def peak_mib() -> int:
+    """Give the most memory this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 if sys.platform != "darwin" else 1024**2)
+
+
+class Runner:
+    """Runs steps in this process, one at a time.
+
+    The model loaded last is kept while its weights are as they were: asking the released model
+    and attacking it costs one load.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        *,
+        threads: int = 1,
+        device: str = "cpu",
+        keep_weights: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        set_threads(threads)
+        _quiet()
+        self.plan, self.store = plan, store
+        self.threads, self.device, self.keep_weights = threads, device, keep_weights
+        self.progress = progress or (lambda *_: None)
+        self._loaded: tuple[Path, Any, Any] | None = None
+        self._verdicts: dict[int, dict[str, Verdict]] = {}
+
+    def defend(self, key: str) -> None:
+        """Harden one model with one defence and publish its checkpoint."""
+        from holdfast import models, training
+
+        step = self.plan.defends[key]
+        began = time.monotonic()
+        released = Released(step.start, step.before)
+        model, tokenizer = self._take(released.folder(self.store))
+        work = self.store.work(key)
+        done = training.harden(
+            step.method,
+            model,
+            Encoder(tokenizer, step.start.entry.format, where=step.label),
+            self.plan.pool,
+            seed=step.seed,
+            work=work,
+            sources=self._sources(getattr(step.method, "needs", ())),
+            progress=self.progress,
+        )
+
+        def fill(folder: Path) -> None:
+            models.save(done.model, tokenizer, folder)
+            write_json(folder / MARKER, self._provenance(step))
+            write_json(folder / "diagnostics.json", done.diagnostics)
+            if (work / "log.jsonl").is_file():
+                shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
+            if done.state:
+                from safetensors.torch import save_file
+
+                kept = {name: tensor.contiguous() for name, tensor in done.state.items()}
+                (folder / "state").mkdir()  # apart, so that no loader takes it for weights
+                save_file(kept, folder / "state" / "state.safetensors")
+
+        result = {"steps": done.steps, "flops": done.flops, "diagnostics": done.diagnostics}
+        self._publish("defend", key, step.config, step.inputs, result, began, fill)
+        self.store.done(key)
+
+    def attack(self, own: str) -> None:
+        """Run one trajectory (or none: the model as released) and ask at every point of it."""
+        trajectory = self.plan.trajectories[own]
+        missing = {
+            budget: point
+            for budget, point in sorted(trajectory.points.items())
+            if any(not self.store.has("generate", step.key) for step in point.asked.values())
+        }
+        missing = self._kept(trajectory, missing)
+        if not missing:
+            self.store.done(trajectory.key)
+            return
+        folder = trajectory.released.folder(self.store)
+        start = trajectory.released.start
+        if trajectory.attack is None:
+            model, tokenizer = self._take(folder, keep=True)
+            (point,) = missing.values()
+            self._ask(model, tokenizer, start, point, {"steps": 0, "flops": 0.0})
+            return
+        from holdfast import training
+
+        model, tokenizer = self._take(folder)
+
+        def on_point(budget: float, info: Any) -> None:
+            point = missing[budget]
+            spent = {"steps": info.steps, "flops": info.flops}
+            if self.keep_weights:
+                self._keep(model, tokenizer, trajectory, point, spent)
+            self._ask(model, tokenizer, start, point, spent)
+
+        training.attack(
+            trajectory.attack,
+            model,
+            Encoder(tokenizer, start.attack_format, where=trajectory.label),
+            self.plan.pool,
+            seed=trajectory.seed,
+            work=self.store.work(trajectory.key),
+            sources=self._sources(trajectory.attack.needs),
+            points=list(missing),
+            on_point=on_point,
+            progress=self.progress,
+        )
+        self.store.done(trajectory.key)
+
+    def judge(self, number: int, own: str) -> None:
+        """Have one judge read every answer of a trajectory that it has not read yet."""
+        for point in self.plan.trajectories[own].points.values():
+            for step in point.asked.values():
+                name = step.judges.get(number)
+                if name is not None and not self.store.has("judge", name):
+                    self._judge(number, name, step)
+
+    # What the steps share.
+
+    def _take(self, folder: Path, *, keep: bool = False) -> tuple[Any, Any]:
+        """Give a model whose weights are those on disk; forget it unless it stays as it is."""
+        from holdfast import models
+
+        if self._loaded is None or self._loaded[0] != folder:
+            self._loaded = None  # the last one's memory goes first
+            self._loaded = (folder, *models.load(folder, device=self.device))
+        _, model, tokenizer = self._loaded
+        if not keep:
+            self._loaded = None
+        return model, tokenizer
+
+    def _sources(self, needs: Sequence[str]) -> dict[str, Any]:
+        from holdfast import models
+
+        if "original" not in needs or self.plan.original is None:
+            return {}
+        return {"original": models.tensors(self.plan.original.files.folder)}
+
+    def _ask(
+        self, model: Any, tokenizer: Any, start: Start, point: Point, spent: Mapping[str, Any]
+    ) -> None:
+        """Ask a point's missing prompt sets; training's random numbers stay as they were."""
+        import torch
+
+        state = torch.get_rng_state()
+        encoder = Encoder(tokenizer, start.evaluation_format, where="evaluation")
+        try:
+            for step in point.asked.values():
+                if not self.store.has("generate", step.key):
+                    self._generate(model, encoder, step, spent)
+        finally:
+            torch.set_rng_state(state)
+
+    def _generate(
+        self, model: Any, encoder: Encoder, step: Generate, spent: Mapping[str, Any]
+    ) -> None:
+        prompts = self.plan.prompts[step.evaluation]
+        began = time.monotonic()
+
+        def answer(rows: Sequence[Example]) -> list[dict[str, Any]]:
+            if prompts.chosen:
+                from holdfast import utility
+
+                picked = utility.choose(model, encoder, rows)
+                return [
+                    {"uid": row.uid, "choice": choice, "response": str(row.meta["options"][choice])}
+                    for row, choice in zip(rows, picked, strict=True)
+                ]
+            from holdfast import generation
+
+            done = generation.generate(
+                model, encoder, rows, self.plan.study.generation, seed=step.config["seed"]
+            )
+            return [
+                {
+                    "uid": row.uid,
+                    "system": row.system,
+                    "prompt": row.prompt,
+                    "response": one.text,
+                    "finish_reason": one.finish_reason,
+                    "tokens": one.tokens,
+                }
+                for row, one in zip(rows, done, strict=True)
+            ]
+
+        label = f"ask {prompts.set}"
+        rows = self._chunks(step.key, prompts.rows, answer, label)
+        self._publish(
+            "generate",
+            step.key,
+            step.config,
+            [step.point],
+            dict(spent),
+            began,
+            lambda folder: write_lines(folder / "exchanges.jsonl", rows),
+        )
+        self.store.done(step.key)
+
+    def _judge(self, number: int, name: str, step: Generate) -> None:
+        judge: Judge = self.plan.judges[number]
+        prompts = self.plan.prompts[step.evaluation]
+        answers = self.store.lines("generate", step.key, "exchanges.jsonl")
+        if [row["uid"] for row in answers] != [row.uid for row in prompts.rows]:
+            raise StoreError(
+                str(self.store.path("generate", step.key)),
+                "holds other prompts than its key says",
+                "delete that folder and run again",
+            )
+        known = self._verdicts.setdefault(number, {})
+        began = time.monotonic()
+
+        def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
+            verdicts = []
+            for row, answer in pairs:
+                same = canonical([row.uid, answer["response"], answer["finish_reason"]])
+                if same not in known:
+                    known[same] = judge.judge(exchange_of(row, answer))
+                verdict = known[same]
+                verdicts.append(
+                    {
+                        "uid": row.uid,
+                        "score": verdict.score,
+                        "outcome": verdict.outcome,
+                        "reason": verdict.reason,
+                        "raw": verdict.raw,
+                    }
+                )
+            return verdicts
+
+        pairs = list(zip(prompts.rows, answers, strict=True))
+        rows = self._chunks(name, pairs, read, f"judge {judge.name()}")
+        self._publish(
+            "judge",
+            name,
+            {"judge": judge.identity(), "known": prompts.known},
+            [step.key],
+            {"unscored": sum(row["reason"] != "ok" for row in rows)},
+            began,
+            lambda folder: write_lines(folder / "verdicts.jsonl", rows),
+        )
+        self.store.done(name)
+
+    def _chunks(
+        self,
+        key: str,
+        rows: Sequence[Any],
+        make: Callable[[Sequence[Any]], list[dict[str, Any]]],
+        label: str,
+    ) -> list[dict[str, Any]]:
+        """Make a step's rows chunk by chunk, each kept; one chunk is the artefact itself."""
+        size = self.plan.study.chunk
+        if len(rows) <= size:
+            return make(rows)
+        done: list[dict[str, Any]] = []
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            name = f"rows-{size}-{first // size:05d}.jsonl"
+            done += self.store.chunk(key, name, lambda part=part: make(part))
+            self.progress(label, first + len(part), len(rows))
+        return done
+
+    def _publish(
+        self,
+        kind: str,
+        key: str,
+        config: Mapping[str, Any],
+        inputs: Sequence[str],
+        result: Mapping[str, Any],
+        began: float,
+        fill: Callable[[Path], None],
+    ) -> None:
+        manifest = {
+            "config": dict(config),
+            "inputs": list(inputs),
+            "result": dict(result),
+            "environment": self._environment,
+            "device": self.device,
+            "git": git_commit(),
+            "seconds": round(time.monotonic() - began, 3),
+            "peak_mib": peak_mib(),
+        }
+        self.store.publish(kind, key, manifest, fill)
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        return environment(self.threads)
+
+    def _provenance(self, step: Defend) -> dict[str, Any]:
+        chain = Released(step.start, step).chain
+        return {
+            "made_by": "holdfast",
+            "model": step.start.entry.path,
+            "format": step.start.entry.format,
+            "defences": [one.method.identity() for one in chain],
+            "from": [origin("defence", one.method.name()) for one in chain],
+            "seed": step.seed,
+            "key": step.key,
+            "attacked": False,
+        }
+
+    # Attacked weights that are kept on purpose.
+
+    def _keep(
+        self,
+        model: Any,
+        tokenizer: Any,
+        trajectory: Trajectory,
+        point: Point,
+        spent: Mapping[str, Any],
+    ) -> None:
+        from holdfast import models
+
+        def fill(folder: Path) -> None:
+            models.save(model, tokenizer, folder)
+            marker = {"made_by": "holdfast", "attacked": True, "budget": point.budget}
+            write_json(folder / MARKER, {**marker, "trajectory": dict(trajectory.config)})
+
+        self._publish(
+            "point",
+            point.key,
+            {**trajectory.config, "budget": point.budget},
+            [trajectory.released.key],
+            spent,
+            time.monotonic(),
+            fill,
+        )
+
+    def _kept(self, trajectory: Trajectory, missing: dict[float, Point]) -> dict[float, Point]:
+        """Ask the points whose weights were kept; give those that must be replayed."""
+        from holdfast import models
+
+        left = {}
+        for budget, point in missing.items():
+            if trajectory.attack is None or not self.store.has("point", point.key):
+                left[budget] = point
+                continue
+            folder = self.store.path("point", point.key)
+            model, tokenizer = models.load(folder, device=self.device)
+            spent = self.store.manifest("point", point.key)["result"]
+            self._ask(model, tokenizer, trajectory.released.start, point, spent)
+        return left
+
+
+def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
+    """Give what a judge reads of a prompt and its answer."""
+    return Exchange(
+        example_uid=row.uid,
+        system=row.system,
+        prompt=row.prompt,
+        prefill="",
+        response=answer["response"],
+        finish_reason=answer["finish_reason"],
+        meta=row.meta,
+    )
+
+
+def failed(label: str, error: BaseException) -> HoldfastError:
+    """Give any error of a step as one line; a known one keeps its own words."""
+    if isinstance(error, HoldfastError):
+        return type(error)(f"{label}: {error.where}", error.what, error.todo)
+    what = f"{type(error).__name__}: {error}".split("\n")[0]
+    return HoldfastError(label, what[:300], "see last-error.txt in the store; report it")
+
+
+def method_text(method: Fields) -> str:
+    """Give a method as a reader sees it: its name and the fields that are not default."""
+    changed = {
+        name: getattr(method, name)
+        for name, info in type(method).model_fields.items()
+        if getattr(method, name) != info.default
+    }
+    shown = []
+    for name, value in changed.items():
+        if isinstance(value, Fields):
+            shown.append(f"{name}=({method_text(value)})")
+        elif isinstance(value, float):
+            shown.append(f"{name}={value:g}")
+        else:
+            shown.append(f"{name}={value}")
+    inner = ", ".join(shown)
+    name = getattr(method, "name", None)
+    if name is None:
+        return inner
+    return f"{name()}({inner})" if inner else name()
+
+
+def _quiet() -> None:
+    """Keep the libraries' own bars and notes off the screen; errors still show."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,187 @@
+"""From finished artefacts to the two tables a report is made from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from holdfast.errors import HoldfastError
+from holdfast.run import environment
+from holdfast.studies.plan import Generate, Plan, Track
+from holdfast.studies.steps import git_commit, method_text
+from holdfast.studies.store import Store
+
+MOST_UNSCORED = 0.02
+"""A cell with a larger share of rows without a verdict is invalid; source: design 6.4."""
+
+EXACT = "exact"
+"""The judge's name in rows that are compared with a known answer."""
+
+Row = dict[str, Any]
+
+
+def outcomes(plan: Plan, store: Store) -> list[Row]:
+    """Give the outcomes table: one row per cell, prompt and judge, in the study's order."""
+    known: dict[str, list[Row]] = {}
+    rows: list[Row] = []
+    for track in plan.tracks:
+        for budget, point in track.points:
+            for step in point.asked.values():
+                if step.key not in known:
+                    known[step.key] = list(_answers(plan, store, step))
+                cell = _cell(track, budget)
+                rows += [{**cell, **row} for row in known[step.key]]
+    return rows
+
+
+def _cell(track: Track, budget: float) -> Row:
+    return {
+        "lineup": track.lineup,
+        "model": track.released.start.name,
+        "attack": track.attacker,
+        "variant": track.variant,
+        "access": track.method.control.value,
+        "seed": track.seed,
+        "budget": budget,
+        "unit": track.method.unit,
+    }
+
+
+def _answers(plan: Plan, store: Store, step: Generate) -> Iterator[Row]:
+    """Give the rows of one set of answers: one per judge, or one compared with the truth."""
+    prompts = plan.prompts[step.evaluation]
+    answers = store.lines("generate", step.key, "exchanges.jsonl")
+    spent = store.manifest("generate", step.key)["result"]
+    verdicts = {j: store.lines("judge", name, "verdicts.jsonl") for j, name in step.judges.items()}
+    harm = len(step.judges) > 0 and prompts.set != "contrast"
+    for i, (example, answer) in enumerate(zip(prompts.rows, answers, strict=True)):
+        base = {
+            "steps": spent["steps"],
+            "flops": spent["flops"],
+            "side": prompts.side,
+            "set": prompts.set,
+            "style": str(example.meta.get("style") or ""),
+            "uid": example.uid,
+            "group": example.group,
+            "category": example.category,
+        }
+        said = {
+            "prompt": example.prompt,
+            "response": answer["response"],
+            "finish_reason": answer.get("finish_reason", "choice"),
+        }
+        if harm:
+            for j, lines in verdicts.items():
+                line = lines[i]
+                found = {name: line[name] for name in ("score", "outcome", "reason")}
+                yield {
+                    **base, "judge": plan.judges[j].name(), **found, "correct": None, **said
+                }  # fmt: skip
+            continue
+        line = verdicts[0][i] if verdicts else {"outcome": None, "reason": "ok"}
+        yield {
+            **base,
+            "judge": EXACT,
+            "score": None,
+            "outcome": line["outcome"],
+            "reason": line["reason"],
+            "correct": correct(example.meta, answer),
+            **said,
+        }
+
+
+def correct(meta: Mapping[str, Any], answer: Mapping[str, Any]) -> bool | None:
+    """Compare an answer with the expected one; None where there is none."""
+    if "choice" in answer:
+        return int(answer["choice"]) == int(meta["answer_index"])
+    expected = meta.get("answer")
+    if expected is None:
+        return None
+    return " ".join(str(answer["response"]).split()) == " ".join(str(expected).split())
+
+
+def lineups(plan: Plan, store: Store) -> list[Row]:
+    """Give the line-ups table: what each line-up is and cost, one row per seed."""
+    rows = []
+    seen = set()
+    for track in plan.tracks:
+        if (track.lineup, track.seed) in seen:
+            continue
+        seen.add((track.lineup, track.seed))
+        chain = track.released.chain
+        results = [store.manifest("defend", step.key)["result"] for step in chain]
+        rows.append(
+            {
+                "lineup": track.lineup,
+                "model": track.released.start.name,
+                "defences": " + ".join(method_text(step.method) for step in chain) or "none",
+                "seed": track.seed,
+                "steps": sum(result["steps"] for result in results),
+                "flops": float(sum(result["flops"] for result in results)),
+                "inert": None,
+                "note": plan.study.lineups[track.lineup].note,
+                "diagnostics": results[-1]["diagnostics"] if results else {},
+            }
+        )
+    return rows
+
+
+def meta(plan: Plan, threads: int) -> dict[str, Any]:
+    """Give what the report says of the study itself."""
+    study = plan.study
+    flags = [
+        f"model '{start.name}': prompts are asked in format '{start.evaluation_format}' while "
+        f"{who} trains in '{form}'"
+        for start in plan.starts.values()
+        for who, form in (("a defence", start.entry.format), ("the attacker", start.attack_format))
+        if form != start.evaluation_format
+    ]
+    world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
+    about = environment(threads)
+    versions = about.pop("versions")
+    if plan.pool.dropped:
+        dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
+        flags.append(f"rows dropped because their group is seen on two sides: {dropped}")
+    return {
+        "name": study.name,
+        "title": study.title,
+        "seeds": list(study.seeds),
+        "thresholds": list(study.thresholds),
+        "judges": [judge.name() for judge in plan.judges],
+        "reference": {"none": study.reference.none, "free": study.reference.free},
+        "provenance": {**about, **versions, "git commit": git_commit(), "plan": plan.fingerprint},
+        "not_tested": [*study.not_tested, *flags],
+        "world": world,
+        "flags": flags,
+    }
+
+
+def invalid(rows: list[Row]) -> list[str]:
+    """Name every cell with more rows without a verdict than may be."""
+    total: Counter[tuple[Any, ...]] = Counter()
+    without: Counter[tuple[Any, ...]] = Counter()
+    names = ("lineup", "attack", "variant", "seed", "budget", "side", "set", "judge")
+    for row in rows:
+        cell = tuple(row[name] for name in names)
+        total[cell] += 1
+        if row["reason"] != "ok":
+            without[cell] += 1
+    return [
+        f"{cell[0]} under {cell[1]} {cell[2]} seed {cell[3]} budget {cell[4]:g}, {cell[6]} by "
+        f"{cell[7]}: {n} of {total[cell]} unscored".replace("  ", " ")
+        for cell, n in without.items()
+        if n > MOST_UNSCORED * total[cell]
+    ]
+
+
+def check_whole(plan: Plan, store: Store) -> None:
+    """Refuse to make tables from a study that is not finished."""
+    work = plan.work(store)
+    missing = sum(todo for _, todo in work.counts.values())
+    if missing:
+        raise HoldfastError(
+            f"study '{plan.study.name}'",
+            f"{missing} of its steps are not in {store.folder}",
+            "run `holdfast run` with the same study file first",
+        )
