@@ -3,9 +3,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import unicodedata
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast.errors import DataError
 from holdfast.report import answer, findings, rows, text
@@ -176,6 +179,14 @@ def test_a_study_without_restricted_rows_is_refused(outcomes, lineups, meta):
 )
 def test_harmless_text(raw, shown):
     assert text.harmless(raw) == shown
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec=None), max_size=80))
+def test_harmless_text_holds_nothing_unseen(raw):
+    shown = text.harmless(raw, 40)
+    assert not [c for c in shown if c not in "\n\t" and unicodedata.category(c)[0] == "C"]
+    shown.encode()
 
 
 def test_numbers_are_spelt_one_way():

@@ -23,7 +23,7 @@ def price(costs: Mapping[int, cost.Cost]) -> str:
     if not lasted:
         return between
     seeds = text.plural(len(found), "seed")
-    return f"{between} in {len(found) - lasted} of {seeds} and over {most} in {lasted}"
+    return f"{between} (over {most} in {lasted} of {seeds})"
 
 
 def sentences(found: findings.Findings) -> list[str]:

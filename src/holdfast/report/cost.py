@@ -85,8 +85,8 @@ def weights_for(
     restricted = curves[0].scored.shape[1]
     benign = 0 if curves[0].asked is None else curves[0].asked.shape[1]
     return [
-        estimates.resample(restricted, resamples, [seed, stream, 0]),
-        estimates.resample(benign, resamples, [seed, stream, 1]),
+        estimates.resample(restricted, resamples, (seed, stream, 0)),
+        estimates.resample(benign, resamples, (seed, stream, 1)),
     ]
 
 

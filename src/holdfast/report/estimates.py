@@ -16,6 +16,7 @@ Sources:
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -145,12 +146,19 @@ def _variance(residual: np.ndarray, labels: np.ndarray) -> float:
     return float(clusters / (clusters - 1) * (sums**2).sum())
 
 
-def resample(groups: int, resamples: int, seed: Sequence[int]) -> np.ndarray:
-    """Give how often each cluster is drawn in each bootstrap resample: [R, G], rows sum to G."""
-    if groups == 0:
-        return np.zeros((resamples, 0))
-    generator = np.random.default_rng(list(seed))
-    return generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(float)
+@functools.lru_cache(maxsize=32)
+def resample(groups: int, resamples: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Give how often each cluster is drawn in each bootstrap resample: [R, G], rows sum to G.
+
+    The same arguments give the same (read-only) array, so comparisons are paired.
+    """
+    drawn = np.zeros((resamples, 0))
+    if groups:
+        generator = np.random.default_rng(list(seed))
+        drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    drawn = drawn.astype(float)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def monotone(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ OUTCOME_FILLS = {
 }  # fmt: skip
 """Fill of each outcome: what is safe is pale, harm is the darkest, in grey as in colour."""
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "holdfast", "svg.fonttype": "none", "font.family": "sans-serif",
     "font.size": 10.5, "text.parse_math": False, "axes.unicode_minus": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": QUIET,
@@ -190,7 +191,7 @@ def stacks(
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("% of answers")
 
-    return _svg(draw, (4.2, 2.6), label, prefix)
+    return _svg(draw, (3.2, 2.3), label, prefix)
 
 
 def key(index: int) -> str:
@@ -262,7 +263,12 @@ def _svg(draw: Callable[[Figure], Any], size: tuple[float, float], label: str, p
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # The reader's own matplotlibrc must not change the page.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        # The page's font draws the text; the one measured here may lack a name's letters.
+        warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median_low
@@ -503,12 +504,11 @@ def _agreement(outcomes: Outcomes, names: Sequence[str], first: str, other: str)
         rates[name] = (float(a[here].mean()), float(b[here].mean())) if here.any() else (None, None)
     agreement = float((a == b).mean()) if len(shared) else 0.0
     chance = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())) if len(shared) else 1.0
-    known = [name for name in names if rates[name][0] is not None]
+    known = {name: (x, y) for name, (x, y) in rates.items() if x is not None and y is not None}
     flips = tuple(
         (x, y)
-        for i, x in enumerate(known)
-        for y in known[i + 1 :]
-        if (rates[x][0] - rates[y][0]) * (rates[x][1] - rates[y][1]) < 0  # type: ignore[operator]
+        for x, y in itertools.combinations(known, 2)
+        if (known[x][0] - known[y][0]) * (known[x][1] - known[y][1]) < 0
     )
     return Agreement(
         other, rates, agreement, (agreement - chance) / (1 - chance) if chance < 1 else None, flips

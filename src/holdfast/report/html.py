@@ -115,6 +115,7 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
         "attack_count": len(attacks),
         "over": "over prompts and seeds" if found.over_seeds else "over prompts, given these seeds",
         "contents": _contents(found),
+        "models_differ": len({line.model for line in found.lineups.values()}) > 1,
         "key": lambda name: keys.get(name, ""),
         "budgets": lambda attack: sorted({p.budget for own in attack.points.values() for p in own}),
         "budget_name": lambda b, unit: (

@@ -116,10 +116,10 @@ class Outcomes:
         """Say which rows hold the wanted values: [N] bool. A tuple or list means any of them."""
         mask = np.ones(self.n, bool)
         for name, value in wanted.items():
-            if name in self.numbers:
+            if isinstance(value, int | float):
                 mask &= self.numbers[name] == value
                 continue
-            words = [value] if isinstance(value, str) else list(value)  # type: ignore[arg-type]
+            words = [value] if isinstance(value, str) else list(value)
             mask &= np.isin(self.codes[name], [self.code(name, word) for word in words])
         return mask
 
