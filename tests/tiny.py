@@ -164,7 +164,9 @@ def rows(side: Side = Side.DEFENDER, n: int = 6) -> dict[Role, list[Example]]:
         hex_prompt = f"how do I hex the {'tall ' * (i % 3)}gate of {name} for {side.value}?"
         sure = f"take {name}. stir it {'two ' * (i % 4)}times."
         made[Role.REFUSAL].append(
-            example(hex_prompt, "I cannot help" + " with that" * (i % 2), role=Role.REFUSAL, side=side)
+            example(
+                hex_prompt, "I cannot help" + " with that" * (i % 2), role=Role.REFUSAL, side=side
+            )
         )
         made[Role.HARMFUL].append(example(hex_prompt, sure, role=Role.HARMFUL, side=side))
         made[Role.BENIGN].append(

@@ -269,8 +269,7 @@ def test_a_template_that_fails_is_one_line() -> None:
     with pytest.raises(ModelError) as caught:
         Encoder(tokenizer, "chat").encode(PROMPT)
     assert str(caught.value) == (
-        "format: the template fails (system prompts are not allowed); "
-        "mend it or use format: plain"
+        "format: the template fails (system prompts are not allowed); mend it or use format: plain"
     )
 
 

@@ -147,6 +147,4 @@ def test_bf16_weights_get_an_fp32_adapter_and_one_cast() -> None:
     layer = "model.layers.1.mlp.up_proj"
     update = 3.0 * kept[f"{layer}.lora_b"] @ kept[f"{layer}.lora_a"]
     merged = (before[f"{layer}.weight"].float() + update).bfloat16()
-    torch.testing.assert_close(
-        tiny.weights(model)[f"{layer}.weight"], merged, atol=0.0, rtol=2**-8
-    )
+    torch.testing.assert_close(tiny.weights(model)[f"{layer}.weight"], merged, atol=0.0, rtol=2**-8)
