@@ -45,6 +45,15 @@ class Control(StrEnum):
     WEIGHTS = "weights"
 
 
+def _over(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay what was given over a preset, field by field inside nested groups too."""
+    both = {**preset, **given}
+    for name, value in preset.items():
+        if isinstance(value, Mapping) and isinstance(given.get(name), Mapping):
+            both[name] = _over(value, given[name])
+    return both
+
+
 class Method(Fields):
     """A defence, attack, judge or source. Its registry key is the name of its file."""
 
@@ -75,7 +84,7 @@ class Method(Fields):
                 f"no preset '{preset}'",
                 "known: " + ", ".join(["clean", *cls.presets]),
             )
-        return {**cls.presets.get(preset, {}), **given}
+        return _over(cls.presets.get(preset, {}), given)
 
     def identity(self) -> dict[str, Any]:
         """Give what a key is made of: kind, name, version and the fields that matter."""

@@ -221,8 +221,8 @@ class Encoder:
     def encode(self, prompt: str, response: str | None = None, system: str | None = None) -> Row:
         """Encode one row; with `response=None` the prompt alone.
 
-        A space is put between prompt and response where the rendered prompt ends in neither space
-        nor line break, as the response would be written.
+        In the plain format a space is put between prompt and response where the rendered prompt
+        ends in neither space nor line break; a template's own last characters decide otherwise.
         """
         key = (system, prompt, response)
         if key in self._cache:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from holdfast import models
-from holdfast.config import Fields
+from holdfast.config import AsTuple, Fields
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError
@@ -127,7 +127,7 @@ class Align(Fields):
     """`generation`: the position that emits the first response token, and the teacher-forced
     refusal (register 9.D row 4); `prompt`: the paper's literal reading; `response`: the released
     code; `all`; `last_prompt`."""
-    layers: tuple[Share, Share] = (0.0, 1.0)
+    layers: Annotated[tuple[Share, Share], AsTuple] = (0.0, 1.0)
     """Range of blocks as fractions of depth; (0, 1) is all L."""
     final_norm: bool = True
     """Take the last block after the final norm, as Hugging Face's `hidden_states` does."""
@@ -383,15 +383,16 @@ class SGT(LossDefence):
 def select_positions(rows: Sequence[Any], width: int, which: Positions) -> Tensor:
     """Mark the matched tokens of right-padded rows, [B, width], by meaning and not by id.
 
-    The same words are selected whether or not the tokenizer begins with a BOS token.
+    The same words are selected whether or not the tokenizer begins with a BOS token, which is no
+    word: in large models its state is by far the largest and would drown the others' distance.
     """
     select = torch.zeros(len(rows), width, dtype=torch.bool)
     for mark, row in zip(select, rows, strict=True):
         first, last = {
             "generation": (row.start - 1, len(row.ids)),
-            "prompt": (0, row.start),
+            "prompt": (int(row.bos), row.start),
             "response": (row.start, len(row.ids)),
-            "all": (0, len(row.ids)),
+            "all": (int(row.bos), len(row.ids)),
             "last_prompt": (row.start - 1, row.start),
         }[which]
         mark[first:last] = True

@@ -104,7 +104,7 @@ def grad(
         for name, term in terms.items():
             if term.once and number > 0:
                 continue
-            whole = term.count if counted is None else counted[name]
+            whole = term.count if counted is None or term.once else counted[name]
             if whole > 0:
                 piece = term.weight * term.sum / whole
                 value = piece if value is None else value + piece
