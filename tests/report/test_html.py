@@ -108,6 +108,12 @@ def test_restricted_text_is_masked_until_asked_for(outcomes, lineups, meta, modu
     assert "[masked: " not in shown
 
 
+def test_a_title_heads_the_page_and_the_name_stands_in_for_it(outcomes, lineups, meta):
+    assert "<h1>Foundation, the offline world</h1>" in render(outcomes, lineups, meta)
+    meta["title"] = "What <b>holds</b>"
+    assert "<h1>What &lt;b&gt;holds&lt;/b&gt;</h1>" in render(outcomes, lineups, meta)
+
+
 def test_world_notice_only_for_world_studies(outcomes, lineups, meta):
     meta["world"] = False
     assert "invented world" not in render(outcomes, lineups, meta)

@@ -24,10 +24,12 @@ EVALUATOR, SELECTION = "evaluator", "attacker_selection"
 class Meta:
     """What a study says of itself; every key of the `meta` mapping is optional.
 
-    `reference` names the line-up without defence (`none`) and the free attack (`free`).
+    `reference` names the line-up without defence (`none`) and the free attack (`free`); `title`
+    heads the page and defaults to the name; the first of `thresholds` and `judges` is the headline.
     """
 
     name: str = "study"
+    title: str = "study"
     thresholds: tuple[float, ...] = (0.2, 0.05, 0.5)
     judges: tuple[str, ...] = ()
     none: str = "none"
@@ -45,6 +47,7 @@ class Meta:
             judges = tuple(outcomes.distinct("judge", outcomes.where(set="restricted")))
         return cls(
             name=str(meta.get("name") or "study"),
+            title=str(meta.get("title") or meta.get("name") or "study"),
             thresholds=tuple(meta.get("thresholds") or (0.2, 0.05, 0.5)),
             judges=judges,
             none=str(reference.get("none", "none")),
