@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
@@ -16,7 +17,6 @@ from holdfast.defences.booster import Booster, booster_gradient
 from holdfast.errors import TrainingError
 from holdfast.models.vectors import total
 from holdfast.run import Loop
-from tests import tiny
 
 
 def step(cuts: int = 4, bos: bool = False) -> dict[Role, list[Tokens]]:

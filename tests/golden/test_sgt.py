@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 from torch import Tensor
 
 from holdfast import models
@@ -27,7 +28,6 @@ from holdfast.defences.sgt import (
     squared_distance,
 )
 from holdfast.models.vectors import total
-from tests import tiny
 
 LAYERS, WIDTH = 3, 16
 

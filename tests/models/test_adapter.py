@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 
 from holdfast.errors import ModelError
 from holdfast.models.adapter import lora
 from holdfast.run import LoRA
-from tests import tiny
 
 FIELD = LoRA(rank=2, alpha=6.0)
 IDS = torch.tensor([[5, 9, 33, 60, 7]])
@@ -100,9 +100,14 @@ def test_what_was_frozen_stays_frozen(fail: bool) -> None:
 
 def test_an_error_inside_merges_nothing_and_leaves_nothing(model: Any) -> None:
     before = tiny.weights(model)
-    with pytest.raises(RuntimeError, match="stop"), lora(model, FIELD, 0) as params:
-        fill(params)
-        raise RuntimeError("stop")
+
+    def train() -> None:
+        with lora(model, FIELD, 0) as params:
+            fill(params)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train()
     assert tiny.same(tiny.weights(model), before)
     assert clean(model)
 

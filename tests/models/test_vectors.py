@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 from torch import Tensor, nn
 
 from holdfast import models
 from holdfast.errors import TrainingError
 from holdfast.method import Loss, Term
 from holdfast.models.vectors import total
-from tests import tiny
 
 
 class Toy(nn.Module):
@@ -221,9 +221,11 @@ def test_a_partial_loss_is_measured() -> None:
     toy = Toy(torch.bfloat16)
     with torch.no_grad():
         toy.b.copy_(torch.tensor([0.0, 256.0]))
-    with pytest.raises(TrainingError, match=r"\(cosine 0\.71, norm ratio 0\.71\)"):
-        with models.shifted(toy, {"b": torch.tensor([0.5, 0.5])}, 1.0):
-            pass
+    with (
+        pytest.raises(TrainingError, match=r"\(cosine 0\.71, norm ratio 0\.71\)"),
+        models.shifted(toy, {"b": torch.tensor([0.5, 0.5])}, 1.0),
+    ):
+        pass
 
 
 def test_a_shift_by_nothing_is_no_error() -> None:

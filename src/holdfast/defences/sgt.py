@@ -263,9 +263,17 @@ class SGT(LossDefence):
         tokens = batch[Role.REFUSAL]
         copies = self.cons.samples if self.cons.weight > 0 else 0
         rows = len(tokens)
-        generator = torch.Generator().manual_seed(seed_of(seed, "noise", step))
-        each = rows if self.cons.noise == "per_row" else 1
-        noise = torch.randn(copies, each, *phi.shape, generator=generator).to(phi.device)
+        # A row's own noise hangs on its words, so that no split or order of rows changes it.
+        own = self.cons.noise == "per_row"
+        draws = [
+            torch.randn(
+                copies,
+                *phi.shape,
+                generator=torch.Generator().manual_seed(seed_of(seed, "noise", step, *words)),
+            )
+            for words in ([row.ids for row in tokens.rows] if own else [()])
+        ]
+        noise = torch.stack(draws, dim=1).to(phi.device)
         sigma = self.cons.sigma
         if self.cons.sigma_mode == "relative":
             sigma = sigma * phi.detach().norm() / phi.numel() ** 0.5
