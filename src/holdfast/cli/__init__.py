@@ -1,0 +1,83 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from holdfast import __version__
+from holdfast.cli import methods, single, study, world
+from holdfast.errors import HoldfastError
+
+app = typer.Typer(
+    name="holdfast",
+    help="Measure what it costs to make an open-weight model unsafe, and raise that cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"holdfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which this is."),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+for module in (study, methods, single):
+    for name, command in module.COMMANDS.items():
+        app.command(name)(command)
+app.add_typer(world.app, name="world")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process with its exit code.
+
+    0 done, 1 a step failed, 2 the input is wrong, 3 results are invalid, 130 stopped by hand.
+    """
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and give its exit code; an error is one line on stderr."""
+    try:
+        code = app(args=list(arguments), prog_name="holdfast", standalone_mode=False)
+    except HoldfastError as error:
+        _say(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _say("run: stopped; the same command continues")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # typer's own: a wrong option or argument
+        if message is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(message())
+            return 2
+        told = " ".join(message().split()).rstrip(".")
+        _say(f"command line: {told[0].lower()}{told[1:]}; see `holdfast --help`")
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _say(line: str) -> None:
+    typer.echo(f"holdfast: {line}", err=True)

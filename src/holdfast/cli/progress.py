@@ -1,0 +1,87 @@
+"""How a run shows itself: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import typer
+
+
+def display() -> Any:
+    """Give what suits where the output goes."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+class Lines:
+    """One line for each step that ends, and one a minute for a long one."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+        self._last = time.monotonic()
+
+    def start(self, total: int) -> None:
+        """Say how many steps there are to do."""
+        self._total = total
+
+    def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
+        """Say, once a minute, how far a step has come."""
+        if time.monotonic() - self._last > 60:
+            self._line(f"... {label}: {part} {done}/{total}")
+
+    def finish(self, worker: int, label: str, seconds: float, ok: bool) -> None:
+        """Say that a step has ended."""
+        self._done += 1
+        how = f"{seconds:.1f} s" if ok else "FAILED"
+        self._line(f"[{self._done}/{self._total}] {label}: {how}")
+
+    def close(self) -> None:
+        """End the display."""
+
+    def _line(self, text: str) -> None:
+        self._last = time.monotonic()
+        typer.echo(text, err=True)
+
+
+class Bars:
+    """A bar for the whole run and one for each worker."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            Elapsed(),
+            console=Console(stderr=True),
+        )
+        self._whole: Any = None
+        self._workers: dict[int, Any] = {}
+
+    def start(self, total: int) -> None:
+        """Show the bar of the whole run."""
+        self._bars.start()
+        self._whole = self._bars.add_task("all steps", total=total)
+
+    def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
+        """Move a worker's bar."""
+        if worker not in self._workers:
+            self._workers[worker] = self._bars.add_task("", total=total)
+        self._bars.update(
+            self._workers[worker], description=f"{label}: {part}", completed=done, total=total
+        )
+
+    def finish(self, worker: int, label: str, seconds: float, ok: bool) -> None:
+        """Move the bar of the whole run; a failed step is named."""
+        self._bars.advance(self._whole)
+        if not ok:
+            self._bars.console.print(f"FAILED {label}", markup=False)
+
+    def close(self) -> None:
+        """End the display."""
+        if self._whole is not None:
+            self._bars.stop()

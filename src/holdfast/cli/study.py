@@ -1,0 +1,322 @@
+"""Commands on whole studies: plan, run, report, rescore, demo, gc."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast import __version__
+from holdfast.errors import ConfigError, HoldfastError, InvalidResultsError
+
+if TYPE_CHECKING:
+    from holdfast.studies.plan import Plan
+    from holdfast.studies.store import Store
+
+STATE = "study.json"
+"""In the report's folder: which plan the report there was made from."""
+
+StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).")]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Where finished steps are kept.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The report's folder. [default: STORE/NAME]")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes. [default: 2, or the cores if fewer]")
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Arithmetic threads of each.")]
+ShowText = Annotated[
+    bool, typer.Option("--show-text", help="Do not mask restricted text in the report.")
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+KeepWeights = Annotated[
+    bool, typer.Option("--keep-weights", help="Keep every attacked checkpoint in the store.")
+]
+
+
+def plan(study: StudyFile, store: StoreFolder = Path("runs")) -> None:
+    """Say what a study would do, what is there already and what is left. Runs nothing."""
+    from holdfast.studies.plan import Plan
+    from holdfast.studies.store import Store
+    from holdfast.studies.study import load_study
+
+    made = Plan(load_study(study))
+    work = made.work(Store(store))
+    said = made.study
+    typer.echo(
+        f"study {said.name}: {len(said.lineups)} line-ups x {len(said.seeds)} seeds x "
+        f"{sum(map(len, made.attacks.values()))} attacks = {work.cells} trajectories, "
+        f"{sum(len(track.points) for track in made.tracks)} cells, "
+        f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
+    )
+    typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
+    for kind, (total, todo) in work.counts.items():
+        typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
+    if work.nothing:
+        typer.echo("nothing to do")
+        return
+    typer.echo(
+        f"to do: at most {work.steps:,} optimiser steps, {work.generations:,} answers, "
+        f"{work.choices:,} choices, {work.verdicts:,} verdicts"
+    )
+
+
+def run(
+    study: StudyFile,
+    store: StoreFolder = Path("runs"),
+    out: Out = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    keep_weights: KeepWeights = False,
+    show_text: ShowText = False,
+) -> int:
+    """Run a study and write its report; the same command again continues or does nothing."""
+    from holdfast.studies.study import load_study
+
+    return conduct(
+        load_study(study),
+        store,
+        out,
+        show_text=show_text,
+        workers=workers,
+        threads=threads,
+        device=device,
+        keep_weights=keep_weights,
+    )
+
+
+def report(
+    study: StudyFile,
+    store: StoreFolder = Path("runs"),
+    out: Out = None,
+    show_text: ShowText = False,
+) -> int:
+    """Write a finished study's report again from the store."""
+    from holdfast.studies import tables
+    from holdfast.studies.plan import Plan
+    from holdfast.studies.store import Store
+    from holdfast.studies.study import load_study
+
+    made, kept = Plan(load_study(study)), Store(store)
+    tables.check_whole(made, kept)
+    with kept.held():
+        return finish(made, kept, out or store / made.study.name, show_text, 1, again=True)
+
+
+def rescore(
+    study: StudyFile,
+    judge: Annotated[
+        list[str], typer.Option("--judge", help="A judge; repeat for more. The first leads.")
+    ],
+    store: StoreFolder = Path("runs"),
+    out: Out = None,
+    show_text: ShowText = False,
+) -> int:
+    """Have other judges read the answers that are there, and write a report of theirs."""
+    from holdfast.studies.study import load_study
+
+    changed = load_study(study).with_(judges=tuple(judge))
+    return conduct(
+        changed,
+        store,
+        out or store / f"{changed.name}-{'-'.join(judge)}",
+        show_text=show_text,
+        workers=1,
+        only_judge=True,
+    )
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of store and report.")] = Path(
+        "holdfast-demo"
+    ),
+    workers: Workers = None,
+    show_text: ShowText = False,
+) -> int:
+    """Run the packaged study on the offline world: no network, GPU or token."""
+    from holdfast.studies.study import load_study
+
+    said = load_study(Path(__file__).parent.parent / "studies" / "world" / "demo.yaml")
+    code = conduct(said, out / "store", out, show_text=show_text, workers=workers)
+    typer.echo("This demo left out:")
+    for line in said.not_tested:
+        typer.echo(f"  - {line}")
+    return code
+
+
+def gc(
+    studies: Annotated[list[Path], typer.Argument(help="The study files whose steps are kept.")],
+    store: StoreFolder = Path("runs"),
+    delete: Annotated[bool, typer.Option("--delete", help="Really remove them.")] = False,
+) -> None:
+    """Name what no given study needs any more; with --delete, remove it."""
+    from holdfast.studies.plan import Plan
+    from holdfast.studies.store import Store
+    from holdfast.studies.study import load_study
+
+    needed: dict[str, set[str]] = {}
+    for path in studies:
+        for kind, keys in Plan(load_study(path)).needed.items():
+            needed.setdefault(kind, set()).update(keys)
+    if not store.is_dir():
+        raise ConfigError(str(store), "no such store", "name it with --store")
+    kept = Store(store)
+    with kept.held():
+        found = kept.unneeded(needed)
+        size = 0
+        for path in found:
+            size += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            typer.echo(f"{path.parent.name}/{path.name[:16]}")
+            if delete:
+                shutil.rmtree(path)
+    what = "removed" if delete else "not needed (nothing removed: add --delete)"
+    typer.echo(f"{len(found)} artefacts, {size / 2**20:.1f} MiB {what}")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "plan": plan,
+    "run": run,
+    "report": report,
+    "rescore": rescore,
+    "gc": gc,
+}
+
+
+def conduct(
+    said: Any,
+    store: Path,
+    out: Path | None,
+    *,
+    show_text: bool = False,
+    workers: int | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    keep_weights: bool = False,
+    only_judge: bool = False,
+) -> int:
+    """Plan a study, do what is left, write the report if it is new; give the exit code."""
+    from holdfast.cli.progress import display
+    from holdfast.studies import engine, tables
+    from holdfast.studies.plan import Plan
+    from holdfast.studies.store import Store
+
+    if workers is not None and workers < 1:
+        raise ConfigError("--workers", f"got {workers}", "give at least 1")
+    made, kept = Plan(said), Store(store)
+    show = display()
+    with kept.held():
+        try:
+            done = engine.run(
+                made,
+                kept,
+                workers=workers or min(2, os.cpu_count() or 1),
+                threads=threads,
+                device=device,
+                keep_weights=keep_weights,
+                only_judge=only_judge,
+                show=show,
+            )
+        finally:
+            show.close()
+        if done.failures:
+            first, *others = done.failures
+            for error in others:
+                typer.echo(f"also: {error}", err=True)
+            if done.held_up:
+                typer.echo(f"{done.held_up} more steps could not start", err=True)
+            raise first
+        if only_judge:
+            tables.check_whole(made, kept)
+        return finish(made, kept, out or store / said.name, show_text, threads, did=done.finished)
+
+
+def finish(
+    made: Plan,
+    kept: Store,
+    out: Path,
+    show_text: bool,
+    threads: int,
+    *,
+    again: bool = False,
+    did: int = 0,
+) -> int:
+    """Write tables and report unless they are there; give 0, or 3 when cells are invalid."""
+    from holdfast.studies.keys import digest
+
+    page = out / "report.html"
+    said = made.study.model_dump(mode="json")
+    state = digest([made.fingerprint, said, __version__, show_text])
+    found = _state(out / STATE)
+    if not again and found.get("state") == state and page.is_file():
+        typer.echo(f"nothing to do: the report is at {page}" if not did else f"report: {page}")
+    else:
+        found = _write(made, kept, out, show_text, threads, state)
+        typer.echo(f"report: {page}")
+    if found["invalid"]:
+        first, *others = found["invalid"]
+        more = f" (and {len(others)} more cells)" if others else ""
+        raise InvalidResultsError("results", f"{first}{more}", "they may not rank; see the report")
+    return 0
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(
+    made: Plan, kept: Store, out: Path, show_text: bool, threads: int, state: str
+) -> dict[str, Any]:
+    """Write everything into a temporary folder, then move it into `out` file by file."""
+    from holdfast.report import rows as columns
+    from holdfast.report.html import write_report
+    from holdfast.studies import tables
+    from holdfast.studies.store import rename, write_json, writing
+
+    outcomes, lineups = tables.outcomes(made, kept), tables.lineups(made, kept)
+    found = {"state": state, "fingerprint": made.fingerprint, "invalid": tables.invalid(outcomes)}
+    temporary = out / f".tmp-{os.getpid()}"
+    try:
+        with writing(out):
+            for stale in out.glob(".tmp-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        table = columns.Outcomes(outcomes)
+        columns.write_table(outcomes, columns.OUTCOME_COLUMNS, temporary / "outcomes")
+        columns.write_table(columns.cells(table), columns.CELL_COLUMNS, temporary / "rows")
+        columns.write_table(lineups, LINEUP_COLUMNS, temporary / "lineups")
+        about = tables.meta(made, threads)
+        write_report(table, lineups, about, temporary / "report.html", show_text=show_text)
+        with writing(out):
+            write_json(temporary / "meta.json", about)
+            (out / STATE).unlink(missing_ok=True)
+            for path in sorted(temporary.iterdir()):
+                rename(path, out / path.name)
+            write_json(temporary / STATE, found)
+            rename(temporary / STATE, out / STATE)
+            temporary.rmdir()
+    except HoldfastError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise type(error)(
+            error.where.replace(str(temporary), str(out)), error.what, error.todo
+        ) from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return found
+
+
+LINEUP_COLUMNS = {
+    "lineup": "str", "model": "str", "defences": "str", "seed": "int", "steps": "int",
+    "flops": "float", "inert": "bool", "note": "str",
+}  # fmt: skip
+"""Columns of the line-ups table; `steps` and `flops` are what the defences cost."""
