@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from holdfast.report.html import write_report
+
 LINEUPS = {"none": None, "instruct": 5.0, "refusal_sft": 6.0, "sgt": 8.2}
 """Middle of each line-up's break, in log2 examples; None is broken at release."""
 BUDGETS = (0, 16, 32, 64, 128, 512)
@@ -144,6 +146,13 @@ META = {
 @pytest.fixture(scope="session")
 def outcomes() -> list[dict[str, Any]]:
     return study(judges=("world_rubric", "world_guard"))
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory, outcomes):
+    """The report of the synthetic study, written once."""
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(outcomes, lineup_rows(), META, folder / "report.html")
 
 
 @pytest.fixture

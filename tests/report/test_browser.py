@@ -125,11 +125,6 @@ def browser(tmp_path):
     chromium.close()
 
 
-@pytest.fixture
-def page(tmp_path, outcomes, lineups, meta):
-    return write_report(outcomes, lineups, meta, tmp_path / "report.html")
-
-
 @pytest.mark.parametrize("width", [1280, 420])
 def test_report_opens_without_complaint_or_request_and_fits(browser, page, tmp_path, width):
     browser.open(page, width)

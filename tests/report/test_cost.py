@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +88,13 @@ def test_the_bootstrap_opens_an_interval_where_clusters_disagree():
     assert again == found
 
 
+def test_the_planted_crossing_lies_in_the_interval():
+    bench = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "intervals.py"))
+    cover, width, _ = bench["cost_coverage"](np.random.default_rng(5), "middling", 0.2, 60)
+    assert cover >= 93
+    assert width <= 3
+
+
 def priced(high, b_max=64.0):
     low = b_max if math.isinf(high) else high / 2
     return cost.Cost(low, high, low, high, b_max, (0, 1), (0, 1), "a", "selection")
@@ -99,7 +108,7 @@ def test_eight_paired_seeds_make_a_claim_and_seven_do_not():
     (pair,) = cost.compare(table(8))
     assert pair.p == 2 / 256
     assert (pair.larger, pair.smaller, pair.tied) == (0, 8, 0)
-    assert pair.why_not == ""
+    assert (pair.why_not, pair.lead, pair.costlier) == ("", -3, "strong")
     (pair,) = cost.compare(table(7))
     assert pair.p is None
     assert pair.why_not == "7 paired seeds; a ranking needs 8"

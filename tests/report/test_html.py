@@ -21,17 +21,6 @@ def words(page: str) -> str:
     return re.sub(r"[\s\u00a0]+", " ", re.sub(r"<[^>]+>", " ", page).replace("&nbsp;", " "))
 
 
-@pytest.fixture(scope="module")
-def module_page(outcomes):
-    from importlib import util
-    from pathlib import Path
-
-    spec = util.spec_from_file_location("made", Path(__file__).parent / "conftest.py")
-    made = util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return render(outcomes, made.lineup_rows(), made.META)
-
-
 def test_the_first_paragraph_answers(outcomes, lineups, meta):
     said = answer.sentences(findings.find(outcomes, lineups, meta, resamples=50))
     assert said[0].startswith("sgt cost the attacker most: it took between ")
@@ -67,8 +56,8 @@ def test_a_survivor_and_a_study_with_nothing_to_rank(make_study, lineups, meta):
     assert "No attack with a price was run" in render(only_free, lineups, meta)
 
 
-def test_the_page_says_what_it_must(module_page):
-    page = words(module_page)
+def test_the_page_says_what_it_must(page):
+    page = words(page.read_text(encoding="utf-8"))
     for needed in (
         "No ranking is claimed", "over prompts, given these seeds", "What was not tested",
         "LoRA attacks.", "git commit 0123abc", "Responsible use.", "never claims about large",
@@ -79,15 +68,16 @@ def test_the_page_says_what_it_must(module_page):
     assert page.index("The answer") < page.index("At a glance") < page.index("Threat model")
 
 
-def test_the_page_holds_no_script_style_attribute_or_address(module_page):
-    assert "<script" not in module_page
-    assert " style=" not in module_page
-    assert module_page.count("<style>") == 1
-    assert not re.search(r'(?:src|href|action)="(?!#|data:,)', module_page)
-    assert "unsafe-inline" not in module_page
-    ids = re.findall(r'\bid="([^"]+)"', module_page)
+def test_the_page_holds_no_script_style_attribute_or_address(page):
+    source = page.read_text(encoding="utf-8")
+    assert "<script" not in source
+    assert " style=" not in source
+    assert source.count("<style>") == 1
+    assert not re.search(r'(?:src|href|action)="(?!#|data:,)', source)
+    assert "unsafe-inline" not in source
+    ids = re.findall(r'\bid="([^"]+)"', source)
     assert len(ids) == len(set(ids))
-    targets = re.findall(r'(?:href="#|url\(#)([^")]+)', module_page)
+    targets = re.findall(r'(?:href="#|url\(#)([^")]+)', source)
     assert set(targets) <= set(ids)
 
 
@@ -100,9 +90,10 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, outcomes, lineups, meta):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_restricted_text_is_masked_until_asked_for(outcomes, lineups, meta, module_page):
-    assert "then the loom" not in module_page
-    assert "[masked: " in module_page
+def test_restricted_text_is_masked_until_asked_for(outcomes, lineups, meta, page):
+    source = page.read_text(encoding="utf-8")
+    assert "then the loom" not in source
+    assert "[masked: " in source
     shown = render(outcomes, lineups, meta, show_text=True)
     assert "then the loom" in shown
     assert "[masked: " not in shown

@@ -73,10 +73,10 @@ def sentences(found: findings.Findings) -> list[str]:
 
 def claim(found: findings.Findings, threat: findings.Threat) -> str:
     """Say whether a ranking may be claimed, and if not, why."""
-    proven = [pair for pair in threat.pairs if pair.adjusted is not None and not pair.why_not]
+    proven = [pair for pair in threat.pairs if pair.costlier is not None]
     if proven:
         words = [
-            f"{_winner(pair)} over {_loser(pair)} (adjusted p = {pair.adjusted:.3f})"
+            f"{pair.costlier} over {pair.cheaper} (adjusted p = {pair.adjusted:.3f})"
             for pair in proven
         ]
         return f"A ranking may be claimed for {text.listed(words)}, and for no other pair."
@@ -86,14 +86,6 @@ def claim(found: findings.Findings, threat: findings.Threat) -> str:
             f" this study has {len(found.seeds)}."
         )
     return "No ranking is claimed: no pair of line-ups differs by more than chance allows."
-
-
-def _winner(pair: cost.Pair) -> str:
-    return pair.left if pair.larger >= pair.smaller else pair.right
-
-
-def _loser(pair: cost.Pair) -> str:
-    return pair.right if pair.larger >= pair.smaller else pair.left
 
 
 def released(found: findings.Findings, threat: findings.Threat, name: str) -> estimates.Rate | None:

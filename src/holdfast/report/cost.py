@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -195,8 +195,9 @@ def _worst(
 class Pair:
     """Two line-ups compared over the seeds both have.
 
-    `p` is the exact sign-flip test's, None where it may not be made; `why_not` says why no
-    ranking is claimed (empty when `adjusted` < 0.05).
+    `larger`, `smaller`, `tied` count seeds by the left line-up's cost. `p` is the exact sign-flip
+    test's, None where it may not be made; `lead` the mean log2 of left over right cost it tested.
+    `why_not` says why no ranking is claimed (empty when `adjusted` < 0.05).
     """
 
     left: str
@@ -205,9 +206,24 @@ class Pair:
     larger: int
     smaller: int
     tied: int
-    p: float | None
-    adjusted: float | None
     why_not: str
+    p: float | None = None
+    lead: float | None = None
+    adjusted: float | None = None
+
+    @property
+    def costlier(self) -> str | None:
+        """The line-up that the test found to cost more; None where no claim is made."""
+        if self.why_not or self.lead is None:
+            return None
+        return self.left if self.lead > 0 else self.right
+
+    @property
+    def cheaper(self) -> str | None:
+        """The other one of a claimed pair."""
+        if self.costlier is None:
+            return None
+        return self.right if self.costlier == self.left else self.left
 
 
 def log_difference(left: Cost, right: Cost) -> float:
@@ -235,12 +251,8 @@ def compare(
     tested = [i for i, pair in enumerate(pairs) if pair.p is not None]
     adjusted = estimates.holm([pairs[i].p or 0.0 for i in tested])
     for i, value in zip(tested, adjusted, strict=True):
-        pair = pairs[i]
         reason = "" if value < 1 - estimates.LEVEL else "the difference may be chance"
-        pairs[i] = Pair(
-            pair.left, pair.right, pair.seeds, pair.larger, pair.smaller, pair.tied,
-            pair.p, value, reason,
-        )  # fmt: skip
+        pairs[i] = replace(pairs[i], adjusted=value, why_not=reason)
     return pairs
 
 
@@ -251,7 +263,7 @@ def _pair(
     both = [(costs[left][s], costs[right][s]) for s in seeds]
     larger = sum(a.high > b.high for a, b in both)
     smaller = sum(a.high < b.high for a, b in both)
-    why_not, p = "", None
+    why_not, p, lead = "", None, None
     reasons = [f"{name} is {barred[name]}" for name in (left, right) if name in barred]
     reasons += [
         f"{name} is broken at release"
@@ -263,6 +275,7 @@ def _pair(
     elif len(seeds) < estimates.SEEDS_FOR_RANKING:
         why_not = f"{len(seeds)} paired seeds; a ranking needs {estimates.SEEDS_FOR_RANKING}"
     else:
-        p = estimates.sign_flip([log_difference(a, b) for a, b in both])
+        differences = [log_difference(a, b) for a, b in both]
+        p, lead = estimates.sign_flip(differences), math.fsum(differences) / len(differences)
     tied = len(both) - larger - smaller
-    return Pair(left, right, len(seeds), larger, smaller, tied, p, None, why_not)
+    return Pair(left, right, len(seeds), larger, smaller, tied, why_not, p, lead)
