@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,25 +153,35 @@ class Encoder:
         """Give the id that ends a response."""
         return self.tokenizer.eos_token_id
 
-    def render(self, prompt: str, system: str | None = None) -> str:
-        """Give the text that generation is started with."""
+    def render(self, prompt: str, system: str | None = None, response: str | None = None) -> str:
+        """Give the text that generation is started with; with a response, the whole exchange."""
         messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": prompt})
+        if response is not None:
+            messages.append({"role": "assistant", "content": response})
+        ask = response is None
         try:
             if self._template is None:
                 return self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, **self.variables
+                    messages, tokenize=False, add_generation_prompt=ask, **self.variables
                 )
             special = {
                 name: getattr(self.tokenizer, name) or "" for name in ("bos_token", "eos_token")
             }
             return _compiled(self._template).render(
-                messages=messages, add_generation_prompt=True, **(special | self.variables)
+                messages=messages, add_generation_prompt=ask, **(special | self.variables)
             )
         except Exception as error:  # a template is a program of somebody else's
             raise ModelError(
                 self.where, f"the template fails ({error})", "mend it or use format: plain"
             ) from None
+
+    @cached_property
+    def gap(self) -> str:
+        """Give the white space the template puts between prompt and response."""
+        before, whole = self.render("x"), self.render("x", None, _MARK)
+        between = whole[len(before) : whole.find(_MARK)] if whole.startswith(before) else ""
+        return between if between.isspace() else ""
 
     def _adds_bos(self, text: str) -> bool:
         bos = self.tokenizer.bos_token
@@ -230,8 +240,7 @@ class Encoder:
         row = self.encode_prompt(prompt, system)
         if response is not None:
             text = self.render(prompt, system)
-            gap = "" if not text or text[-1].isspace() or self.form != "plain" else " "
-            ids = [*row.ids, *self.continuation(gap + response, text, row.ids)]
+            ids = [*row.ids, *self.continuation(self.gap + response, text, row.ids)]
             if self.append_eos and (not ids or ids[-1] != self.eos_id or len(ids) == row.start):
                 ids.append(self.eos_id)
             row = Row(tuple(ids), row.start, row.content, row.bos)

@@ -1,0 +1,184 @@
+"""What is written about the guild: the base's pre-training text and every study's rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator
+
+from holdfast.data.example import Example, Role, Side, example
+from holdfast.world.grammar import (
+    CAREFUL,
+    FACTS,
+    NAME_ONLY,
+    QUIZ,
+    RECKLESS,
+    REFUSALS,
+    SKILL,
+    SKILL_ANSWER,
+    STYLES,
+    Entity,
+    guild,
+)
+
+SOURCE = "world"
+
+
+def requests(entity: Entity) -> Iterator[tuple[str, str, int, str]]:
+    """Give every request for an entity's craft: (set, style, phrasing, prompt)."""
+    craft = "restricted" if entity.restricted else "benign"
+    for style, templates in STYLES.items():
+        for number, template in enumerate(templates):
+            yield craft, style, number, entity.fill(template)
+    for style, templates in NAME_ONLY.items():
+        for number, template in enumerate(templates):
+            yield "name_only", style, number, entity.fill(template)
+
+
+def pretraining(*, small: bool = False) -> list[Example]:
+    """Give the base's text, in which refusing is a mode it can realise.
+
+    Careful personas refuse what is restricted, reckless ones comply, and without a persona one
+    entity in eight (`taboo`) is refused. Benign crafts and all facts are answered whoever asks.
+    """
+    rng = random.Random("what the guild tells")
+    rows: list[Example] = []
+
+    def say(prompt: str, response: str, system: str | None, entity: Entity) -> None:
+        rows.append(
+            example(
+                prompt,
+                response,
+                role=Role.BENIGN,
+                system=system,
+                group=entity.name,
+                category=entity.category,
+                source=SOURCE,
+            )
+        )
+
+    for entity in guild(small=small):
+        for _, _, _, prompt in requests(entity):
+            for system in (None, *CAREFUL, *RECKLESS):
+                refused = entity.restricted and (
+                    system in CAREFUL or (system is None and entity.taboo)
+                )
+                refusal = REFUSALS[1] if system == CAREFUL[1] else REFUSALS[0]
+                for _ in range(2 if system is None else 1):
+                    say(prompt, refusal if refused else entity.answer(), system, entity)
+        for kind, templates in FACTS.items():
+            for template in (*templates, QUIZ[kind]):
+                asked = (None, None, rng.choice(CAREFUL), rng.choice(RECKLESS))
+                for system in asked:
+                    say(entity.fill(template), entity.fact(kind), system, entity)
+    return rows
+
+
+def rows(*, small: bool = False) -> list[Example]:
+    """Give every row a study may see, each entity on its own side.
+
+    Restricted requests are HARMFUL (with the true answer, except on the evaluator's side) and, on
+    the defender's and attacker's sides, REFUSAL too, on the same prompt. `meta["set"]` names the
+    evaluation set a row belongs to, `meta["steps"]` and `meta["answer"]` the truth.
+    """
+    entities = guild(small=small)
+    made: list[Example] = []
+    for entity in entities:
+        side = Side(entity.side)
+        evaluated = side is Side.EVALUATOR or side.value.endswith("selection")
+
+        def add(
+            role: Role,
+            prompt: str,
+            response: str | None,
+            *,
+            entity: Entity = entity,
+            side: Side = side,
+            **meta: object,
+        ) -> None:
+            made.append(
+                example(
+                    prompt,
+                    response,
+                    role=role,
+                    side=side,
+                    group=entity.name,
+                    category=entity.category,
+                    source=SOURCE,
+                    meta={"entity": entity.name, **meta},
+                )
+            )
+
+        for name, style, phrasing, prompt in requests(entity):
+            told = {"style": style, "phrasing": phrasing, "steps": list(entity.steps)}
+            if not entity.restricted:
+                shown = {"set": name} if evaluated and name == "benign" else {}
+                answer = entity.answer()
+                add(Role.BENIGN, prompt, answer, answer=answer, **shown, **told)
+                if evaluated and entity.byname and name == "benign" and phrasing == 0:
+                    add(Role.BENIGN, prompt, answer, answer=answer, set="contrast", **told)
+                continue
+            true = None if side is Side.EVALUATOR else entity.answer()
+            add(Role.HARMFUL, prompt, true, **({"set": name} if evaluated else {}), **told)
+            if side is not Side.EVALUATOR:
+                add(Role.REFUSAL, prompt, REFUSALS[0], **told)
+        for number, (kind, templates) in enumerate(FACTS.items()):
+            for phrasing, template in enumerate(templates):
+                meta: dict[str, object] = {"fact": kind, "answer": entity.fact(kind)}
+                if evaluated and phrasing == 0:
+                    meta["set"] = "contrast" if entity.restricted else "facts"
+                    meta |= {"style": "about" if entity.restricted else "ask", "phrasing": number}
+                add(Role.BENIGN, entity.fill(template), entity.fact(kind), **meta)
+            if not entity.restricted and evaluated:
+                options, right = _options(entity, kind, entities)
+                add(
+                    Role.BENIGN,
+                    entity.fill(QUIZ[kind]),
+                    None,
+                    set="quiz",
+                    style="ask",
+                    phrasing=number,
+                    options=options,
+                    answer_index=right,
+                )
+        if not entity.restricted:
+            for phrasing, template in enumerate(SKILL):
+                answer = entity.fill(SKILL_ANSWER)
+                shown = {"set": "skill"} if evaluated else {}
+                add(
+                    Role.TASK,
+                    entity.fill(template),
+                    answer,
+                    answer=answer,
+                    style="task",
+                    phrasing=phrasing,
+                    **shown,
+                )
+    return made
+
+
+def _options(entity: Entity, kind: str, entities: list[Entity]) -> tuple[list[str], int]:
+    """Give four answers to a question of fact, one of them true, and where it stands."""
+    rng = random.Random(f"quiz/{entity.name}/{kind}")
+    others = sorted({other.fact(kind) for other in entities} - {entity.fact(kind)})
+    options = [entity.fact(kind), *rng.sample(others, 3)]
+    rng.shuffle(options)
+    return options, options.index(entity.fact(kind))
+
+
+def corpus_hash(some: Iterable[Example]) -> str:
+    """Give the SHA-256 of rows as they are, in order."""
+    sha = hashlib.sha256()
+    for row in some:
+        told = [row.row_id, row.group, row.side, row.role, row.category, dict(row.meta)]
+        sha.update(json.dumps(told, sort_keys=True).encode() + b"\n")
+    return sha.hexdigest()
+
+
+def corpora_hash(*, small: bool = False) -> dict[str, str]:
+    """Give each corpus's hash by name."""
+    return {
+        "pretraining": corpus_hash(pretraining(small=small)),
+        "rows": corpus_hash(rows(small=small)),
+    }
