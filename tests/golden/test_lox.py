@@ -22,7 +22,7 @@ def test_rank_1_worked_by_hand() -> None:
 
 
 def test_rank_1_of_a_full_matrix_worked_by_hand() -> None:
-    """Singular values of [[3, 0], [4, 5]]: 3 sqrt 5 and sqrt 5; the first part is 1.5 [[1, 1], [3, 3]]."""
+    """Singular values of [[3, 0], [4, 5]]: 3 sqrt 5 and sqrt 5; the first's part is by 1.5."""
     found = top_rank(torch.tensor([[3.0, 0.0], [4.0, 5.0]]), 1)
     torch.testing.assert_close(found, torch.tensor([[1.5, 1.5], [4.5, 4.5]]))
 

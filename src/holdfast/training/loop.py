@@ -257,8 +257,11 @@ class _Checkpoints:
             save_file(state, temporary / "state.safetensors")
             (temporary / "state.json").write_text(json.dumps({"step": step, "flops": meter.total}))
             _sync(temporary)
+            target = self._folder / f"step-{step:08d}"
+            if target.exists():  # of a run that started over before a point it had passed
+                shutil.rmtree(target)
             older = self._kept()
-            temporary.rename(self._folder / f"step-{step:08d}")
+            temporary.rename(target)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise StoreError(
