@@ -45,8 +45,9 @@ def generate(
     order = sorted(range(len(rows)), key=lambda i: (len(coded[i].ids), i))
     done: dict[int, Completion] = {}
     device = next(model.parameters()).device
-    was_training = model.training
+    was_training, own = model.training, model.generation_config
     model.eval()
+    model.generation_config = _bare()  # else a checkpoint's penalties and limits would join in
     try:
         for first in range(0, len(order), sampler.batch):
             chosen = order[first : first + sampler.batch]
@@ -61,8 +62,15 @@ def generate(
             for i, ids in zip(chosen, out[:, tokens.ids.shape[1] :].cpu(), strict=True):
                 done[i] = _completion(ids, encoder)
     finally:
+        model.generation_config = own
         model.train(was_training)
     return [done[i] for i in range(len(rows))]
+
+
+def _bare() -> object:
+    from transformers import GenerationConfig
+
+    return GenerationConfig()
 
 
 def _config(sampler: Sampler, encoder: Encoder) -> object:
