@@ -289,7 +289,7 @@ class _Workers:
         finally:
             for worker in self.workers:
                 worker.process.kill()
-                worker.process.wait()
+                _reap(worker.process)
             self.selector.close()
 
     def _start(self, number: int) -> None:
@@ -298,6 +298,7 @@ class _Workers:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_DISABLE": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         process = subprocess.Popen(
@@ -386,7 +387,7 @@ class _Workers:
         """Note what a dead worker was doing; another takes its place for the rest."""
         self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         self.workers.remove(worker)
-        code = worker.process.wait()
+        code = _reap(worker.process)
         self.deaths += 1
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         if worker.task is not None:
@@ -402,6 +403,16 @@ class _Workers:
             )
         if self.todo and self.deaths <= 2 * self.count and worker.ready:
             self._start(worker.number)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process to end and close what led to it; give its exit code."""
+    code = process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):  # what it never read is lost with it
+            if pipe is not None:
+                pipe.close()
+    return code
 
 
 def _error(said: dict[str, Any]) -> HoldfastError:

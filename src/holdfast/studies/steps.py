@@ -5,6 +5,7 @@ Nothing here knows other steps: each reads finished artefacts and publishes its 
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -440,6 +441,7 @@ def method_text(method: Fields) -> str:
 
 def _quiet() -> None:
     """Keep the libraries' own bars and notes off the screen; errors still show."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

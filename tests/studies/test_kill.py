@@ -1,0 +1,152 @@
+"""SIGKILL anywhere, then the same command: the same rows, and nothing left lying about."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+KILLER = Path(__file__).with_name("killer.py")
+TABLES = ("outcomes.csv", "rows.csv", "lineups.csv", "outcomes.parquet", "rows.parquet")
+Run = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session")
+def start(root: Path, toy: ModuleType, toy_model: Path, toy_plugin: Path, tmp_path_factory) -> Run:
+    """Give a function that starts `holdfast run` on the toy study in a process of its own."""
+    study = toy.write(tmp_path_factory.mktemp("study") / "toy.json", toy.study(toy_model))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(toy_plugin)])}
+
+    def run(store: Path, *, killer: Sequence[str] = (), workers: int = 1) -> subprocess.Popen[str]:
+        head = [str(KILLER), *killer] if killer else ["-m", "holdfast"]
+        options = ["run", str(study), "--store", str(store), "--workers", str(workers)]
+        return subprocess.Popen(
+            [sys.executable, *head, *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole(start: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Give the tables of a run nobody interrupted."""
+    store = tmp_path_factory.mktemp("whole")
+    finish(start(store))
+    return tables(store)
+
+
+def tables(store: Path) -> dict[str, bytes]:
+    return {name: (store / "toy" / name).read_bytes() for name in TABLES}
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def left_over(store: Path) -> list[str]:
+    """Name every temporary file or folder, and every checkpoint of unfinished work."""
+    found = [path for path in store.rglob("*") if "tmp-" in path.name or path.suffix == ".part"]
+    return [str(path) for path in (*found, *store.glob("work"))]
+
+
+@pytest.mark.parametrize(
+    ("target", "calls", "when"),
+    [
+        pytest.param("torch.optim:AdamW.step", 5, "before", id="training step"),
+        pytest.param("holdfast.training.loop:save_file", 2, "after", id="checkpoint write"),
+        pytest.param("holdfast.generation.engine:_completion", 60, "before", id="generation"),
+        pytest.param("toy_judge:ToyJudge.judge", 9, "before", id="judging"),
+        pytest.param("holdfast.studies.store:rename", 12, "before", id="rename"),
+    ],
+)
+def test_a_kill_inside_costs_nothing_but_time(
+    target: str, calls: int, when: str, start: Run, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    killed = start(tmp_path, killer=(target, str(calls), when))
+    _, err = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, err
+    assert not (tmp_path / "toy").exists()
+
+    finish(start(tmp_path))
+
+    assert tables(tmp_path) == whole
+    assert left_over(tmp_path) == []
+
+
+def test_five_kills_at_random_times_with_two_workers(
+    start: Run, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    chance = random.Random(5)
+    for _ in range(5):
+        process = start(tmp_path, workers=2)
+        assert process.stderr is not None
+        process.stderr.readline()  # the first step has ended
+        time.sleep(chance.uniform(0, 0.4))
+        workers = children(process.pid)
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert gone(workers)
+
+    finish(start(tmp_path, workers=2))
+
+    assert tables(tmp_path) == whole
+    assert left_over(tmp_path) == []
+
+
+def test_a_dead_worker_is_one_line_and_the_rest_goes_on(start: Run, tmp_path: Path) -> None:
+    process = start(tmp_path, workers=2)
+    assert process.stderr is not None
+    process.stderr.readline()
+    victim = children(process.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+
+    last = err.splitlines()[-1]
+    assert process.returncode == 1
+    assert last.startswith("holdfast: ")
+    assert last.endswith(": its worker was killed by SIGKILL; run the same command again")
+    assert not (tmp_path / "toy").exists()
+
+
+def children(parent: int) -> list[int]:
+    """Give the processes a process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def gone(pids: list[int]) -> bool:
+    """Wait until processes have ended, at most five seconds."""
+    for _ in range(100):
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
