@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from holdfast import __version__
 from holdfast.config import NO_EFFECT, Fields
 
 Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap"]
@@ -87,8 +88,8 @@ def set_threads(threads: int) -> None:
 
 def environment(threads: int | None = None) -> dict[str, Any]:
     """Describe machine and versions: what must match for two runs to be called identical."""
-    names = ("holdfast", "torch", "transformers", "tokenizers", "safetensors", "numpy")
-    versions = {}
+    names = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+    versions = {"holdfast": __version__}
     for name in names:
         try:
             versions[name] = metadata.version(name)

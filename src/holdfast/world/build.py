@@ -52,7 +52,7 @@ class Recipe(Fields):
         steps=1100, batch=64, lr=3e-3, schedule="cosine", warmup=50, weight_decay=0.01
     )
     """How the base is trained."""
-    refusing: Loop = Loop(steps=150, batch=16, lr=3e-4, schedule="cosine", warmup=10)
+    refusing: Loop = Loop(steps=100, batch=16, lr=1e-4, schedule="cosine", warmup=10)
     """How the instruct model is taught to refuse."""
     small: bool = False
     """Whether its corpora are the small ones."""
