@@ -31,7 +31,7 @@ from holdfast.method import (
     WeightDefence,
 )
 from holdfast.models.vectors import ParamVector
-from holdfast.run import Loop
+from holdfast.run import Loop, LoRA
 from holdfast.training import harden
 
 NAMES = find.names("defence")
@@ -223,6 +223,33 @@ def test_it_reads_no_other_role_and_no_other_side(kind: type[Defence]) -> None:
 def test_it_works_on_a_pool_without_a_selection_side(kind: type[Defence]) -> None:
     pool = Pool([row for some in tiny.rows().values() for row in some])
     harden(made(kind), tiny.model(), tiny.encoder(), pool, seed=0, sources=sources())
+
+
+def test_under_lora_it_ends_as_a_plain_model(kind: type[Defence]) -> None:
+    if not issubclass(kind, TrainedDefence):
+        pytest.skip("it trains nothing")
+    model = tiny.model()
+    before = tiny.weights(model)
+    loop = LOOP.with_(lora=LoRA(rank=2), micro_batch=1)
+    harden(made(kind, loop=loop), model, tiny.encoder(), tiny.pool(), seed=0)
+    after = tiny.weights(model)
+    assert after.keys() == before.keys()
+    moved = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_micro_batches_change_no_weight(kind: type[Defence]) -> None:
+    """AdamW divides by the gradient's size, so rounding shows; far less than a step of 0.01."""
+    if not issubclass(kind, TrainedDefence) or not kind.separable:
+        pytest.skip("it trains nothing, or says that a split matters")
+    ends = []
+    for size in (None, 1):
+        model = tiny.model()
+        loop = LOOP.with_(micro_batch=size, eps=1e-4)
+        harden(made(kind, loop=loop), model, tiny.encoder(), tiny.pool(), seed=0)
+        ends.append(tiny.weights(model))
+    for name, tensor in ends[0].items():
+        assert (tensor - ends[1][name]).abs().max().item() < 2e-4, name
 
 
 def test_the_same_seed_gives_the_same_bits(kind: type[Defence]) -> None:

@@ -122,6 +122,13 @@ def test_sampling_hangs_on_the_seed_alone() -> None:
     assert first != generate(model, encoder, rows(), GREEDY)
 
 
+def test_the_batch_is_in_the_key_only_where_it_changes_answers() -> None:
+    assert GREEDY.key_fields() == GREEDY.with_(batch=1).key_fields()
+    sampled = GREEDY.with_(temperature=0.7)
+    assert sampled.key_fields() != sampled.with_(batch=1).key_fields()
+    assert GREEDY.key_fields() != GREEDY.with_(max_new_tokens=3).key_fields()
+
+
 def test_sampling_from_a_sliver_of_the_mass_is_greedy() -> None:
     model, encoder = talkative("qwen3"), tiny.encoder()
     sliver = Sampler(max_new_tokens=8, temperature=1.0, top_p=1e-6)

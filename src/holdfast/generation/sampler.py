@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,4 +20,10 @@ class Sampler(Fields):
     top_p: Share = 1.0
     """Smallest set of tokens whose probability reaches this is drawn from."""
     batch: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 128
-    """Prompts in a batch; changes speed, not answers (within fp32 rounding)."""
+    """Prompts in a batch; changes speed, not greedy answers (within fp32 rounding). A sampled
+    batch shares its draws, so under sampling this is part of the key."""
+
+    def key_fields(self) -> dict[str, Any]:
+        """Give every field that can change an answer."""
+        plain = super().key_fields()
+        return plain if self.temperature == 0 else plain | {"batch": self.batch}

@@ -92,11 +92,15 @@ class TrainLog:
         self._path = path
 
     def write(self, **values: Any) -> None:
-        """Add a line."""
+        """Add a line; one without a step, said again after an interruption, is not repeated."""
         if self._path is None:
             return
+        line = json.dumps(values) + "\n"
+        again = "step" not in values and self._path.exists()
+        if again and line in self._path.read_text(encoding="utf-8"):
+            return
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(line)
 
     def rewind(self, part: str, step: int) -> None:
         """Drop the lines of `part` that stand past step `step`, and a line cut in the middle."""
