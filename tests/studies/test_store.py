@@ -46,7 +46,8 @@ def test_a_file_size_limit_of_the_system_is_one_line(tmp_path: Path) -> None:
         "import resource, pathlib; from holdfast.studies.store import Store; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
         f"store = Store(pathlib.Path({str(tmp_path)!r})); "
-        "store.publish('judge', 'k' * 64, {}, lambda f: (f / 'a').write_bytes(b'x' * 5000) and None)"
+        "fill = lambda folder: (folder / 'a').write_bytes(b'x' * 5000) and None; "
+        "store.publish('judge', 'k' * 64, {}, fill)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
@@ -117,5 +118,5 @@ def test_a_broken_manifest_is_one_line(tmp_path: Path) -> None:
     store.publish("judge", "a", {}, lambda folder: None)
     (store.path("judge", "a") / "manifest.json").write_text("{")
 
-    with pytest.raises(StoreError, match="cannot be read .*; delete that folder and run again"):
+    with pytest.raises(StoreError, match=r"cannot be read .*; delete that folder and run again"):
         store.manifest("judge", "a")

@@ -80,11 +80,10 @@ class ToyJudge(Judge):
         return Verdict(5.0 if named else 1.0, Outcome.HARMFUL_USEFUL if named else Outcome.REFUSAL)
 '''
 
-WORDS = (
-    "bex dox fim gul hep jat kiv lom nap pud rol tem no one two three six dark bright pick which "
-    "how to write defender defender_selection attacker attacker_selection evaluator "
-    "User : Assistant"
-).split()
+WORDS = """
+bex dox fim gul hep jat kiv lom nap pud rol tem no one two three six dark bright pick which how to
+write defender defender_selection attacker attacker_selection evaluator User : Assistant
+"""
 
 
 def install(folder: Path) -> None:
@@ -108,7 +107,7 @@ def model(folder: Path, seed: int = 0) -> Path:
     from tokenizers.decoders import WordPiece
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    vocabulary = {word: i for i, word in enumerate(["<unk>", "<end>", *WORDS])}
+    vocabulary = {word: i for i, word in enumerate(["<unk>", "<end>", *WORDS.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

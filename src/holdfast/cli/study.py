@@ -112,20 +112,25 @@ def report(
 def rescore(
     study: StudyFile,
     judge: Annotated[
-        list[str], typer.Option("--judge", help="A judge; repeat for more. The first leads.")
+        list[str],
+        typer.Option("--judge", help="A judge, as in a study file; repeat. The first leads."),
     ],
     store: StoreFolder = Path("runs"),
     out: Out = None,
     show_text: ShowText = False,
 ) -> int:
     """Have other judges read the answers that are there, and write a report of theirs."""
+    from holdfast.config import parse_yaml
+    from holdfast.find import make
     from holdfast.studies.study import load_study
 
-    changed = load_study(study).with_(judges=tuple(judge))
+    given = tuple(parse_yaml(text, "--judge") for text in judge)
+    names = [make("judge", one, "--judge").name() for one in given]
+    changed = load_study(study).with_(judges=given)
     return conduct(
         changed,
         store,
-        out or store / f"{changed.name}-{'-'.join(judge)}",
+        out or store / f"{changed.name}-{'-'.join(names)}",
         show_text=show_text,
         workers=1,
         only_judge=True,

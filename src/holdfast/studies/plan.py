@@ -305,6 +305,14 @@ class Plan:
     def _prompts(self, number: int) -> Prompts:
         """Draw an evaluation set: the same prompts at every study seed."""
         wanted = self.study.evaluation[number]
+        for style in wanted.styles or ():
+            known = self._styles(wanted.set)
+            if known and style not in known:
+                raise DataError(
+                    f"study.evaluation[{number}].styles",
+                    f"set '{wanted.set}' has no style '{style}'",
+                    did_you_mean(style, known),
+                )
         try:
             rows = self.pool.evaluation(
                 wanted.set,
@@ -318,12 +326,6 @@ class Plan:
             raise DataError(
                 f"study.evaluation[{number}]: {error.where}", error.what, error.todo
             ) from None
-        if not rows:
-            raise DataError(
-                f"study.evaluation[{number}]",
-                f"set '{wanted.set}' has no rows of styles {', '.join(wanted.styles or ())}",
-                did_you_mean("", self._styles(wanted.set)),
-            )
         options = wanted.set == "quiz"
         asked = [
             [row.uid, row.system, row.prompt, list(row.meta["options"]) if options else None]

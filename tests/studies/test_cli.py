@@ -1,0 +1,230 @@
+"""The commands: what they say, what they write, how fast the light ones are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from holdfast.cli import run
+from holdfast.studies.study import load_study
+
+HEAVY = "('torch', 'numpy', 'transformers', 'pyarrow', 'matplotlib')"
+
+
+@pytest.fixture
+def study(
+    toy: ModuleType,
+    toy_model: Path,
+    installed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Give the toy study's file, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return toy.write(tmp_path / "toy.json", toy.study(toy_model))
+
+
+def light(root: Path, *arguments: str, path: Path | None = None) -> tuple[float, list[str]]:
+    """Run a command in a fresh process; give its seconds, and the heavy modules it imported."""
+    code = (
+        "import sys; from holdfast.cli import run; code = run(sys.argv[1:]); "
+        f"print(*[m for m in {HEAVY} if m in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    paths = [str(root / "src"), *([str(path)] if path else [])]
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return time.monotonic() - began, done.stderr.split()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ls"], ["--version"]])
+def test_light_commands_take_under_half_a_second_and_no_torch(
+    arguments: list[str], root: Path
+) -> None:
+    light(root, *arguments)  # the first compiles
+    seconds, heavy = min(light(root, *arguments) for _ in range(3))
+
+    assert heavy == []
+    assert seconds < 0.5
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["show", "sgt"], ["show", "strip"]])
+def test_telling_what_there_is_imports_nothing_heavy(arguments: list[str], root: Path) -> None:
+    assert light(root, *arguments)[1] == []
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    said = capsys.readouterr().out
+    verbs = (
+        "demo ls show plan run report defend attack generate judge rescore world doctor gc schema"
+    )
+    for verb in verbs.split():
+        assert f"\n  {verb} " in said
+        assert run([verb, "--help"]) == 0
+
+
+def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_ls_names_methods_and_where_plugins_come_from(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    assert any(line.split()[:2] == ["defence", "sgt"] for line in lines)
+    assert any(line.split()[:3] == ["judge", "toy_judge", "[holdfast-toy]"] for line in lines)
+
+
+def test_show_tells_fields_defaults_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "harmful_sft"]) == 0
+    said = capsys.readouterr().out
+
+    assert "attack harmful_sft (version 1, from holdfast)" in said
+    assert "lr = 1e-05: Learning rate of AdamW, constant; source: SGT's attack." in said
+    assert "holds: data; budget in: examples" in said
+
+
+def test_the_schema_is_json_and_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+
+    assert {"models", "lineups", "attacks", "evaluation"} <= set(schema["required"])
+    assert schema["$defs"]["ModelEntry"]["required"] == ["path", "format"]
+
+
+def test_plan_counts_and_runs_nothing(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", str(study)]) == 0
+    said = capsys.readouterr().out
+
+    assert "6 trajectories, 18 cells" in said
+    assert "generate        70       0      70" in said
+    assert "to do: at most 22 optimiser steps, 336 answers, 56 choices, 280 verdicts" in said
+    assert not Path("runs").exists()
+
+
+def test_a_study_from_plan_to_gc(
+    study: Path,
+    root: Path,
+    installed: Path,
+    toy: ModuleType,
+    toy_model: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["run", str(study), "--workers", "1"]) == 0
+    said = capsys.readouterr()
+    folder = Path("runs/toy")
+    assert said.out == "report: runs/toy/report.html\n"
+    assert "[17/17] judge " in said.err
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "lineups.csv", "lineups.parquet", "meta.json", "outcomes.csv", "outcomes.parquet",
+        "report.html", "rows.csv", "rows.parquet", "study.json",
+    ]  # fmt: skip
+    assert not Path("runs/work").exists()
+
+    # The same command again does nothing, in a fresh process, without torch.
+    seconds, heavy = light(root, "run", str(study), path=installed)
+    assert heavy == []
+    assert seconds < 5
+    assert run(["run", str(study)]) == 0
+    assert capsys.readouterr().out == "nothing to do: the report is at runs/toy/report.html\n"
+    assert run(["plan", str(study)]) == 0
+    assert capsys.readouterr().out.endswith("nothing to do\n")
+
+    # The report is made again from the store, the same to the byte.
+    tables = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".csv", ".parquet")}
+    assert run(["report", str(study)]) == 0
+    assert {name: (folder / name).read_bytes() for name in tables} == tables
+
+    # Another judge reads the same answers.
+    capsys.readouterr()
+    assert run(["rescore", str(study), "--judge", "toy_jugde"]) == 2
+    assert run(["rescore", str(study), "--judge", "toy_judge: {harsh: true}"]) == 0
+    assert Path("runs/toy-toy_judge/report.html").is_file()
+
+    # What a smaller study does not need is named, and removed only when asked.
+    fewer = toy.write(Path("fewer.json"), toy.study(toy_model, attacks={"strip": ["strip"]}))
+    before = len(list(Path("runs/generate").iterdir()))
+    assert run(["gc", str(fewer)]) == 0
+    assert "not needed (nothing removed: add --delete)" in capsys.readouterr().out
+    assert len(list(Path("runs/generate").iterdir())) == before
+    assert run(["gc", str(study), str(fewer), "--delete"]) == 0
+    assert len(list(Path("runs/generate").iterdir())) == before
+    assert run(["gc", str(fewer), "--delete"]) == 0
+    assert len(list(Path("runs/generate").iterdir())) < before
+
+
+def test_a_report_of_an_unfinished_study_is_refused(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", str(study)]) == 1
+    assert capsys.readouterr().err == (
+        "holdfast: study 'toy': 121 of its steps are not in runs; run `holdfast run` with the same "
+        "study file first\n"
+    )
+
+
+def test_single_steps_work_on_a_checkpoint_of_ones_own(
+    study: Path, toy_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--format", "plain", "--source", "toy_rows"]
+    loop = ["--set", "loop.steps=3", "--set", "loop.batch=2"]
+    assert (
+        run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, "--out", "a"]) == 0
+    )
+    assert json.loads(Path("a/holdfast.json").read_text())["attacked"] is False
+    budgets = ["--set", "evaluate_at=[2, 4]"]
+    assert run(["attack", "harmful_sft", "--model", "a", *model, *budgets, "--out", "b"]) == 0
+    assert json.loads(Path("b/holdfast.json").read_text())["attacked"] is True
+    at = ["--set", "evaluate_at=[1.0]", "--original", str(toy_model)]
+    assert run(["attack", "strip", "--model", "b", *model, *at, "--out", "c"]) == 0
+    assert (
+        (Path("c/model.safetensors").read_bytes()[-500:])
+        == ((toy_model / "model.safetensors").read_bytes()[-500:])
+    )
+    short = ["--set", "max_new_tokens=3", "--n", "2", "--out", "said.jsonl"]
+    assert run(["generate", "--model", "b", *model, *short]) == 0
+    assert run(["judge", "toy_judge", "--exchanges", "said.jsonl", "--out", "judged.jsonl"]) == 0
+
+    assert len(Path("judged.jsonl").read_text().splitlines()) == 4
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+    capsys.readouterr()
+    assert (
+        run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, "--out", "a"]) == 2
+    )
+    assert "--out: a exists; name a folder that does not" in capsys.readouterr().err
+
+
+def test_defending_with_rows_from_a_file(study: Path, toy_model: Path) -> None:
+    for name in ("refusal", "benign"):
+        lines = [json.dumps({"prompt": f"{name} how to {i}", "response": "no"}) for i in range(4)]
+        Path(f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    data = ["--data", "refusal=refusal.jsonl", "--data", "benign=benign.jsonl"]
+    loop = ["--set", "loop.steps=2", "--set", "loop.batch=2"]
+    model = ["--model", str(toy_model), "--format", "plain"]
+
+    assert run(["defend", "refusal_sft", *model, *data, *loop, "--out", "hardened"]) == 0
+    assert Path("hardened/model.safetensors").is_file()
+
+
+def test_the_packaged_demo_and_the_full_study_can_be_planned(root: Path) -> None:
+    from holdfast.studies.plan import Plan
+
+    for path in ("src/holdfast/studies/world/demo.yaml", "studies/world/foundation.yaml"):
+        plan = Plan(load_study(root / path))
+        assert {"none", "instruct", "refusal_sft", "sgt"} <= set(plan.lineups)
