@@ -429,6 +429,8 @@ class Plan:
     ) -> Point:
         asked = {}
         sampler = self.study.generation.key_fields()
+        if self.study.generation.temperature > 0:
+            sampler["chunk"] = self.study.chunk  # a draw depends on who shares its batch
         form = format_identity(released.start.evaluation_format)
         for i, prompts in enumerate(self.prompts):
             parts: dict[str, Any] = {
