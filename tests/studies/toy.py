@@ -103,13 +103,12 @@ def install(folder: Path) -> None:
 def model(folder: Path, seed: int = 0) -> Path:
     """Make a model of some thousand random weights with a tokenizer of whole words."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from tokenizers.decoders import WordPiece
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     vocabulary = {word: i for i, word in enumerate(["<unk>", "<end>", *WORDS.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = WordPiece(prefix="##")
     wrapped = PreTrainedTokenizerFast(

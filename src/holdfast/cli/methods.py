@@ -33,6 +33,7 @@ def ls(
 def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfast ls`.")]) -> None:
     """Show a method: what it does, its fields with their defaults and sources, its cost."""
     from holdfast.find import KINDS, find, names, origin
+    from holdfast.method import Attack, Defence
 
     kinds = [kind for kind in KINDS if name in names(kind)]
     if not kinds:
@@ -48,9 +49,9 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
         for label in ("roles", "needs"):
             if getattr(cls, label, ()):
                 typer.echo(f"  {label}: {', '.join(getattr(cls, label))}")
-        if kind == "defence":
+        if issubclass(cls, Defence):
             typer.echo(f"  acts: {cls.when.value}; starts from: {cls.starts_from}")
-        if kind == "attack":
+        if issubclass(cls, Attack):
             typer.echo(f"  holds: {cls.control.value}; budget in: {cls.unit}")
         if cls.presets:
             typer.echo(f"  presets: clean, {', '.join(cls.presets)}")

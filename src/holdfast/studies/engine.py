@@ -385,7 +385,8 @@ class _Workers:
 
     def _dead(self, worker: _Worker) -> None:
         """Note what a dead worker was doing; another takes its place for the rest."""
-        self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+        assert worker.process.stdout is not None
+        self.selector.unregister(worker.process.stdout)
         self.workers.remove(worker)
         code = _reap(worker.process)
         self.deaths += 1
