@@ -131,6 +131,7 @@ def test_a_study_from_plan_to_gc(
     folder = Path("runs/toy")
     assert said.out == "report: runs/toy/report.html\n"
     assert "[17/17] judge " in said.err
+    assert said.err.splitlines()[-1].startswith("planned in ")
     assert sorted(path.name for path in folder.iterdir()) == [
         "lineups.csv", "lineups.parquet", "meta.json", "outcomes.csv", "outcomes.parquet",
         "report.html", "rows.csv", "rows.parquet", "study.json",
@@ -228,3 +229,39 @@ def test_the_packaged_demo_and_the_full_study_can_be_planned(root: Path) -> None
     for path in ("src/holdfast/studies/world/demo.yaml", "studies/world/foundation.yaml"):
         plan = Plan(load_study(root / path))
         assert {"none", "instruct", "refusal_sft", "sgt"} <= set(plan.lineups)
+
+
+def test_the_doctor_names_versions_and_finds_the_world(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    said = capsys.readouterr().out
+
+    assert "  torch " in said
+    assert "world:base: " in said
+    assert said.endswith("all is well\n")
+
+
+def test_a_terminal_gets_bars(study: Path, root: Path, installed: Path) -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "holdfast", "run", str(study), "--workers", "1"],
+        env=os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{installed}", "TERM": "xterm"},
+        stdout=subprocess.DEVNULL,
+        stderr=child,
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(parent)
+
+    assert process.wait(timeout=60) == 0
+    assert b"all steps" in shown
+    assert b"17/17" in shown

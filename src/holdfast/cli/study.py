@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +36,8 @@ ShowText = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 KeepWeights = Annotated[
-    bool, typer.Option("--keep-weights", help="Keep every attacked checkpoint in the store.")
+    bool,
+    typer.Option("--keep-weights", help="Keep attacked checkpoints (not LoRA's) in the store."),
 ]
 
 
@@ -214,7 +216,9 @@ def conduct(
 
     if workers is not None and workers < 1:
         raise ConfigError("--workers", f"got {workers}", "give at least 1")
+    began = time.monotonic()
     made, kept = Plan(said), Store(store)
+    planned = time.monotonic()
     show = display()
     with kept.held():
         try:
@@ -232,14 +236,26 @@ def conduct(
             show.close()
         if done.failures:
             first, *others = done.failures
-            for error in others:
+            for error in others[:4]:
                 typer.echo(f"also: {error}", err=True)
+            if len(others) > 4:
+                typer.echo(f"and {len(others) - 4} more failures", err=True)
             if done.held_up:
                 typer.echo(f"{done.held_up} more steps could not start", err=True)
             raise first
         if only_judge:
             tables.check_whole(made, kept)
-        return finish(made, kept, out or store / said.name, show_text, threads, did=done.finished)
+        after = time.monotonic()
+        folder = out or store / said.name
+        try:
+            return finish(made, kept, folder, show_text, threads, did=done.finished)
+        finally:
+            if done.finished:
+                typer.echo(
+                    f"planned in {planned - began:.1f} s, {done.finished} steps in "
+                    f"{done.seconds:.1f} s, tables and report in {time.monotonic() - after:.1f} s",
+                    err=True,
+                )
 
 
 def finish(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from holdfast import errors
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, StoreError
 from holdfast.method import TrainedAttack
 from holdfast.studies.plan import Plan, loop_steps
 from holdfast.studies.store import Store
@@ -186,8 +186,15 @@ def _next(todo: list[Task], blocked: set[str], model: str) -> Task | None:
     return min(ready, key=lambda task: (task.rank, task.model != model, -task.size))
 
 
-def _drop(todo: list[Task], failed: str) -> int:
-    """Take away everything that stands on a failed task; give how many that were."""
+def _drop(todo: list[Task], failed: str, *, everything: bool = False) -> int:
+    """Take away all that stands on a failed task; give how many that were.
+
+    `everything` is for a store that cannot be written: no other step could be kept either.
+    """
+    if everything:
+        count = len(todo)
+        todo.clear()
+        return count
     gone, count = {failed}, 0
     while True:
         hit = [task for task in todo if task.after & gone]
@@ -225,7 +232,7 @@ def _here(
         except Exception as error:
             note(store, error)
             done.failures.append(failed(label, error))
-            done.held_up += _drop(todo, task.name)
+            done.held_up += _drop(todo, task.name, everything=isinstance(error, StoreError))
             show.finish(0, label, time.monotonic() - began, ok=False)
         else:
             done.finished += 1
@@ -380,7 +387,7 @@ class _Workers:
 
     def _failed(self, worker: _Worker, task: Task, error: HoldfastError) -> None:
         self.done.failures.append(error)
-        self.done.held_up += _drop(self.todo, task.name)
+        self.done.held_up += _drop(self.todo, task.name, everything=isinstance(error, StoreError))
         self.show.finish(worker.number, task.label, time.monotonic() - worker.began, ok=False)
 
     def _dead(self, worker: _Worker) -> None:

@@ -144,7 +144,7 @@ class Runner:
         def on_point(budget: float, info: Any) -> None:
             point = missing[budget]
             spent = {"steps": info.steps, "flops": info.flops}
-            if self.keep_weights:
+            if self.keep_weights and getattr(trajectory.attack, "lora", None) is None:
                 self._keep(model, tokenizer, trajectory, point, spent)
             self._ask(model, tokenizer, start, point, spent)
 

@@ -37,6 +37,7 @@ def main() -> None:
     """Serve the parent until it closes the pipe."""
     answers: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
     def tell(**message: Any) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
