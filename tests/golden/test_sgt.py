@@ -168,6 +168,16 @@ def test_relative_distances_are_of_the_teachers_own_size() -> None:
     torch.testing.assert_close(twice, found)
 
 
+def test_the_teachers_side_of_a_distance_is_a_constant() -> None:
+    student, teacher, select = by_hand()
+    for tensor in (*student, *teacher):
+        tensor.requires_grad_(True)
+    for relative in (False, True):
+        value = squared_distance(student, teacher, select, relative=relative).sum()
+        found = torch.autograd.grad(value, [*student, *teacher], allow_unused=True)
+        assert [one is None for one in found] == [False, False, True, True]
+
+
 def test_a_row_without_matched_tokens_is_at_distance_0() -> None:
     student, teacher, select = by_hand()
     select[1] = False

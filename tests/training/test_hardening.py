@@ -365,12 +365,13 @@ def test_an_attack_is_plain_fine_tuning() -> None:
 def test_strip_walks_to_the_original_and_back() -> None:
     original = {k: v + 0.1 for k, v in tiny.weights(tiny.model("llama")).items()}
     start = tiny.weights(tiny.model("llama"))
-    model, seen = attacked(Strip(), [0.25, 1.0], original=original)
+    model, seen = attacked(Strip(), [0.25, 0.5, 1.0], original=original)
     assert tiny.same(tiny.weights(model), start)
     for name, tensor in start.items():
-        torch.testing.assert_close(
-            seen[0.25][0][name], 0.75 * tensor + 0.25 * original[name], atol=1e-6, rtol=1e-5
-        )
+        for t in (0.25, 0.5):  # each from the start, not from the last point
+            torch.testing.assert_close(
+                seen[t][0][name], (1 - t) * tensor + t * original[name], atol=1e-6, rtol=1e-5
+            )
         assert torch.equal(seen[1.0][0][name], original[name])
     assert {info for _, info in seen.values()} == {PointInfo(0, 0.0)}
 
