@@ -87,6 +87,12 @@ def held(points: list[dict[str, float]]) -> float:
     return math.log2(BUDGETS[-1]) + 1
 
 
+def standing(line: dict[str, Any]) -> tuple[float, float]:
+    """Give what trials are ordered by: the worst attack first, the mean of all on a tie."""
+    each = [held(points) for points in line["curves"].values()]
+    return line["held"], sum(each) / len(each)
+
+
 def trial(defence: dict[str, Any], pool: Pool, mock: Pool) -> dict[str, Any]:
     """Harden once, attack with each rate, and give what was seen."""
     began = time.monotonic()
@@ -153,7 +159,7 @@ def main() -> None:
             and line["release"]["harm"] <= 0.05
             and line["release"]["utility"] >= whole - 0.03
         ]
-        best = max(fit, key=lambda line: line["held"], default=None)
+        best = max(fit, key=standing, default=None)
         print(name, len(fit), "qualify; best:", best and best["defence"])  # noqa: T201
 
 
