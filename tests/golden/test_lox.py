@@ -85,8 +85,10 @@ def test_without_coefficient_nothing_changes() -> None:
 
 
 def test_bf16_deltas_are_taken_in_fp32() -> None:
-    aligned, original = torch.tensor([[1.0]]).bfloat16(), torch.tensor([[0.99609375]]).bfloat16()
-    assert extrapolate(aligned, original, None, 1.0).item() == 1.00390625
+    """1 - 0.00787353515625 has more digits than bf16 holds (it would give 0.9921875)."""
+    aligned, original = (torch.tensor([[x]]).bfloat16() for x in (1.0, 0.00787353515625))
+    assert original.item() == 0.00787353515625
+    assert extrapolate(aligned, original, None, 1.0).item() == 2.0 - 0.00787353515625
 
 
 def test_a_model_that_equals_its_original_is_refused() -> None:
