@@ -63,23 +63,42 @@ def left_over(store: Path) -> list[str]:
     return [str(path) for path in (*found, *store.glob("work"))]
 
 
-@pytest.mark.parametrize(
-    ("target", "calls", "when"),
-    [
-        pytest.param("torch.optim:AdamW.step", 5, "before", id="training step"),
-        pytest.param("holdfast.training.loop:save_file", 2, "after", id="checkpoint write"),
-        pytest.param("holdfast.generation.engine:_completion", 60, "before", id="generation"),
-        pytest.param("toy_judge:ToyJudge.judge", 9, "before", id="judging"),
-        pytest.param("holdfast.studies.store:rename", 12, "before", id="rename"),
-    ],
-)
-def test_a_kill_inside_costs_nothing_but_time(
-    target: str, calls: int, when: str, start: Run, whole: dict[str, bytes], tmp_path: Path
+KILLS = {
+    "training step": ("torch.optim:AdamW.step", "5", "before"),
+    "checkpoint write": ("holdfast.training.loop:save_file", "1", "after"),
+    "rename": ("holdfast.studies.store:rename", "3", "before"),
+    "generation": ("holdfast.generation.engine:_completion", "60", "before"),
+    "judging": ("toy_judge:ToyJudge.judge", "9", "before"),
+}
+"""Where to kill: the function, at which of its calls, before or after its own work."""
+
+
+def kill(start: Run, store: Path, inside: str) -> None:
+    """Start the command and see it die inside a function, with no report made."""
+    process = start(store, killer=KILLS[inside])
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, err
+    assert not (store / "toy").exists()
+
+
+def test_five_kills_inside_one_after_another_cost_nothing_but_time(
+    start: Run, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    killed = start(tmp_path, killer=(target, str(calls), when))
-    _, err = killed.communicate(timeout=120)
-    assert killed.returncode == -signal.SIGKILL, err
-    assert not (tmp_path / "toy").exists()
+    for inside in KILLS:
+        kill(start, tmp_path, inside)
+
+    finish(start(tmp_path))
+
+    assert tables(tmp_path) == whole
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", KILLS)
+def test_one_kill_inside_costs_nothing_but_time(
+    inside: str, start: Run, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    kill(start, tmp_path, inside)
 
     finish(start(tmp_path))
 
@@ -93,9 +112,11 @@ def test_five_kills_at_random_times_with_two_workers(
     chance = random.Random(5)
     for _ in range(5):
         process = start(tmp_path, workers=2)
-        assert process.stderr is not None
-        process.stderr.readline()  # the first step has ended
-        time.sleep(chance.uniform(0, 0.4))
+        goal = made(tmp_path) + chance.randint(1, 12)
+        while made(tmp_path) < goal:
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.05))
         workers = children(process.pid)
         process.kill()
         process.communicate(timeout=60)
@@ -121,6 +142,11 @@ def test_a_dead_worker_is_one_line_and_the_rest_goes_on(start: Run, tmp_path: Pa
     assert last.startswith("holdfast: ")
     assert last.endswith(": its worker was killed by SIGKILL; run the same command again")
     assert not (tmp_path / "toy").exists()
+
+
+def made(store: Path) -> int:
+    """Count the finished artefacts of a store."""
+    return sum(1 for kind in ("defend", "generate", "judge") for _ in store.glob(f"{kind}/*"))
 
 
 def children(parent: int) -> list[int]:

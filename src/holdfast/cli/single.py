@@ -53,7 +53,7 @@ def defend(
 ) -> None:
     """Harden a checkpoint with one defence. The same command again continues."""
     from holdfast.find import make
-    from holdfast.studies.plan import check_chat
+    from holdfast.studies.checks import check_chat
 
     method: Any = make("defence", {name: fields(sets)}, "defend")
     files, public = _models(model, original, form, check_chat)
@@ -108,7 +108,7 @@ def attack(
     """Attack a checkpoint up to the attack's last budget and keep the result, marked as such."""
     from holdfast.find import make
     from holdfast.method import WeightAttack
-    from holdfast.studies.plan import check_chat
+    from holdfast.studies.checks import check_chat
 
     method: Any = make("attack", {name: fields(sets)}, "attack")
     files, public = _models(model, original, form, check_chat)
@@ -173,7 +173,7 @@ def generate(
     from holdfast.config import decode
     from holdfast.data.example import Role, Side, example
     from holdfast.generation.sampler import Sampler
-    from holdfast.studies.plan import check_chat
+    from holdfast.studies.checks import check_chat
 
     sampler = decode(Sampler, fields(sets), "generate")
     files, _ = _models(model, None, form, check_chat)

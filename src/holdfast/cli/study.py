@@ -46,9 +46,10 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs")) -> None:
     from holdfast.studies.plan import Plan
     from holdfast.studies.store import Store
     from holdfast.studies.study import load_study
+    from holdfast.studies.work import left
 
     made = Plan(load_study(study))
-    work = made.work(Store(store))
+    work = left(made, Store(store))
     said = made.study
     typer.echo(
         f"study {said.name}: {len(said.lineups)} line-ups x {len(said.seeds)} seeds x "
@@ -242,7 +243,8 @@ def conduct(
                 typer.echo(f"and {len(others) - 4} more failures", err=True)
             if done.held_up:
                 typer.echo(f"{done.held_up} more steps could not start", err=True)
-            raise first
+            # Whatever its class: the input was fine as far as a plan can tell, and a step failed.
+            raise HoldfastError(first.where, first.what, first.todo)
         if only_judge:
             tables.check_whole(made, kept)
         after = time.monotonic()

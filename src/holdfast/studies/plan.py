@@ -12,16 +12,13 @@ Everything a user can get wrong is found here, before any training, without torc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from holdfast.config import Fields
-from holdfast.data.example import Example, Role, Side
+from holdfast.data.example import Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import format_identity
-from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError, did_you_mean
+from holdfast.errors import ConfigError, DataError, HoldfastError, did_you_mean
 from holdfast.find import make
 from holdfast.method import (
     Attack,
@@ -33,144 +30,22 @@ from holdfast.method import (
     TrainedAttack,
     TrainedDefence,
 )
-from holdfast.models.files import ModelFiles, resolve
-from holdfast.run import Loop
+from holdfast.studies.checks import find_start, known_roles, unique
 from holdfast.studies.keys import digest, key
-from holdfast.studies.store import Store
-from holdfast.studies.study import HARM_SETS, ModelEntry, Study
+from holdfast.studies.nodes import (
+    Defend,
+    Generate,
+    Point,
+    Prompts,
+    Released,
+    Start,
+    Track,
+    Trajectory,
+)
+from holdfast.studies.study import HARM_SETS, Study
 
 AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """An entry of `models`, found on this machine."""
-
-    name: str
-    entry: ModelEntry
-    files: ModelFiles
-    key: str
-    """The key of the weights: the same for two entries that name the same files."""
-
-    @property
-    def attack_format(self) -> str:
-        """Give the format the attacker trains in."""
-        return self.entry.attack_format or self.entry.format
-
-    @property
-    def evaluation_format(self) -> str:
-        """Give the format prompts are asked in."""
-        return self.entry.evaluation_format or self.entry.format
-
-
-@dataclass(frozen=True, slots=True)
-class Defend:
-    """One defence applied to one model at one seed."""
-
-    key: str
-    start: Start
-    before: Defend | None
-    method: Defence
-    seed: int
-    label: str
-    config: Mapping[str, Any]
-
-    @property
-    def inputs(self) -> list[str]:
-        """Give the keys it stands on."""
-        return [self.before.key if self.before else self.start.key]
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """A model as an attacker finds it: a start model, or what the last defence made."""
-
-    start: Start
-    last: Defend | None
-
-    @property
-    def key(self) -> str:
-        """Give the key of its weights."""
-        return self.last.key if self.last else self.start.key
-
-    @property
-    def chain(self) -> list[Defend]:
-        """Give the defences that made it, first to last."""
-        chain, step = [], self.last
-        while step is not None:
-            chain.append(step)
-            step = step.before
-        return chain[::-1]
-
-    def folder(self, store: Store) -> Path:
-        """Give where its checkpoint lies."""
-        return store.path("defend", self.last.key) if self.last else self.start.files.folder
-
-
-@dataclass(slots=True)
-class Generate:
-    """The answers at one point to one prompt set; `judges` maps a judge's place to its step."""
-
-    key: str
-    point: str
-    evaluation: int
-    config: Mapping[str, Any]
-    judges: dict[int, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Point:
-    """A model at one budget, and what is asked of it: evaluation's place -> step."""
-
-    key: str
-    budget: float
-    asked: dict[int, Generate]
-
-
-@dataclass(slots=True)
-class Trajectory:
-    """One attacker's choice against one released model at one seed, with all its points.
-
-    `attack` is None for the model as released, which every attacker shares.
-    """
-
-    key: str
-    released: Released
-    attack: Attack | None
-    seed: int
-    label: str
-    config: Mapping[str, Any]
-    points: dict[float, Point]
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """Where a row label's numbers come from: the released model, then each budget."""
-
-    lineup: str
-    attacker: str
-    variant: str
-    method: Attack
-    seed: int
-    released: Released
-    points: tuple[tuple[float, Point], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """One evaluation set, drawn: its rows and two hashes, of what is asked and of what is known."""
-
-    set: str
-    side: str
-    rows: tuple[Example, ...]
-    asked: str
-    known: str
-
-    @property
-    def chosen(self) -> bool:
-        """Say whether options are compared instead of answers generated."""
-        return self.set == "quiz"
 
 
 class Plan:
@@ -190,7 +65,7 @@ class Plan:
             _is(make("judge", data, f"study.judges[{i}]"), Judge)
             for i, data in enumerate(study.judges)
         ]
-        _unique([judge.name() for judge in self.judges], "study.judges")
+        unique([judge.name() for judge in self.judges], "study.judges")
         self.lineups = {
             name: [
                 _is(make("defence", data, f"study.lineups.{name}[{i}]"), Defence)
@@ -206,8 +81,8 @@ class Plan:
             for name, choices in study.attacks.items()
         }
         for name, choices in self.attacks.items():
-            _unique([choice.label() for choice in choices], f"study.attacks.{name}")
-        self.starts = {name: _start(name, entry) for name, entry in study.models.items()}
+            unique([choice.label() for choice in choices], f"study.attacks.{name}")
+        self.starts = {name: find_start(name, entry) for name, entry in study.models.items()}
         self.original = self.starts[study.original] if study.original else None
         self._check_methods()
         self.pool = Pool(row for source in self.sources for row in source.examples())
@@ -249,7 +124,7 @@ class Plan:
                         f"assumes an aligned model, '{start.name}' is not one",
                         "put an aligning defence such as refusal_sft before it",
                     )
-                _check_roles(member, where)
+                known_roles(member, where)
                 self._check_needs(getattr(member, "needs", ()), where)
         for name, choices in self.attacks.items():
             for i, choice in enumerate(choices):
@@ -510,129 +385,7 @@ class Plan:
         ]
         return digest([tracks, sorted(self.needed["judge"]), sorted(self.needed["generate"])])
 
-    def work(self, store: Store) -> Work:
-        """Count what there is to do, and what is done."""
-        have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge")}
-        todo_generate = [s for s in self.generates.values() if s.key not in have["generate"]]
-        waiting = {step.key for step in todo_generate}
-        steps = generations = choices = verdicts = 0
-        todo_trajectories = []
-        for trajectory in self.trajectories.values():
-            missing = [
-                budget
-                for budget, point in trajectory.points.items()
-                if any(step.key in waiting for step in point.asked.values())
-            ]
-            if not missing:
-                continue
-            todo_trajectories.append(trajectory)
-            if isinstance(trajectory.attack, TrainedAttack):
-                steps += trajectory.attack.step_of(max(missing))
-        for step in todo_generate:
-            prompts = self.prompts[step.evaluation]
-            if prompts.chosen:
-                choices += len(prompts.rows)
-            else:
-                generations += len(prompts.rows)
-        todo_defend = [d for d in self.defends.values() if d.key not in have["defend"]]
-        steps += sum(loop_steps(d.method) for d in todo_defend)
-        judges = self.needed["judge"]
-        todo_judge = judges - have["judge"]
-        for step in self.generates.values():
-            size = len(self.prompts[step.evaluation].rows)
-            verdicts += size * len(todo_judge.intersection(step.judges.values()))
-        attacked = [t for t in self.trajectories.values() if t.attack is not None]
-        released = len(self.trajectories) - len(attacked)
-        todo_attacked = sum(1 for t in todo_trajectories if t.attack is not None)
-        return Work(
-            counts={
-                "defend": (len(self.defends), len(todo_defend)),
-                "release": (released, len(todo_trajectories) - todo_attacked),
-                "attack": (len(attacked), todo_attacked),
-                "generate": (len(self.generates), len(todo_generate)),
-                "judge": (len(judges), len(todo_judge)),
-            },
-            cells=len(self.tracks),
-            steps=steps,
-            generations=generations,
-            choices=choices,
-            verdicts=verdicts,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a study costs from here: steps by kind as (all, to do), and what they amount to."""
-
-    counts: Mapping[str, tuple[int, int]]
-    cells: int
-    steps: int
-    generations: int
-    choices: int
-    verdicts: int
-
-    @property
-    def nothing(self) -> bool:
-        """Say whether everything is there."""
-        return not any(todo for _, todo in self.counts.values())
-
-
-def loop_steps(method: Fields) -> int:
-    """Give the optimiser steps of every loop among a method's fields."""
-    if isinstance(method, Loop):
-        return method.steps
-    values = (getattr(method, name) for name in type(method).model_fields)
-    return sum(loop_steps(value) for value in values if isinstance(value, Fields))
-
 
 def _is(method: Method, kind: type) -> Any:
     assert isinstance(method, kind)
     return method
-
-
-def _unique(labels: Sequence[str], where: str) -> None:
-    for i, label in enumerate(labels):
-        if label in labels[:i]:
-            raise ConfigError(
-                f"{where}[{i}]",
-                f"is '{label}' like an earlier one",
-                "let each differ in name or fields",
-            )
-
-
-def _check_roles(member: Defence, where: str) -> None:
-    for role in member.roles:
-        if role not in {known.value for known in Role}:
-            raise ConfigError(
-                where, f"declares an unknown role '{role}'", did_you_mean(role, list(Role))
-            )
-
-
-def _start(name: str, entry: ModelEntry) -> Start:
-    where = f"study.models.{name}"
-    files = resolve(entry.path, f"{where}.path")
-    for field_name in ("format", "attack_format", "evaluation_format"):
-        form = getattr(entry, field_name)
-        if form is not None:
-            format_identity(form, f"{where}.{field_name}")
-            if form == "chat":
-                check_chat(files.folder, f"{where}.{field_name}")
-    return Start(name, entry, files, key("model", files=files.identity()))
-
-
-def check_chat(folder: Path, where: str) -> None:
-    """Refuse `chat` where the tokenizer brings no template."""
-    import json
-
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    if not config.get("chat_template"):
-        raise ModelError(
-            where,
-            "format 'chat' asked for, the tokenizer has no chat template",
-            "use format: plain or a .jinja file",
-        )

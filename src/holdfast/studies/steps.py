@@ -24,7 +24,8 @@ from holdfast.find import origin
 from holdfast.method import Exchange, Judge, Verdict
 from holdfast.run import environment, set_threads
 from holdfast.studies.keys import canonical
-from holdfast.studies.plan import Defend, Generate, Plan, Point, Released, Start, Trajectory
+from holdfast.studies.nodes import Defend, Generate, Point, Released, Start, Trajectory
+from holdfast.studies.plan import Plan
 from holdfast.studies.store import Store, write_json, write_lines
 
 MARKER = "holdfast.json"

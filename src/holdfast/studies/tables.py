@@ -8,9 +8,11 @@ from typing import Any
 
 from holdfast.errors import HoldfastError
 from holdfast.run import environment
-from holdfast.studies.plan import Generate, Plan, Track
+from holdfast.studies.nodes import Generate, Track
+from holdfast.studies.plan import Plan
 from holdfast.studies.steps import git_commit, method_text
 from holdfast.studies.store import Store
+from holdfast.studies.work import left
 
 MOST_UNSCORED = 0.02
 """A cell with a larger share of rows without a verdict is invalid; source: design 6.4."""
@@ -177,7 +179,7 @@ def invalid(rows: list[Row]) -> list[str]:
 
 def check_whole(plan: Plan, store: Store) -> None:
     """Refuse to make tables from a study that is not finished."""
-    work = plan.work(store)
+    work = left(plan, store)
     missing = sum(todo for _, todo in work.counts.values())
     if missing:
         raise HoldfastError(
