@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -67,7 +67,7 @@ def generate(
     return [done[i] for i in range(len(rows))]
 
 
-def _bare() -> object:
+def _bare() -> Any:
     from transformers import GenerationConfig
 
     return GenerationConfig()
