@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -34,12 +35,13 @@ def side_of(group: str) -> Side:
 class Pool:
     """Rows by role and side.
 
-    A group seen on two sides goes to EVALUATOR and its other rows are dropped; the same prompt
-    in two groups on two sides counts likewise. `dropped` says how many rows that cost, by side.
+    A group seen on two sides belongs to EVALUATOR: its rows of every other side are dropped, and
+    where none was the evaluator's, all of them. The same prompt on two sides counts likewise.
+    `dropped` says how many rows that cost, by side.
     """
 
     def __init__(self, examples: Iterable[Example]) -> None:
-        placed = [(row, row.side or side_of(row.group)) for row in examples]
+        placed = [(row, row.side or side_of(row.group)) for row in sorted(examples, key=_place)]
         if not placed:
             raise DataError("pool", "no rows", "check the sources")
         sides: dict[str, set[Side]] = {}
@@ -57,8 +59,7 @@ class Pool:
 
     def rows(self, side: Side, where: Where | None = None) -> list[Example]:
         """Give all rows of a side, in an order that no file decides."""
-        rows = [row for row in self._rows[side] if where is None or where(row)]
-        return sorted(rows, key=lambda row: (row.uid, row.row_id, row.role))
+        return [row for row in self._rows[side] if where is None or where(row)]
 
     def has(self, role: Role, side: Side) -> bool:
         """Say whether a side has any row of a role."""
@@ -79,11 +80,10 @@ class Pool:
         The first n of a larger draw are the smaller draw. Asking for more than there are is a
         DataError that says how many there are.
         """
-        rows = {
-            row.row_id: row
-            for row in self._rows[side]
-            if row.role is role and (where is None or where(row))
-        }
+        rows: dict[str, Example] = {}
+        for row in self._rows[side]:
+            if row.role is role and (where is None or where(row)):
+                rows.setdefault(row.row_id, row)
         if not rows:
             raise DataError(
                 f"{what} of role {role.value}, side {side.value}",
@@ -146,7 +146,7 @@ class Pool:
             if row.meta.get("phrasing") not in seen:
                 seen.append(row.meta.get("phrasing"))
         for seen in ranks.values():
-            seen.sort(key=str)
+            seen.sort(key=lambda phrasing: (isinstance(phrasing, str), phrasing))
         kept = [
             row
             for row in kept
@@ -161,13 +161,23 @@ class Pool:
                 f"ask for at most {len(groups)}",
             )
         chosen = {group: rank for rank, group in enumerate(groups[:n])}
-        unique = {row.uid: row for row in kept if row.group in chosen}
+        unique: dict[str, Example] = {}
+        for row in kept:
+            if row.group in chosen:
+                unique.setdefault(row.uid, row)
         return sorted(unique.values(), key=lambda row: (chosen[row.group], row.uid))
 
     def summary(self) -> str:
         """Say how many rows each role has on each side."""
         counts = Counter((row.role, side) for side, rows in self._rows.items() for row in rows)
         return ", ".join(f"{r.value}/{s.value} {n}" for (r, s), n in sorted(counts.items()))
+
+
+def _place(row: Example) -> tuple[str, ...]:
+    """Give what sorts rows, equal ones too, so that no file's order decides anything."""
+    meta = json.dumps(dict(row.meta), sort_keys=True, default=str)
+    side = row.side or ""
+    return (row.uid, row.row_id, row.role, row.group, side, row.category, row.source, meta)
 
 
 def _order(seed: int, name: str) -> bytes:
