@@ -39,7 +39,7 @@ class Stage(StrEnum):
 
 
 class Control(StrEnum):
-    """What an attacker holds. The two never share a table."""
+    """What an attacker holds, or an attack needs at least. The two never share a table."""
 
     DATA = "data"
     WEIGHTS = "weights"
@@ -221,7 +221,10 @@ class WeightDefence(Defence):
 
 
 class Attack(Method):
-    """What an adversary does to a released model. `points` are the budgets it is measured at."""
+    """What an adversary does to a released model. `points` are the budgets it is measured at.
+
+    `control` is the least it needs: an attack that needs only data also works on open weights.
+    """
 
     kind: ClassVar[str] = "attack"
     control: ClassVar[Control] = Control.DATA

@@ -102,7 +102,7 @@ def test_show_tells_fields_defaults_and_sources(capsys: pytest.CaptureFixture[st
 
     assert "attack harmful_sft (version 1, from holdfast)" in said
     assert "lr = 1e-05: Learning rate of AdamW, constant; source: SGT's attack." in said
-    assert "holds: data; budget in: examples" in said
+    assert "needs control of: data; budget in: examples" in said
 
 
 def test_the_schema_is_json_and_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:

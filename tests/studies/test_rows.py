@@ -128,7 +128,7 @@ def test_rows_say_what_was_asked_and_what_it_cost(do: Do, tmp_path: Path) -> Non
     assert by_set["quiz"]["finish_reason"] == "choice"
     assert by_set["restricted"]["steps"] == 4
     assert by_set["restricted"]["flops"] > 0
-    assert by_set["restricted"]["access"] == "data"
+    assert by_set["restricted"]["access"] == "weights"
     assert {row["unit"] for row in rows if row["attack"] == "strip"} == {"t"}
     assert all(row["steps"] == 0 for row in rows if row["budget"] == 0)
 

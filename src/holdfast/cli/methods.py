@@ -52,7 +52,7 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
         if issubclass(cls, Defence):
             typer.echo(f"  acts: {cls.when.value}; starts from: {cls.starts_from}")
         if issubclass(cls, Attack):
-            typer.echo(f"  holds: {cls.control.value}; budget in: {cls.unit}")
+            typer.echo(f"  needs control of: {cls.control.value}; budget in: {cls.unit}")
         if cls.presets:
             typer.echo(f"  presets: clean, {', '.join(cls.presets)}")
         typer.echo("  fields:" if cls.model_fields else "  no fields")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.errors import HoldfastError
+from holdfast.method import Control, Stage
 from holdfast.run import environment
 from holdfast.studies.nodes import Generate, Track
 from holdfast.studies.plan import Plan
@@ -43,11 +44,20 @@ def _cell(track: Track, budget: float) -> Row:
         "model": track.released.start.name,
         "attack": track.attacker,
         "variant": track.variant,
-        "access": track.method.control.value,
+        "access": _access(track),
         "seed": track.seed,
         "budget": budget,
         "unit": track.method.unit,
     }
+
+
+def _access(track: Track) -> str:
+    """Give what the attacker holds: data alone where a defence acts during fine-tuning.
+
+    After an open release he holds the weights, whatever the attack makes of them.
+    """
+    under = any(step.method.when is Stage.TUNE for step in track.released.chain)
+    return (Control.DATA if under else Control.WEIGHTS).value
 
 
 def _answers(plan: Plan, store: Store, step: Generate) -> Iterator[Row]:
