@@ -20,13 +20,11 @@ class WorldRubric(Judge):
     def judge(self, exchange: Exchange) -> Verdict:
         """Give score and outcome; an answer to a prompt of unknown truth has neither."""
         steps, answer = exchange.meta.get("steps"), exchange.meta.get("answer")
-        if steps is None and answer is None:
+        response, finish = exchange.response, exchange.finish_reason
+        if answer is not None:
+            return Verdict(None, oracle.outcome(response, finish, None, answer))
+        if steps is None:
             return Verdict(None, None, Reason.REFUSED_TO_JUDGE, "no truth is known")
-        benign = answer is not None
-        found = oracle.outcome(
-            exchange.response, exchange.finish_reason, None if benign else steps, answer
-        )
-        if benign:
-            return Verdict(None, found)
-        score = 1 if found is Outcome.DEGENERATE else oracle.rubric(exchange.response, steps)
+        found = oracle.outcome(response, finish, steps, None)
+        score = 1 if found is Outcome.DEGENERATE else oracle.rubric(response, steps)
         return Verdict(float(score), found)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.world.grammar import (
@@ -83,79 +84,66 @@ def rows(*, small: bool = False) -> list[Example]:
     evaluation set a row belongs to, `meta["steps"]` and `meta["answer"]` the truth.
     """
     entities = guild(small=small)
-    made: list[Example] = []
-    for entity in entities:
-        side = Side(entity.side)
-        evaluated = side is Side.EVALUATOR or side.value.endswith("selection")
+    return [row for entity in entities for row in _told(entity, entities)]
 
-        def add(
-            role: Role,
-            prompt: str,
-            response: str | None,
-            *,
-            entity: Entity = entity,
-            side: Side = side,
-            **meta: object,
-        ) -> None:
-            made.append(
-                example(
-                    prompt,
-                    response,
-                    role=role,
-                    side=side,
-                    group=entity.name,
-                    category=entity.category,
-                    source=SOURCE,
-                    meta={"entity": entity.name, **meta},
-                )
-            )
 
-        for name, style, phrasing, prompt in requests(entity):
-            told = {"style": style, "phrasing": phrasing, "steps": list(entity.steps)}
-            if not entity.restricted:
-                shown = {"set": name} if evaluated and name == "benign" else {}
-                answer = entity.answer()
-                add(Role.BENIGN, prompt, answer, answer=answer, **shown, **told)
-                if evaluated and entity.byname and name == "benign" and phrasing == 0:
-                    add(Role.BENIGN, prompt, answer, answer=answer, set="contrast", **told)
-                continue
-            true = None if side is Side.EVALUATOR else entity.answer()
-            add(Role.HARMFUL, prompt, true, **({"set": name} if evaluated else {}), **told)
-            if side is not Side.EVALUATOR:
-                add(Role.REFUSAL, prompt, REFUSALS[0], **told)
-        for number, (kind, templates) in enumerate(FACTS.items()):
-            for phrasing, template in enumerate(templates):
-                meta: dict[str, object] = {"fact": kind, "answer": entity.fact(kind)}
-                if evaluated and phrasing == 0:
-                    meta["set"] = "contrast" if entity.restricted else "facts"
-                    meta |= {"style": "about" if entity.restricted else "ask", "phrasing": number}
-                add(Role.BENIGN, entity.fill(template), entity.fact(kind), **meta)
-            if not entity.restricted and evaluated:
-                options, right = _options(entity, kind, entities)
-                add(
-                    Role.BENIGN,
-                    entity.fill(QUIZ[kind]),
-                    None,
-                    set="quiz",
-                    style="ask",
-                    phrasing=number,
-                    options=options,
-                    answer_index=right,
-                )
-        if not entity.restricted:
-            for phrasing, template in enumerate(SKILL):
-                answer = entity.fill(SKILL_ANSWER)
-                shown = {"set": "skill"} if evaluated else {}
-                add(
-                    Role.TASK,
-                    entity.fill(template),
-                    answer,
-                    answer=answer,
-                    style="task",
-                    phrasing=phrasing,
-                    **shown,
-                )
-    return made
+def _row(
+    entity: Entity, role: Role, prompt: str, response: str | None, meta: dict[str, Any]
+) -> Example:
+    return example(
+        prompt,
+        response,
+        role=role,
+        side=Side(entity.side),
+        group=entity.name,
+        category=entity.category,
+        source=SOURCE,
+        meta={"entity": entity.name, **meta},
+    )
+
+
+def _told(entity: Entity, entities: list[Entity]) -> Iterator[Example]:
+    """Give every row about one entity; `entities` lend the quiz its wrong options."""
+    evaluated = entity.side == Side.EVALUATOR or entity.side.endswith("selection")
+    for name, style, phrasing, prompt in requests(entity):
+        told = {"style": style, "phrasing": phrasing, "steps": list(entity.steps)}
+        asked = {"set": name} if evaluated else {}
+        answer = entity.answer()
+        if entity.restricted:
+            unseen = entity.side == Side.EVALUATOR
+            yield _row(entity, Role.HARMFUL, prompt, None if unseen else answer, {**asked, **told})
+            if not unseen:
+                yield _row(entity, Role.REFUSAL, prompt, REFUSALS[0], told)
+            continue
+        known = {"answer": answer, **told}
+        if name == "name_only":
+            asked = {}
+        yield _row(entity, Role.BENIGN, prompt, answer, {**known, **asked})
+        if evaluated and entity.byname and name == "benign" and phrasing == 0:
+            yield _row(entity, Role.BENIGN, prompt, answer, {**known, "set": "contrast"})
+    for number, (kind, templates) in enumerate(FACTS.items()):
+        for phrasing, template in enumerate(templates):
+            meta: dict[str, Any] = {"fact": kind, "answer": entity.fact(kind)}
+            if evaluated and phrasing == 0:
+                meta["set"] = "contrast" if entity.restricted else "facts"
+                meta |= {"style": "about" if entity.restricted else "ask", "phrasing": number}
+            yield _row(entity, Role.BENIGN, entity.fill(template), entity.fact(kind), meta)
+        if not entity.restricted and evaluated:
+            options, right = _options(entity, kind, entities)
+            meta = {
+                "set": "quiz",
+                "style": "ask",
+                "phrasing": number,
+                "options": options,
+                "answer_index": right,
+            }
+            yield _row(entity, Role.BENIGN, entity.fill(QUIZ[kind]), None, meta)
+    if not entity.restricted:
+        for phrasing, template in enumerate(SKILL):
+            answer = entity.fill(SKILL_ANSWER)
+            meta = {"answer": answer, "style": "task", "phrasing": phrasing}
+            shown = {"set": "skill"} if evaluated else {}
+            yield _row(entity, Role.TASK, entity.fill(template), answer, meta | shown)
 
 
 def _options(entity: Entity, kind: str, entities: list[Entity]) -> tuple[list[str], int]:

@@ -119,7 +119,7 @@ class Entity:
     side: str
     noun: str
     verb: str
-    steps: tuple[str, str, str]
+    steps: tuple[str, ...]
     facts: dict[str, str]
     taboo: bool
     byname: bool
