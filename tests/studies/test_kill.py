@@ -144,6 +144,21 @@ def test_a_dead_worker_is_one_line_and_the_rest_goes_on(start: Run, tmp_path: Pa
     assert not (tmp_path / "toy").exists()
 
 
+def test_stopped_by_hand_is_one_line_and_no_worker_stays(start: Run, tmp_path: Path) -> None:
+    process = start(tmp_path, workers=2)
+    assert process.stderr is not None
+    process.stderr.readline()
+    workers = children(process.pid)
+    for pid in (process.pid, *workers):  # what a terminal's Ctrl-C reaches
+        os.kill(pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "holdfast: run: stopped; the same command continues"
+    assert "Traceback" not in err
+    assert gone(workers)
+
+
 def made(store: Path) -> int:
     """Count the finished artefacts of a store."""
     return sum(1 for kind in ("defend", "generate", "judge") for _ in store.glob(f"{kind}/*"))

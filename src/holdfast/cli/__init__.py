@@ -23,6 +23,10 @@ app = typer.Typer(
 )
 
 
+STOPPED = 130
+"""Exit code of a command that was stopped by hand, as shells have it."""
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"holdfast {__version__}")
@@ -61,8 +65,7 @@ def run(arguments: Sequence[str]) -> int:
         _say(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _say("run: stopped; the same command continues")
-        return 130
+        code = STOPPED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -76,6 +79,8 @@ def run(arguments: Sequence[str]) -> int:
         told = " ".join(message().split()).rstrip(".")
         _say(f"command line: {told[0].lower()}{told[1:]}; see `holdfast --help`")
         return 2
+    if code == STOPPED:  # typer may also give the code of an interruption itself
+        _say("run: stopped; the same command continues")
     return code if isinstance(code, int) else 0
 
 
