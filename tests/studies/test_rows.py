@@ -225,3 +225,21 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
             assert (artefact / "manifest.json").is_file()
     rows, done = do(tmp_path)
     assert (len(rows) > 0, done.failures) == (True, [])
+
+
+def test_a_model_that_changes_after_the_plan_is_refused(
+    toy: ModuleType, toy_model: Path, installed: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    model = shutil.copytree(toy_model, tmp_path / "model")
+    plan, store = Plan(parse_study(toy.study(model))), Store(tmp_path / "runs")
+    toy.model(model, seed=1)
+    with store.held():
+        done = engine.run(plan, store, workers=1)
+
+    assert done.finished == 0
+    assert str(done.failures[0]) == (
+        "defend refusal_sft: refusal_sft, seed 0: model 'base': its files changed since the plan "
+        "was made; run again"
+    )

@@ -19,11 +19,11 @@ from typing import Any
 from holdfast.config import Fields
 from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder
-from holdfast.errors import HoldfastError, StoreError
+from holdfast.errors import HoldfastError, ModelError, StoreError
 from holdfast.find import origin
 from holdfast.method import Exchange, Judge, Verdict
 from holdfast.run import environment, set_threads
-from holdfast.studies.keys import canonical
+from holdfast.studies.keys import canonical, key
 from holdfast.studies.nodes import Defend, Generate, Point, Released, Start, Trajectory
 from holdfast.studies.plan import Plan
 from holdfast.studies.store import Store, write_json, write_lines
@@ -89,7 +89,7 @@ class Runner:
         step = self.plan.defends[key]
         began = time.monotonic()
         released = Released(step.start, step.before)
-        model, tokenizer = self._take(released.folder(self.store))
+        model, tokenizer = self._take(released)
         work = self.store.work(key)
         done = training.harden(
             step.method,
@@ -131,16 +131,15 @@ class Runner:
         if not missing:
             self.store.done(trajectory.key)
             return
-        folder = trajectory.released.folder(self.store)
         start = trajectory.released.start
         if trajectory.attack is None:
-            model, tokenizer = self._take(folder, keep=True)
+            model, tokenizer = self._take(trajectory.released, keep=True)
             (point,) = missing.values()
             self._ask(model, tokenizer, start, point, {"steps": 0, "flops": 0.0})
             return
         from holdfast import training
 
-        model, tokenizer = self._take(folder)
+        model, tokenizer = self._take(trajectory.released)
 
         def on_point(budget: float, info: Any) -> None:
             point = missing[budget]
@@ -173,10 +172,13 @@ class Runner:
 
     # What the steps share.
 
-    def _take(self, folder: Path, *, keep: bool = False) -> tuple[Any, Any]:
+    def _take(self, released: Released, *, keep: bool = False) -> tuple[Any, Any]:
         """Give a model whose weights are those on disk; forget it unless it stays as it is."""
         from holdfast import models
 
+        folder = released.folder(self.store)
+        if released.last is None:
+            same(released.start)
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # the last one's memory goes first
             self._loaded = (folder, *models.load(folder, device=self.device))
@@ -395,6 +397,14 @@ class Runner:
             spent = self.store.manifest("point", point.key)["result"]
             self._ask(model, tokenizer, trajectory.released.start, point, spent)
         return left
+
+
+def same(start: Start) -> None:
+    """Refuse a start model whose files are not those the plan was made with."""
+    if key("model", files=start.files.identity()) != start.key:
+        raise ModelError(
+            f"model '{start.name}'", "its files changed since the plan was made", "run again"
+        )
 
 
 def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
