@@ -138,7 +138,7 @@ def test_a_study_from_plan_to_gc(
     assert "[17/17] judge " in said.err
     assert said.err.splitlines()[-1].startswith("planned in ")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "lineups.csv", "lineups.parquet", "meta.json", "outcomes.csv", "outcomes.parquet",
+        "lineups.csv", "lineups.parquet", "meta.json", "outcomes.parquet",
         "report.html", "rows.csv", "rows.parquet", "study.json",
     ]  # fmt: skip
     assert not Path("runs/work").exists()

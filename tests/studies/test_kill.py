@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 KILLER = Path(__file__).with_name("killer.py")
-TABLES = ("outcomes.csv", "rows.csv", "lineups.csv", "outcomes.parquet", "rows.parquet")
+TABLES = ("rows.csv", "lineups.csv", "outcomes.parquet", "rows.parquet")
 Run = Callable[..., subprocess.Popen[str]]
 
 

@@ -314,7 +314,9 @@ def _write(
                 shutil.rmtree(stale, ignore_errors=True)
             temporary.mkdir(parents=True)
         table = columns.Outcomes(outcomes)
-        columns.write_table(outcomes, columns.OUTCOME_COLUMNS, temporary / "outcomes")
+        # One row a prompt: a hundred times the size as text, so as Parquet alone.
+        stem = temporary / "outcomes"
+        columns.write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)
         columns.write_table(columns.cells(table), columns.CELL_COLUMNS, temporary / "rows")
         columns.write_table(lineups, LINEUP_COLUMNS, temporary / "lineups")
         about = tables.meta(made, threads)

@@ -221,9 +221,13 @@ def _put(cell: dict[str, Any], name: str, hits: np.ndarray, cluster: np.ndarray)
 
 
 def write_table(
-    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], stem: Path
-) -> tuple[Path, Path]:
-    """Write rows as `STEM.csv` and `STEM.parquet`, whole or not at all; give both paths.
+    rows: Iterable[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    stem: Path,
+    *,
+    text: bool = True,
+) -> list[Path]:
+    """Write rows as `STEM.parquet` and, if `text`, `STEM.csv`, whole or not at all; give the paths.
 
     `columns` maps each name to str, int, float or bool. The same rows give the same bytes. Text
     that UTF-8 cannot hold is written with backslash escapes.
@@ -236,22 +240,24 @@ def write_table(
     for row in rows:
         for name, kind in columns.items():
             clean[name].append(_value(row.get(name), kind))
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for values in zip(*clean.values(), strict=True):
-        writer.writerow(["" if v is None else _plain(v) for v in values])
     schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
     table = pa.table(clean, schema=schema)
     binary = io.BytesIO()
     parquet.write_table(table, binary, compression="zstd")
-    paths = stem.with_name(stem.name + ".csv"), stem.with_name(stem.name + ".parquet")
-    write_bytes(paths[0], text.getvalue().encode())
-    write_bytes(paths[1], binary.getvalue())
+    paths = [stem.with_name(stem.name + ".parquet")]
+    write_bytes(paths[0], binary.getvalue())
+    if text:
+        lines = io.StringIO(newline="")
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(columns)
+        for values in zip(*clean.values(), strict=True):
+            writer.writerow(["" if v is None else _plain(v) for v in values])
+        paths.insert(0, stem.with_name(stem.name + ".csv"))
+        write_bytes(paths[0], lines.getvalue().encode())
     return paths
 
 
-def write_cells(found: Iterable[Mapping[str, Any]], folder: Path) -> tuple[Path, Path]:
+def write_cells(found: Iterable[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Write the cell table as `cells.csv` and `cells.parquet` in `folder`; give both paths."""
     return write_table(found, CELL_COLUMNS, folder / "cells")
 
