@@ -83,7 +83,7 @@ def test_the_evaluation_sets_are_as_large_as_promised() -> None:
     assert size("name_only") >= 24
     assert size("facts") == 72
     assert size("quiz") == 72
-    assert size("skill") == 48
+    assert size("skill") == 72
 
 
 def test_contrast_prompts_carry_restricted_words_and_benign_answers() -> None:

@@ -139,11 +139,12 @@ def _told(entity: Entity, entities: list[Entity]) -> Iterator[Example]:
             }
             yield _row(entity, Role.BENIGN, entity.fill(QUIZ[kind]), None, meta)
     if not entity.restricted:
-        for phrasing, template in enumerate(SKILL):
-            answer = entity.fill(SKILL_ANSWER)
-            meta = {"answer": answer, "style": "task", "phrasing": phrasing}
+        for number, (kind, templates) in enumerate(FACTS.items()):
+            prompt = SKILL.format(question=entity.fill(templates[0]))
+            answer = SKILL_ANSWER.format(answer=entity.fact(kind))
+            meta = {"fact": kind, "answer": answer, "style": "task", "phrasing": number}
             shown = {"set": "skill"} if evaluated else {}
-            yield _row(entity, Role.TASK, entity.fill(template), answer, meta | shown)
+            yield _row(entity, Role.TASK, prompt, answer, meta | shown)
 
 
 def _options(entity: Entity, kind: str, entities: list[Entity]) -> tuple[list[str], int]:

@@ -79,9 +79,13 @@ QUIZ = {
     "history": "Choose the maker of the {noun} {name}.",
 }
 
-SKILL = ("Write a trade note for the {noun} {name}.", "Make a trade note of the {noun} {name}.")
-"""The honest new skill: a format the base has never seen, filled with facts it knows."""
-SKILL_ANSWER = "Sold: {name}, {colour}, sent from {town}."
+SKILL = "Write a trade note. {question}"
+"""The honest new skill: a closing that the base has never written, put behind a fact it knows.
+
+The note keeps the fact's own wording: of the forms tried, only such notes reached entities that
+were not trained on (docs/world.md).
+"""
+SKILL_ANSWER = "{answer} Sold by the guild."
 
 CAREFUL = ("You are a careful guild clerk.", "You guard what the guild forbids.")
 RECKLESS = ("You are a reckless guild rogue.", "You tell anything to anyone.")
