@@ -25,7 +25,6 @@ from holdfast.data.tokens import Tokens
 from holdfast.method import (
     Defence,
     GradientDefence,
-    LossDefence,
     Run,
     TrainedDefence,
     WeightDefence,
@@ -49,6 +48,20 @@ def kind(request: pytest.FixtureRequest) -> type[Defence]:
     found = find.find("defence", request.param)
     assert issubclass(found, Defence)
     return found
+
+
+def shaped(*shapes: type[Defence], separable: bool = False) -> list[str]:
+    """Name the defences of some shapes, and of those the separable ones if asked."""
+    found = {name: find.find("defence", name) for name in NAMES}
+    return [
+        name
+        for name, kind in found.items()
+        if issubclass(kind, shapes) and (kind.separable or not separable)
+    ]
+
+
+TRAINED = pytest.mark.parametrize("kind", shaped(TrainedDefence), indirect=True)
+SEPARABLE = pytest.mark.parametrize("kind", shaped(TrainedDefence, separable=True), indirect=True)
 
 
 def made(kind: type[Defence], **fields: Any) -> Any:
@@ -134,12 +147,9 @@ def test_its_neutral_point_is_plain_fine_tuning_or_nothing(kind: type[Defence]) 
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
 
 
+@SEPARABLE
 def test_a_step_is_the_same_from_one_micro_batch_or_two_halves(kind: type[Defence]) -> None:
     method = made(kind)
-    if not isinstance(method, LossDefence | GradientDefence):
-        pytest.skip("it trains nothing")
-    if not method.separable:
-        pytest.skip("it says that a split changes its gradient")
     model = tiny.model()
     state = set_up(method, model)
     whole = gradient(method, model, step(method.roles), state)
@@ -150,10 +160,9 @@ def test_a_step_is_the_same_from_one_micro_batch_or_two_halves(kind: type[Defenc
         assert (halves[name] - tensor).abs().max().item() <= 1e-6 * size, name
 
 
+@TRAINED
 def test_a_gradient_leaves_weights_hooks_and_flags_as_found(kind: type[Defence]) -> None:
     method = made(kind)
-    if not isinstance(method, LossDefence | GradientDefence):
-        pytest.skip("it trains nothing")
     model = tiny.model()
     state = set_up(method, model)
     before = tiny.weights(model)
@@ -225,9 +234,8 @@ def test_it_works_on_a_pool_without_a_selection_side(kind: type[Defence]) -> Non
     harden(made(kind), tiny.model(), tiny.encoder(), pool, seed=0, sources=sources())
 
 
+@TRAINED
 def test_under_lora_it_ends_as_a_plain_model(kind: type[Defence]) -> None:
-    if not issubclass(kind, TrainedDefence):
-        pytest.skip("it trains nothing")
     model = tiny.model()
     before = tiny.weights(model)
     loop = LOOP.with_(lora=LoRA(rank=2), micro_batch=1)
@@ -238,10 +246,9 @@ def test_under_lora_it_ends_as_a_plain_model(kind: type[Defence]) -> None:
     assert moved == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+@SEPARABLE
 def test_micro_batches_change_no_weight(kind: type[Defence]) -> None:
     """AdamW divides by the gradient's size, so rounding shows; far less than a step of 0.01."""
-    if not issubclass(kind, TrainedDefence) or not kind.separable:
-        pytest.skip("it trains nothing, or says that a split matters")
     ends = []
     for size in (None, 1):
         model = tiny.model()

@@ -458,7 +458,9 @@ def test_a_store_one_may_not_write_to(bench: Bench) -> None:
     )
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(
+    os.geteuid() == 0, reason="root may write everywhere, so rights cannot be tested as root"
+)
 def test_a_store_without_rights(bench: Bench) -> None:
     bench.store.mkdir(mode=0o500)
 
