@@ -172,3 +172,14 @@ def test_seeds_differ_by_purpose_and_study_and_fit_63_bits(first: int, second: i
     assert 0 <= seed(first, "draw") < 2**63
     assert seed(first, "draw") != seed(first, "order")
     assert (seed(first, "draw") == seed(second, "draw")) == (first == second)
+
+
+def test_a_group_given_in_part_keeps_what_its_method_chose() -> None:
+    from holdfast.defences.sgt import SGT
+    from holdfast.find import make
+
+    changed = make("defence", {"sgt": {"loop": {"lr": 0.5, "lora": {"rank": 2}}}}, "x")
+    assert isinstance(changed, SGT)
+    assert changed.loop == SGT().loop.with_(lr=0.5, lora={"rank": 2})
+    assert changed.loop.steps == SGT().loop.steps
+    assert changed.stage1 == SGT().stage1

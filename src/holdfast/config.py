@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
 
 from holdfast.errors import ConfigError, did_you_mean
 
@@ -35,6 +42,22 @@ class Fields(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, data: Any) -> Any:
+        """Let a group given in part keep the other defaults of the field it stands in.
+
+        `loop: {lr: 0.1}` changes a method's rate and leaves the steps its author chose.
+        """
+        if not isinstance(data, dict):
+            return data
+        groups = {
+            name: info.default
+            for name, info in cls.model_fields.items()
+            if isinstance(info.default, Fields)
+        }
+        return {name: lay_over(groups.get(name), value) for name, value in data.items()}
+
     def with_(self, **changes: Any) -> Self:
         """Give a copy with some fields changed, checked like any other."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
@@ -51,6 +74,15 @@ class Fields(BaseModel):
             elif isinstance(value, Fields):
                 plain[name] = value.key_fields()
         return plain
+
+
+def lay_over(default: Any, given: Any) -> Any:
+    """Lay a group given in part over a whole one (a model or plain data), in depth."""
+    if isinstance(default, Fields):
+        default = {name: getattr(default, name) for name in type(default).model_fields}
+    if not (isinstance(default, Mapping) and isinstance(given, dict)):
+        return given
+    return {**default, **{name: lay_over(default.get(name), v) for name, v in given.items()}}
 
 
 Model = TypeVar("Model", bound=BaseModel)

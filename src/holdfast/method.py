@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from holdfast.config import Fields
+from holdfast.config import Fields, lay_over
 from holdfast.errors import ConfigError
 from holdfast.run import Loop
 
@@ -43,15 +43,6 @@ class Control(StrEnum):
 
     DATA = "data"
     WEIGHTS = "weights"
-
-
-def _over(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay what was given over a preset, field by field inside nested groups too."""
-    both = {**preset, **given}
-    for name, value in preset.items():
-        if isinstance(value, Mapping) and isinstance(given.get(name), Mapping):
-            both[name] = _over(value, given[name])
-    return both
 
 
 class Method(Fields):
@@ -84,7 +75,7 @@ class Method(Fields):
                 f"no preset '{preset}'",
                 "known: " + ", ".join(["clean", *cls.presets]),
             )
-        return _over(cls.presets.get(preset, {}), given)
+        return lay_over(cls.presets.get(preset, {}), given)
 
     def identity(self) -> dict[str, Any]:
         """Give what a key is made of: kind, name, version and the fields that matter."""

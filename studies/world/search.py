@@ -45,7 +45,7 @@ def sgt(lr: float, steps: int, align: float) -> dict[str, Any]:
     """Give one setting of sgt; the repulsion keeps the paper's weight."""
     return {
         "sgt": {
-            "stage1": {"steps": 200, "batch": 8, "lr": 0.01},
+            "stage1": {"steps": 200, "batch": 8, "lr": 0.01, "clip": 1.0},
             "alpha_align": align,
             "loop": {**FALL, "lr": lr, "steps": steps},
         }

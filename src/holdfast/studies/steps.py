@@ -21,7 +21,7 @@ from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder
 from holdfast.errors import HoldfastError, ModelError, StoreError
 from holdfast.find import origin
-from holdfast.method import Exchange, Judge, Verdict
+from holdfast.method import Exchange, Judge, Method, Verdict
 from holdfast.run import environment, set_threads
 from holdfast.studies.keys import canonical, key
 from holdfast.studies.nodes import Defend, Generate, Point, Released, Start, Trajectory
@@ -428,26 +428,26 @@ def failed(label: str, error: BaseException) -> HoldfastError:
     return HoldfastError(label, what[:300], "see last-error.txt in the store; report it")
 
 
-def method_text(method: Fields) -> str:
-    """Give a method as a reader sees it: its name and the fields that are not default."""
-    changed = {
-        name: getattr(method, name)
-        for name, info in type(method).model_fields.items()
-        if getattr(method, name) != info.default
-    }
+def method_text(method: Fields, usual: Fields | None = None) -> str:
+    """Give a method as a reader sees it: its name and the fields that are not its default.
+
+    `usual` is what a nested group is when its method says nothing.
+    """
     shown = []
-    for name, value in changed.items():
+    for name, info in type(method).model_fields.items():
+        value = getattr(method, name)
+        default = getattr(usual, name) if usual is not None else info.default
+        if value == default:
+            continue
         if isinstance(value, Fields):
-            shown.append(f"{name}=({method_text(value)})")
-        elif isinstance(value, float):
-            shown.append(f"{name}={value:g}")
+            inner = default if isinstance(default, Fields) else None
+            shown.append(f"{name}=({method_text(value, inner)})")
         else:
-            shown.append(f"{name}={value}")
-    inner = ", ".join(shown)
-    name = getattr(method, "name", None)
-    if name is None:
-        return inner
-    return f"{name()}({inner})" if inner else name()
+            shown.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    inside = ", ".join(shown)
+    if not isinstance(method, Method):
+        return inside
+    return f"{method.name()}({inside})" if inside else method.name()
 
 
 def _quiet() -> None:
