@@ -68,7 +68,10 @@ class Outer(Fields):
             {"rate": 1.0, "inner": {"width": True}},
             "s.inner.width: got True; it should be a valid integer",
         ),
-        ({"rate": 1.0, "budgets": "all"}, "s.budgets: got 'all'; it should be a valid tuple"),
+        (
+            {"rate": 1.0, "budgets": "all"},
+            "s.budgets: got 'all'; it should be a list, such as [1, 2]",
+        ),
         ([1, 2], "s: expected fields, got [1, 2]; write `name: value` lines under it"),
         ("sgt", "s: expected fields, got 'sgt'; write `name: value` lines under it"),
     ],

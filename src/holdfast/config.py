@@ -151,6 +151,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Confi
     message = first["msg"]
     message = message[0].lower() + message[1:]
     message = message.removeprefix("value error, ").removeprefix("input should be ")
+    if message == "a valid tuple":
+        message = "a list, such as [1, 2]"
+    elif message.startswith("a valid dictionary or instance of"):
+        message = "fields, such as {name: value}"
     return ConfigError(path, f"got {_show(first['input'])}", f"it should be {message}")
 
 

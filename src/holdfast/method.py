@@ -112,9 +112,8 @@ Step = Mapping["Role", Sequence["Tokens"]]
 class Run:
     """What a method is handed when its work starts: the model and everything around it.
 
-    `models` holds `original`, `start`, `tuned`, `unaligned` as lazy tensor mappings by name.
-    `log(**values)` adds a line to the run's JSONL log; `folder` is where a method may keep state
-    that outlives an interruption.
+    `models` holds `original` and `start` as lazy tensor mappings by name.
+    `log(**values)` adds a line to the run's JSONL log.
     """
 
     model: PreTrainedModel
@@ -204,7 +203,7 @@ class WeightDefence(Defence):
     """A defence that edits weights in closed form."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """Which of `original`, `start`, `tuned`, `unaligned` it reads."""
+    """Which of `original` and `start` it reads."""
 
     def edit(self, run: Run) -> dict[str, Tensor]:
         """Give the tensors that change, by name."""
@@ -298,6 +297,10 @@ class Reason(StrEnum):
     ERROR = "error"
     TRUNCATED = "truncated"
     EMPTY = "empty"
+
+
+MOST_UNSCORED = 0.02
+"""A cell with a larger share of rows without a verdict is invalid; source: design 6.4."""
 
 
 @dataclass(frozen=True, slots=True)

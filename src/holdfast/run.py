@@ -55,7 +55,7 @@ class Loop(Fields):
     lr: Positive = 1e-3
     """Learning rate of AdamW at its highest."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the rate falls after warm-up: not at all, or to 0 at the last step."""
+    """How the rate falls after warm-up: not at all, or towards 0, due one step after the last."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises from lr / warmup."""
     weight_decay: NotNegative = 0.0

@@ -143,3 +143,19 @@ def test_a_barred_line_up_is_not_tested():
     (pair,) = cost.compare(costs, {"b": "inert: it did nothing"})
     assert pair.p is None
     assert pair.why_not == "b is inert: it did nothing"
+
+
+def test_a_survivor_of_small_budgets_is_not_called_cheaper() -> None:
+    survivor = cost.Cost(
+        low=8.0, high=np.inf, ci_low=8.0, ci_high=np.inf, b_max=8.0, steps=(1.0, np.inf),
+        flops=(1.0, np.inf), candidate="hot", chosen_on="selection",
+    )  # fmt: skip
+    broken = cost.Cost(
+        low=8.0, high=16.0, ci_low=8.0, ci_high=16.0, b_max=64.0, steps=(1.0, 2.0),
+        flops=(1.0, 2.0), candidate="mild", chosen_on="selection",
+    )  # fmt: skip
+    assert cost.log_difference(survivor, broken) == 0.0
+    pairs = cost.compare(
+        {"a": dict.fromkeys(range(8), survivor), "b": dict.fromkeys(range(8), broken)}
+    )
+    assert (pairs[0].larger, pairs[0].smaller, pairs[0].costlier) == (0, 0, None)

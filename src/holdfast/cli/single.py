@@ -219,8 +219,7 @@ def judge(
     """Have a judge read answers. Writes JSON lines and counts the outcomes."""
     from holdfast.errors import InvalidResultsError
     from holdfast.find import make
-    from holdfast.method import Exchange
-    from holdfast.studies.tables import MOST_UNSCORED
+    from holdfast.method import MOST_UNSCORED, Exchange
 
     reader: Any = make("judge", {name: fields(sets)}, "judge")
     verdicts = []

@@ -319,7 +319,7 @@ def _write(
         columns.write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)
         columns.write_table(columns.cells(table), columns.CELL_COLUMNS, temporary / "rows")
         columns.write_table(lineups, LINEUP_COLUMNS, temporary / "lineups")
-        about = tables.meta(made, threads)
+        about = tables.meta(made, kept)
         write_report(table, lineups, about, temporary / "report.html", show_text=show_text)
         with writing(out):
             write_json(temporary / "meta.json", about)

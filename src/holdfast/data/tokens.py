@@ -194,7 +194,8 @@ class Encoder:
         words = prompt
         if start < 0 or not text.startswith(words, start):
             words = prompt.strip()  # a template may trim what it is given
-            start = text.rfind(words) if words else -1
+            if start < 0 or not text.startswith(words, start):
+                start = text.rfind(words) if words else -1
         if start < 0:
             raise ModelError(
                 self.where, "the template does not show the user's words", "mend the template"

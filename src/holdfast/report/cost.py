@@ -227,12 +227,21 @@ class Pair:
 
 
 def log_difference(left: Cost, right: Cost) -> float:
-    """Give log2 left cost - log2 right cost; a censored cost enters as its bound, b_max.
+    """Give log2 left cost - log2 right cost, both cut at the last budget a survivor was tried at.
 
-    The bound understates a surviving victim's lead, so it can only weaken a claim.
+    What happened past that budget is unknown for the survivor, so it counts for neither: cutting
+    can only weaken a claim, also where the two were tried up to different budgets.
     """
-    ends = [cost.b_max if cost.survived else cost.high for cost in (left, right)]
+    cap = min((cost.b_max for cost in (left, right) if cost.survived), default=math.inf)
+    ends = [min(cost.b_max if cost.survived else cost.high, cap) for cost in (left, right)]
     return math.log2(ends[0]) - math.log2(ends[1])
+
+
+def _dearer(one: Cost, other: Cost) -> bool:
+    """Say whether one cost is known to be larger: a survivor's is past its own last budget."""
+    if one.survived:
+        return not other.survived and other.high <= one.b_max
+    return not other.survived and one.high > other.high
 
 
 def compare(
@@ -261,8 +270,8 @@ def _pair(
 ) -> Pair:
     seeds = sorted(set(costs[left]) & set(costs[right]))
     both = [(costs[left][s], costs[right][s]) for s in seeds]
-    larger = sum(a.high > b.high for a, b in both)
-    smaller = sum(a.high < b.high for a, b in both)
+    larger = sum(_dearer(a, b) for a, b in both)
+    smaller = sum(_dearer(b, a) for a, b in both)
     why_not, p, lead = "", None, None
     reasons = [f"{name} is {barred[name]}" for name in (left, right) if name in barred]
     reasons += [

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from holdfast.method import MOST_UNSCORED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,8 +31,6 @@ LEVEL = 0.95
 """Confidence level of every interval; the usual choice."""
 LEAST_DESIGN_EFFECT = 0.5
 """Clusters that happen to agree exactly would give an endless effective size; half is the floor."""
-MOST_UNSCORED = 0.02
-"""Share of unscored rows above which a cell is invalid; design 6.4."""
 MOST_DEGENERATE = 0.20
 """Share of degenerate answers above which a model is no longer coherent; design 6.2."""
 LEAST_UTILITY = 0.80

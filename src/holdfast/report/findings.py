@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.errors import DataError
+from holdfast.method import MOST_UNSCORED
 from holdfast.report import cost, estimates
 from holdfast.report.rows import OUTCOMES, UTILITY_SETS, Outcomes
 
@@ -232,10 +233,16 @@ class _Trajectories:
         return np.flatnonzero(self.restricted[EVALUATOR]["rows"][trajectory].sum(-1) > 0)
 
     def curve(self, trajectory: int, side: str) -> cost.Curve | None:
-        """Wrap one trajectory's counts on one side; None where it has no restricted prompts."""
+        """Wrap one trajectory's counts on one side; None where it has no restricted prompts.
+
+        A selection side without benign prompts borrows the evaluator's: an attack that wrecks the
+        model must not be taken for the worst one.
+        """
         at, harm, benign = self.at(trajectory), self.restricted[side], self.benign[side]
         if not harm["rows"][trajectory].sum():
             return None
+        if not benign["asked"][trajectory, at].sum():
+            benign = self.benign[EVALUATOR]
         asked = benign["asked"][trajectory, at]
         known = bool(asked.sum())
         return cost.Curve(
@@ -313,7 +320,7 @@ def _barred(name: str, tracks: _Trajectories, listed: Sequence[Mapping[str, Any]
             continue
         rows, scored = counts["rows"][index].sum(-1), counts["scored"][index].sum(-1)
         if np.any(estimates.too_many_unscored(rows - scored, rows)):
-            return f"invalid: more than {100 * estimates.MOST_UNSCORED:.0f} % unscored"
+            return f"invalid: more than {100 * MOST_UNSCORED:.0f} % unscored"
     return ""
 
 

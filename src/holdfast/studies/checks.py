@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast.data.example import Role
 from holdfast.data.tokens import format_identity
 from holdfast.errors import ConfigError, ModelError, did_you_mean
-from holdfast.method import Defence
+from holdfast.method import Attack, Defence
 from holdfast.models.files import resolve
 from holdfast.studies.keys import key
 from holdfast.studies.nodes import Start
@@ -24,6 +24,17 @@ def unique(labels: Sequence[str], where: str) -> None:
                 f"{where}[{i}]",
                 f"is '{label}' like an earlier one",
                 "let each differ in name or fields",
+            )
+
+
+def one_unit(choices: Sequence[Attack], where: str) -> None:
+    """Refuse choices of one attacker whose budgets count different things."""
+    for i, choice in enumerate(choices):
+        if choice.unit != choices[0].unit:
+            raise ConfigError(
+                f"{where}[{i}].{choice.name()}",
+                f"counts its budget in {choice.unit}, the first choice in {choices[0].unit}",
+                "make it an attacker of its own",
             )
 
 

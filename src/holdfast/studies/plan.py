@@ -30,7 +30,7 @@ from holdfast.method import (
     TrainedAttack,
     TrainedDefence,
 )
-from holdfast.studies.checks import find_start, known_roles, unique
+from holdfast.studies.checks import find_start, known_roles, one_unit, unique
 from holdfast.studies.keys import digest, key
 from holdfast.studies.nodes import (
     Defend,
@@ -82,6 +82,7 @@ class Plan:
         }
         for name, choices in self.attacks.items():
             unique([choice.label() for choice in choices], f"study.attacks.{name}")
+            one_unit(choices, f"study.attacks.{name}")
         self.starts = {name: find_start(name, entry) for name, entry in study.models.items()}
         self.original = self.starts[study.original] if study.original else None
         self._check_methods()

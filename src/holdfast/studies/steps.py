@@ -270,7 +270,7 @@ class Runner:
         def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
             verdicts = []
             for row, answer in pairs:
-                same = canonical([row.uid, answer["response"], answer["finish_reason"]])
+                same = canonical([row.uid, row.meta, answer["response"], answer["finish_reason"]])
                 if same not in known:
                     known[same] = judge.judge(exchange_of(row, answer))
                 verdict = known[same]
@@ -393,7 +393,8 @@ class Runner:
                 left[budget] = point
                 continue
             folder = self.store.path("point", point.key)
-            model, tokenizer = models.load(folder, device=self.device)
+            held = getattr(trajectory.attack, "precision", "fp32")
+            model, tokenizer = models.load(folder, precision=held, device=self.device)
             spent = self.store.manifest("point", point.key)["result"]
             self._ask(model, tokenizer, trajectory.released.start, point, spent)
         return left

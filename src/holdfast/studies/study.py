@@ -12,7 +12,7 @@ from holdfast.errors import ConfigError, did_you_mean
 from holdfast.generation.sampler import Sampler
 from holdfast.run import Count
 
-RESERVED = ("defend", "generate", "judge", "point", "work")
+RESERVED = ("defend", "generate", "judge", "point", "work", "lock", "last-error.txt")
 """Names of the store's own folders: no study may be called so."""
 
 HARM_SETS = ("restricted", "name_only")
@@ -122,7 +122,7 @@ class Study(Fields):
 def parse_study(data: Any) -> Study:
     """Decode a study from plain data and check that its names lead somewhere."""
     study = decode(Study, _sections(data), "study")
-    if study.name in RESERVED:
+    if study.name in RESERVED or study.name.startswith("tmp-"):
         raise ConfigError(
             "study.name", f"'{study.name}' is a folder of the store", "choose another name"
         )

@@ -7,16 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.errors import HoldfastError
-from holdfast.method import Control, Stage
-from holdfast.run import environment
+from holdfast.method import MOST_UNSCORED, Control, Stage
 from holdfast.studies.nodes import Generate, Track
 from holdfast.studies.plan import Plan
-from holdfast.studies.steps import git_commit, method_text
+from holdfast.studies.steps import method_text
 from holdfast.studies.store import Store
 from holdfast.studies.work import left
-
-MOST_UNSCORED = 0.02
-"""A cell with a larger share of rows without a verdict is invalid; source: design 6.4."""
 
 EXACT = "exact"
 """The judge's name in rows that are compared with a known answer."""
@@ -139,7 +135,21 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
     return rows
 
 
-def meta(plan: Plan, threads: int) -> dict[str, Any]:
+def made_on(plan: Plan, store: Store) -> dict[str, str]:
+    """Say on what the artefacts were made, by their manifests; more than one value is told."""
+    seen: dict[str, set[str]] = {}
+    made = [("defend", key) for key in plan.defends] + [("generate", key) for key in plan.generates]
+    for kind, key in made:
+        manifest = store.manifest(kind, key)
+        about = dict(manifest["environment"])
+        about |= about.pop("versions")
+        about |= {"device": manifest["device"], "git commit": manifest["git"]}
+        for name, value in about.items():
+            seen.setdefault(name, set()).add(str(value))
+    return {name: " and ".join(sorted(values)) for name, values in seen.items()}
+
+
+def meta(plan: Plan, store: Store) -> dict[str, Any]:
     """Give what the report says of the study itself."""
     study = plan.study
     flags = [
@@ -150,8 +160,6 @@ def meta(plan: Plan, threads: int) -> dict[str, Any]:
         if form != start.evaluation_format
     ]
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
-    about = environment(threads)
-    versions = about.pop("versions")
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
         flags.append(f"rows dropped because their group is seen on two sides: {dropped}")
@@ -162,11 +170,21 @@ def meta(plan: Plan, threads: int) -> dict[str, Any]:
         "thresholds": list(study.thresholds),
         "judges": [judge.name() for judge in plan.judges],
         "reference": {"none": study.reference.none, "free": study.reference.free},
-        "provenance": {**about, **versions, "git commit": git_commit(), "plan": plan.fingerprint},
-        "not_tested": [*study.not_tested, *flags],
+        "provenance": {**made_on(plan, store), "plan": plan.fingerprint},
+        "not_tested": [*study.not_tested, *_missing(plan), *flags],
         "world": world,
         "flags": flags,
     }
+
+
+def _missing(plan: Plan) -> list[str]:
+    """Name the reference rows that the study does without."""
+    study, told = plan.study, []
+    if study.reference.none not in study.lineups:
+        told.append(f"no line-up '{study.reference.none}': nothing is compared with no defence")
+    if study.reference.free not in study.attacks:
+        told.append(f"no attacker '{study.reference.free}': the free alternative was not tried")
+    return told
 
 
 def invalid(rows: list[Row]) -> list[str]:

@@ -183,6 +183,12 @@ def optimise(
             before(step)
         with meter.on(), compute(loop.precision, device):
             found, loss = gradient(stream.step(step), step)
+        if not any(term.count > 0 for term in loss.values()):
+            raise TrainingError(
+                f"{part} step {step + 1}",
+                "there is nothing to learn: no term counts a token, row or pair",
+                "give rows with responses",
+            )
         value, norm = total(loss), found.norm()
         if not (math.isfinite(value) and math.isfinite(norm)):
             rows = ", ".join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,3 +87,34 @@ def test_mistakes_are_told_in_one_line(
     with pytest.raises(DataError) as caught:
         File(path=name, role="benign", **fields).examples()
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"role": "benign", "response": None},
+            "a.jsonl: role benign needs a response; name its column in `response`",
+        ),
+        (
+            {"role": "benign", "evaluation_set": "quiz"},
+            "a.jsonl: a file cannot give a quiz (its rows need options); use another set",
+        ),
+    ],
+)
+def test_rows_that_could_serve_nothing_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"prompt": "x", "response": "y"}\n')
+    with pytest.raises(DataError) as caught:
+        File(path="a.jsonl", **fields).examples()
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_text_that_is_not_utf8_is_told_in_one_line(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"prompt,response\n\xff\xfe,x\n")
+    with pytest.raises(DataError, match="is not UTF-8"):
+        File(path=str(path), role="benign").examples()

@@ -17,8 +17,8 @@ from holdfast.method import Source
 class File(Source):
     """Rows of one file, all of one role.
 
-    A side is the column `side` where there is one, else the `side` field, else a hash of the
-    group. Every row must have a prompt; roles other than HARMFUL for evaluation need a response.
+    Its side is the `side` field, else a hash of the group. Every row must have a prompt; benign and
+    task rows that train something need a response too.
     """
 
     path: str
@@ -62,6 +62,14 @@ class File(Source):
             DataError: no such file, unknown ending, a line that cannot be read, a column that is
                 missing or empty, no rows at all.
         """
+        if self.response is None and self.role in ("benign", "task") and not self.evaluation_set:
+            raise DataError(
+                self.path, f"role {self.role} needs a response", "name its column in `response`"
+            )
+        if self.evaluation_set == "quiz":
+            raise DataError(
+                self.path, "a file cannot give a quiz (its rows need options)", "use another set"
+            )
         rows = []
         for number, record in _records(self._file()):
             where = f"{self.path}:{number}"
@@ -105,6 +113,13 @@ class File(Source):
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Give each record with its line (Parquet: row) number, from 1."""
+    try:
+        yield from _read(path)
+    except UnicodeDecodeError as error:
+        raise DataError(str(path), f"is not UTF-8 ({error})", "save it as UTF-8") from None
+
+
+def _read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if path.suffix == ".jsonl":
         yield from _json_lines(path)
     elif path.suffix == ".csv":
