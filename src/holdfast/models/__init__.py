@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "adapter": ["lora"],
         "files": ["ModelFiles", "resolve"],
+        "packing": ["Packed", "pack", "pack_for", "packable", "packed_passes"],
         "states": [
             "FlopMeter",
             "blocks",
