@@ -50,6 +50,10 @@ class Row:
     content: tuple[int, int]
     bos: bool
 
+    def cut(self, length: int) -> Row:
+        """Give the row's first `length` tokens; under causal attention their states are equal."""
+        return Row(self.ids[:length], min(self.start, length), self.content, self.bos)
+
 
 @dataclass(frozen=True)
 class Tokens:

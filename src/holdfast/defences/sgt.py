@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
-    from holdfast.data.tokens import Encoder, Tokens
+    from holdfast.data.tokens import Encoder, Row, Tokens
 
 Positions = Literal["generation", "prompt", "response", "all", "last_prompt"]
 Reduce = Literal["mean", "sum"]
@@ -279,7 +279,8 @@ class SGT(LossDefence):
             sigma = sigma * phi.detach().norm() / phi.numel() ** 0.5
         noisy = (phi + sigma * noise).expand(copies, rows, *phi.shape).flatten(0, 1)
         triggers = torch.cat([phi.expand(rows, *phi.shape), noisy])
-        wide = _repeat(tokens, 1 + copies)
+        packed = models.pack_for(teacher)
+        wide = models.pack(tokens.rows * (1 + copies)) if packed else _repeat(tokens, 1 + copies)
         states = models.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
         logits, labels = models.generation_logits(teacher, states.last, wide)
         n = len(labels) // (1 + copies)
@@ -304,54 +305,118 @@ class SGT(LossDefence):
         }
 
     def loss(self, model: PreTrainedModel, batch: Batch, state: SGTState) -> Loss:
-        """Give Eq. 4's terms from one student pass and one teacher pass over both roles."""
+        """Give Eq. 4's terms from one student pass and one teacher pass over both roles.
+
+        Rows are cut behind the last token that is matched or answers; the teacher's rows behind
+        the last that is matched.
+        """
         harmful, benign = batch[Role.REFUSAL], batch[Role.BENIGN]
-        both = collate([*harmful.rows, *benign.rows], state.encoder.pad_id)
-        student = models.forward(model, both, layers=True, final_norm=self.align.final_norm)
-        with torch.no_grad():
-            teacher = models.hidden_states(
-                state.teacher,
-                both,
-                trigger=state.trigger,
-                place=self.trigger.position,
-                final_norm=self.align.final_norm,
-            )
-        first, last = self._layers(len(teacher))
-        h_s, h_t = student.layers[first:last], teacher[first:last]
-        device = h_s[0].device
-        cut = len(harmful)
-        select = select_positions(harmful.rows, both.ids.shape[1], self.align.positions)
-        d_m = self._distance([h[:cut] for h in h_s], [h[:cut] for h in h_t], select.to(device))
-        select = select_positions(benign.rows, both.ids.shape[1], self.repel.positions)
-        d_b = self._distance([h[cut:] for h in h_s], [h[cut:] for h in h_t], select.to(device))
-        wide = collate(list(benign.rows), state.encoder.pad_id)
-        logits, labels = models.generation_logits(
-            model, student.last[cut:, : wide.ids.shape[1]], wide
-        )
-        task = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        matched = [matched_span(row, self.align.positions) for row in harmful.rows]
+        matched += [matched_span(row, self.repel.positions) for row in benign.rows]
+        short = [
+            row.cut(last)
+            for row, (_, last) in zip([*harmful.rows, *benign.rows], matched, strict=True)
+        ]
+        long = [*short[: len(harmful)], *benign.rows]
+        passes = self._packed if models.pack_for(model) else self._padded
+        distance, task = passes(model, state, short, long, matched, benign)
         counts = self.counts(batch, state)
+        aligned, repelled = distance[:, : len(harmful)], distance[:, len(harmful) :]
         return {  # Eq. 4
-            "align": Term(alignment(d_m).sum(), counts["align"], self.alpha_align, "rows"),
+            "align": Term(alignment(aligned).sum(), counts["align"], self.alpha_align, "rows"),
             "task": Term(
                 task, counts["task"], 1.0, "tokens" if self.task_reduce == "mean" else "rows"
             ),
             "repel": Term(
-                repulsion(d_b, self.repel.eps, self.repel.aggregate).sum(),
+                repulsion(repelled, self.repel.eps, self.repel.aggregate).sum(),
                 counts["repel"],
                 self.alpha_repel,
                 "rows",
             ),
         }
 
-    def _distance(self, h_s: list[Tensor], h_t: list[Tensor], select: Tensor) -> Tensor:
-        return squared_distance(
-            h_s,
-            h_t,
-            select,
-            over_hidden=self.align.over_hidden,
-            over_tokens=self.align.over_tokens,
-            relative=self.align.relative,
+    def _packed(
+        self,
+        model: PreTrainedModel,
+        state: SGTState,
+        short: list[Row],
+        long: list[Row],
+        matched: list[tuple[int, int]],
+        benign: Tokens,
+    ) -> tuple[Tensor, Tensor]:
+        """Give the distances [L, B] and the task's sum from rows end to end, without padding.
+
+        The teacher goes first and keeps its states of matched tokens; the student's layers are
+        compared with them as they appear, so no second stack of states is held.
+        """
+        given, asked = models.pack(long), models.pack(short)
+        owner = torch.tensor([r for r, (a, b) in enumerate(matched) for _ in range(a, b)])
+        inside = torch.tensor([i for a, b in matched for i in range(a, b)])
+        ours = torch.tensor(given.starts)[owner] + inside
+        theirs = torch.tensor(asked.starts)[owner] + inside
+        device = state.trigger.device
+        ours, theirs, owner = ours.to(device), theirs.to(device), owner.to(device)
+        with torch.no_grad():
+            goal = models.hidden_states(
+                state.teacher,
+                asked,
+                trigger=state.trigger,
+                place=self.trigger.position,
+                final_norm=self.align.final_norm,
+                at=theirs,
+            )
+        first, last = self._layers(len(goal))
+        apart: list[Tensor] = []
+
+        def see(number: int, h: Tensor) -> None:
+            if first <= number < last:
+                h_t, goal[number] = goal[number], h.new_empty(0)
+                how = self._how()
+                apart.append(models.matched_distance(h, h_t, ours, owner, len(long), **how))
+
+        student = models.forward(model, given, see=see, final_norm=self.align.final_norm)
+        start = given.starts[len(long) - len(benign)]
+        task, _ = models.response_nll(model, student.last[start:], models.pack(benign.rows))
+        return torch.stack(apart), task
+
+    def _padded(
+        self,
+        model: PreTrainedModel,
+        state: SGTState,
+        short: list[Row],
+        long: list[Row],
+        matched: list[tuple[int, int]],
+        benign: Tokens,
+    ) -> tuple[Tensor, Tensor]:
+        """Give the same from padded rows, for attention that cannot be packed."""
+        given, asked = collate(long, state.encoder.pad_id), collate(short, state.encoder.pad_id)
+        student = models.forward(model, given, layers=True, final_norm=self.align.final_norm)
+        with torch.no_grad():
+            teacher = models.hidden_states(
+                state.teacher,
+                asked,
+                trigger=state.trigger,
+                place=self.trigger.position,
+                final_norm=self.align.final_norm,
+            )
+        first, last = self._layers(len(teacher))
+        width = asked.ids.shape[1]
+        h_s = [h[:, :width] for h in student.layers[first:last]]
+        select = torch.zeros(len(short), width, dtype=torch.bool)
+        for mark, (begin, end) in zip(select, matched, strict=True):
+            mark[begin:end] = True
+        distance = squared_distance(
+            h_s, teacher[first:last], select.to(h_s[0].device), **self._how()
         )
+        answers = student.last[len(long) - len(benign) :, : benign.ids.shape[1]]
+        return distance, models.response_nll(model, answers, collate(list(benign.rows), 0))[0]
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "over_hidden": self.align.over_hidden,
+            "over_tokens": self.align.over_tokens,
+            "relative": self.align.relative,
+        }
 
     def _layers(self, depth: int) -> tuple[int, int]:
         first, last = (round(share * depth) for share in self.align.layers)
@@ -388,21 +453,26 @@ class SGT(LossDefence):
         }
 
 
-def select_positions(rows: Sequence[Any], width: int, which: Positions) -> Tensor:
-    """Mark the matched tokens of right-padded rows, [B, width], by meaning and not by id.
+def matched_span(row: Row, which: Positions) -> tuple[int, int]:
+    """Give the first matched token of a row and the one behind the last, by meaning and not by id.
 
-    The same words are selected whether or not the tokenizer begins with a BOS token, which is no
+    The same words are matched whether or not the tokenizer begins with a BOS token, which is no
     word: in large models its state is by far the largest and would drown the others' distance.
     """
+    return {
+        "generation": (row.start - 1, len(row.ids)),
+        "prompt": (int(row.bos), row.start),
+        "response": (row.start, len(row.ids)),
+        "all": (int(row.bos), len(row.ids)),
+        "last_prompt": (row.start - 1, row.start),
+    }[which]
+
+
+def select_positions(rows: Sequence[Row], width: int, which: Positions) -> Tensor:
+    """Mark the matched tokens of right-padded rows, [B, width]."""
     select = torch.zeros(len(rows), width, dtype=torch.bool)
     for mark, row in zip(select, rows, strict=True):
-        first, last = {
-            "generation": (row.start - 1, len(row.ids)),
-            "prompt": (int(row.bos), row.start),
-            "response": (row.start, len(row.ids)),
-            "all": (int(row.bos), len(row.ids)),
-            "last_prompt": (row.start - 1, row.start),
-        }[which]
+        first, last = matched_span(row, which)
         mark[first:last] = True
     return select
 

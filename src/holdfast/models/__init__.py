@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "adapter": ["lora"],
+        "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
         "packing": ["Packed", "pack", "pack_for", "packable", "packed_passes"],
         "states": [
@@ -17,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "insert",
             "log_probs",
             "nll",
+            "response_nll",
             "response_positions",
         ],
         "vectors": ["ParamVector", "grad", "shifted", "trainable"],

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import Module, ModuleList
+from torch.nn import Linear, Module, ModuleList
 
 from holdfast.data.tokens import IGNORE, Row, Tokens
 from holdfast.errors import ModelError
+from holdfast.models.entropy import summed_nll
 from holdfast.models.packing import Packed, Segments, attending, insert_packed, pack, pack_for
 
 if TYPE_CHECKING:
@@ -348,8 +349,22 @@ def nll(
     place: Place = "after_user_tag",
 ) -> tuple[Tensor, int]:
     """Give the summed negative log-likelihood of the labelled tokens and how many there are."""
-    values, _ = log_probs(model, tokens, trigger=trigger, place=place)
-    return -values.sum(), len(values)
+    batch = pack(tokens.rows) if pack_for(model) else tokens
+    states = forward(model, batch, trigger=trigger, place=place)
+    return response_nll(model, states.last, batch)
+
+
+def response_nll(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, int]:
+    """Give what `nll` gives from the last hidden states; a packed batch never holds all logits."""
+    head = model.get_output_embeddings()
+    plain = type(head) is not Linear or head._forward_hooks or head._forward_pre_hooks
+    if plain or not isinstance(tokens, Packed):
+        values = token_log_probs(model, last, tokens)
+        return -values.sum(), len(values)
+    emitting, labels, _ = _emitting(last, tokens)
+    value = summed_nll(emitting, head.weight, head.bias, labels, cap=_cap(model))
+    _count(head.weight.numel(), len(labels), model, last.requires_grad)
+    return value, len(labels)
 
 
 def per_row(values: Tensor, rows: Sequence[int] | Tensor, count: int) -> Tensor:
