@@ -35,12 +35,6 @@ def model(request: pytest.FixtureRequest) -> Any:
     return tiny.model(family, **changes)
 
 
-@pytest.fixture(params=[0, 10_000], ids=["call a row", "one padded call"])
-def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take both ways in which attention is computed on a CPU."""
-    monkeypatch.setattr(packing, "SHORT", request.param)
-
-
 def rows(bos: bool = False) -> list[Row]:
     encoder = tiny.encoder(bos=bos)
     texts = (
@@ -78,7 +72,6 @@ def test_a_pack_knows_its_rows() -> None:
         assert set(batch.row_of[inside].tolist()) == {number}
 
 
-@pytest.mark.usefixtures("short")
 def test_packed_rows_equal_rows_alone(model: Any) -> None:
     batch = models.pack(rows())
     with torch.no_grad():
@@ -89,7 +82,6 @@ def test_packed_rows_equal_rows_alone(model: Any) -> None:
         close(ours, theirs)
 
 
-@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("each", [False, True], ids=["one trigger", "one a row"])
 def test_packed_rows_with_a_trigger_equal_rows_built_by_hand(
@@ -112,7 +104,6 @@ def test_packed_rows_with_a_trigger_equal_rows_built_by_hand(
     close(states.last, expected[-1])
 
 
-@pytest.mark.usefixtures("short")
 def test_gradients_of_packed_rows_equal_those_of_rows_alone(model: Any) -> None:
     batch = models.pack(rows())
     trigger = torch.randn(1, 16, requires_grad=True)

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 NAME = "holdfast_packed"
 """What our attention is called inside transformers."""
 
-SHORT = 96
-"""Mean row length (tokens) below which one padded attention call beats one call a row on a CPU."""
-
 _ON: ContextVar[bool] = ContextVar("packing", default=False)
 
 
@@ -119,12 +116,6 @@ class Segments:
         """Give each token's position in its own row, [N]."""
         return torch.cat([torch.arange(n) for n in self.lengths])
 
-    @cached_property
-    def slots(self) -> Tensor:
-        """Give each token's place in the same rows padded on the right and flattened, [N]."""
-        rows = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
-        return rows * max(self.lengths) + self.positions
-
 
 _NOW: ContextVar[Segments | None] = ContextVar("segments", default=None)
 
@@ -195,8 +186,6 @@ def _attention(
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     how = {"dropout_p": dropout, "scale": scaling}
     lengths = segments.lengths
-    if len(lengths) * SHORT > sum(lengths) or len(set(lengths)) == 1:
-        return _padded(query, key, value, segments, window, how)[None], None
     parts = []
     for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
         mask = _window(q.shape[2], window, q.device)
@@ -211,33 +200,6 @@ def _window(length: int, window: int | None, device: torch.device) -> Tensor | N
         return None
     ones = torch.ones(length, length, dtype=torch.bool, device=device)
     return ones.tril() & ones.triu(1 - window)
-
-
-def _padded(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segments: Segments,
-    window: int | None,
-    how: dict[str, Any],
-) -> Tensor:
-    """Attend in one call over rows padded on the right, which no real token looks at: [N, h, D]."""
-    width, rows = max(segments.lengths), len(segments.lengths)
-    slots = segments.slots.to(query.device)
-
-    def spread(x: Tensor) -> Tensor:
-        flat = x[0].transpose(0, 1)
-        if rows * width > len(slots):
-            wide = flat.new_zeros(rows * width, *flat.shape[1:])
-            flat = wide.index_copy(0, slots, flat)
-        return flat.view(rows, width, *flat.shape[1:]).transpose(1, 2)
-
-    mask = _window(width, window, query.device)
-    out = scaled_dot_product_attention(
-        spread(query), spread(key), spread(value), mask, is_causal=mask is None, **how
-    )
-    flat = out.transpose(1, 2).flatten(0, 1)
-    return flat.index_select(0, slots) if rows * width > len(slots) else flat
 
 
 @cache
