@@ -77,6 +77,11 @@ class Loop(Fields):
     packing: bool = True
     """Run rows end to end without padding where the model's attention allows it: the same numbers
     to rounding (1e-6), sooner and in less memory. Off: padded passes."""
+    checkpoint_activations: bool = False
+    """Keep only each block's input for the backward pass and run the block again there: one more
+    forward pass for far less memory, the same numbers to rounding."""
+    compile_layers: bool = False
+    """Compile each block with `torch.compile`: worth its minutes on a GPU; rounds otherwise."""
     checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
     """Steps between two checkpoints of an unfinished run."""
 

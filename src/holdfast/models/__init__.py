@@ -8,7 +8,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "adapter": ["lora"],
         "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
-        "packing": ["Packed", "pack", "pack_for", "packable", "packed_passes"],
+        "packing": ["Packed", "pack", "pack_for", "packable"],
+        "passes": ["Passes", "packed_passes"],
         "states": [
             "FlopMeter",
             "blocks",

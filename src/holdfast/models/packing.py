@@ -22,24 +22,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from holdfast.data.tokens import IGNORE, Row
 from holdfast.errors import ModelError
+from holdfast.models.passes import current
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 NAME = "holdfast_packed"
 """What our attention is called inside transformers."""
-
-_ON: ContextVar[bool] = ContextVar("packing", default=False)
-
-
-@contextmanager
-def packed_passes(on: bool) -> Generator[None]:
-    """Have `nll`, `log_probs` and methods that ask `pack_for` pack their rows inside."""
-    token = _ON.set(on)
-    try:
-        yield
-    finally:
-        _ON.reset(token)
 
 
 @dataclass(frozen=True)
@@ -78,7 +67,7 @@ def pack(rows: Sequence[Row]) -> Packed:
 
 def pack_for(model: PreTrainedModel) -> bool:
     """Say whether passes of this model are packed here: asked for, and exact for its attention."""
-    return _ON.get() and packable(model)
+    return current().packed and packable(model)
 
 
 def packable(model: PreTrainedModel) -> bool:
@@ -102,14 +91,14 @@ class Segments:
 
     lengths: tuple[int, ...]
     calls: int = 0
-    _on: dict[torch.device, tuple[Tensor, ...]] = field(default_factory=dict)
+    _bounds: dict[torch.device, Tensor] = field(default_factory=dict)
 
     def cumulative(self, device: torch.device) -> Tensor:
         """Give the B + 1 bounds as int32, [B+1]."""
-        if device not in self._on:
+        if device not in self._bounds:
             bounds = list(accumulate(self.lengths, initial=0))
-            self._on[device] = (torch.tensor(bounds, dtype=torch.int32, device=device),)
-        return self._on[device][0]
+            self._bounds[device] = torch.tensor(bounds, dtype=torch.int32, device=device)
+        return self._bounds[device]
 
     @cached_property
     def positions(self) -> Tensor:
@@ -126,7 +115,10 @@ def attending(model: PreTrainedModel, segments: Segments) -> Generator[None]:
 
     The setting lives in the configuration, so two models that share one must not run at once.
     """
-    _register()
+    if _NOW.get() is segments:
+        yield
+        return
+    _register(current().compiled)
     configs = {
         id(module.config): module.config
         for module in model.modules()
@@ -145,10 +137,12 @@ def attending(model: PreTrainedModel, segments: Segments) -> Generator[None]:
 
 
 @cache
-def _register() -> None:
+def _register(compiled: bool) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(NAME, _attention)
+    # A compiler must not look inside: what it would find there changes with every pass.
+    ours = torch.compiler.disable(_attention) if compiled else _attention
+    AttentionInterface.register(NAME, ours)
     AttentionMaskInterface.register(NAME, lambda *_a, **_k: None)
 
 

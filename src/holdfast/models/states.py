@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from holdfast.data.tokens import IGNORE, Row, Tokens
 from holdfast.errors import ModelError
 from holdfast.models.entropy import summed_nll
 from holdfast.models.packing import Packed, Segments, attending, insert_packed, pack, pack_for
+from holdfast.models.passes import through
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -166,12 +168,12 @@ def forward(
     device = next(model.parameters()).device
     if isinstance(tokens, Packed):
         inputs, segments, back = _packed_inputs(model, tokens, trigger, place, device)
-        around: Any = attending(model, segments)
+        around: Any = partial(attending, model, segments)
     else:
         if at is not None:
             raise ValueError("`at` is for packed batches")
         inputs, back = _padded_inputs(model, tokens, trigger, place, device)
-        segments, around = None, nullcontext()
+        segments, around = None, nullcontext
     caught: list[Tensor] = []
 
     def aligned(h: Tensor, chosen: Tensor | None = None) -> Tensor:
@@ -192,7 +194,7 @@ def forward(
     wanted = layers or see is not None
     decoder = blocks(model)
     seen = decoder[:-1] if final_norm else decoder
-    with _catching(seen if wanted else [], keep), around:
+    with _catching(seen if wanted else [], keep), around(), through(decoder, around):
         out = body(model)(**inputs, use_cache=False)
     if segments is not None and segments.calls < len(decoder):
         raise ModelError(

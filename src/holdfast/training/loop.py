@@ -24,7 +24,7 @@ from holdfast.data.example import Example, Role
 from holdfast.data.tokens import Encoder, Tokens
 from holdfast.errors import DataError, StoreError, TrainingError
 from holdfast.method import Loss
-from holdfast.models.packing import packed_passes
+from holdfast.models.passes import Passes
 from holdfast.models.states import FlopMeter
 from holdfast.models.vectors import ParamVector, total
 from holdfast.run import Loop
@@ -179,10 +179,11 @@ def optimise(
     log.rewind(part, start)
     if start in points:
         points[start](start)
+    passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
     for step in range(start, loop.steps):
         if before is not None:
             before(step)
-        with meter.on(), compute(loop.precision, device), packed_passes(loop.packing):
+        with meter.on(), compute(loop.precision, device), passes.on():
             found, loss = gradient(stream.step(step), step)
         value, norm = total(loss), found.norm()
         if not (math.isfinite(value) and math.isfinite(norm)):
