@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests import tiny
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from holdfast import models
 from holdfast.data.example import Role, example
@@ -205,3 +206,62 @@ def test_insertion_into_packed_rows_says_where_the_rest_went() -> None:
     expected = [embeds[:2], trigger[0], embeds[2:3], trigger[1], embeds[3:]]
     assert torch.equal(wide, torch.cat(expected))
     assert torch.equal(wide[back], embeds)
+
+
+SIZES = {
+    "vocab_size": tiny.VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "initializer_range": 0.15,
+}
+SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
+OTHERS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "gemma": (True, {}),
+    "gemma2": (False, {"query_pre_attn_scalar": 4, "sliding_window": 7}),
+    "gemma3_text": (
+        True,
+        {"query_pre_attn_scalar": 4, "sliding_window": 7, "layer_types": SLIDING},
+    ),
+    "phi": (True, {"num_key_value_heads": 4}),
+    "phi3": (True, {"sliding_window": 7}),
+    "olmo2": (True, {}),
+    "gpt_oss": (
+        False,
+        {
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "sliding_window": 7,
+            "layer_types": SLIDING,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_are_packed_exactly_or_padded(kind: str) -> None:
+    """Scaled embeddings, biased heads, alternating windows; caps and sinks are left padded."""
+    packs, changes = OTHERS[kind]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(SIZES | changes)))
+    model.eval()
+    assert models.packable(model) == packs
+    tokens = tiny.encoder(bos=True).batch(tiny.rows(n=4)[Role.BENIGN])
+    params = list(model.parameters())
+    found = []
+    for packed in (False, True):
+        with models.packed_passes(packed):
+            value, _ = models.nll(model, tokens, trigger=torch.linspace(-1, 1, 16)[None])
+        found.append((value.item(), torch.autograd.grad(value, params, allow_unused=True)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    size = float(sum(g.double().square().sum() for g in found[0][1] if g is not None)) ** 0.5
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or float((a - b).abs().max()) <= 1e-6 * size

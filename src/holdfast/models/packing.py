@@ -73,15 +73,17 @@ def pack_for(model: PreTrainedModel) -> bool:
 def packable(model: PreTrainedModel) -> bool:
     """Say whether every block's attention is one that ours replaces exactly.
 
-    Not so for code that reads no registered attention, for state-space and chunked layers, and
-    for capped attention scores.
+    Not so for code that reads no registered attention, for state-space and chunked layers, for
+    capped attention scores, and for learned sinks.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or [])
+    sinks = any("sink" in name for name, _ in model.named_parameters())
     return (
         bool(getattr(model, "_supports_attention_backend", False))
         and kinds <= {"full_attention", "sliding_attention"}
         and not getattr(config, "attn_logit_softcapping", None)
+        and not sinks
     )
 
 
@@ -119,7 +121,7 @@ def attending(model: PreTrainedModel, segments: Segments) -> Generator[None]:
         yield
         return
     _register(current().compiled)
-    configs = {
+    configs: dict[int, Any] = {
         id(module.config): module.config
         for module in model.modules()
         if hasattr(getattr(module, "config", None), "_attn_implementation")
@@ -178,7 +180,7 @@ def _attention(
     shared = query.shape[1] // key.shape[1]
     if shared > 1:  # written out: CPU kernels without it fall back to a slower one
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    how = {"dropout_p": dropout, "scale": scaling}
+    how: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     lengths = segments.lengths
     parts = []
     for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
@@ -229,7 +231,8 @@ def _varlen(
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     bounds, longest = segments.cumulative(query.device), max(segments.lengths)
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    return varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
+    out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
+    return out
 
 
 def insert_packed(

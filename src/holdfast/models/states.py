@@ -193,8 +193,8 @@ def forward(
 
     wanted = layers or see is not None
     decoder = blocks(model)
-    seen = decoder[:-1] if final_norm else decoder
-    with _catching(seen if wanted else [], keep), around(), through(decoder, around):
+    seen = list(decoder)[: len(decoder) - final_norm] if wanted else []
+    with _catching(seen, keep), around(), through(decoder, around):
         out = body(model)(**inputs, use_cache=False)
     if segments is not None and segments.calls < len(decoder):
         raise ModelError(
