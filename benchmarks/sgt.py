@@ -38,6 +38,7 @@ from holdfast import models
 from holdfast.data.example import Role
 from holdfast.data.tokens import Row, Tokens, collate
 from holdfast.defences.sgt import SGT, SGTState, matched_span, repulsion
+from holdfast.models.passes import Passes
 from holdfast.models.states import blocks
 from holdfast.models.vectors import total
 from holdfast.run import seed as seed_of
@@ -283,11 +284,12 @@ class Bench:
     teacher: Any
     trigger: Tensor
     params: dict[str, Tensor]
+    passes: Passes
 
     def ours(self, job: Job) -> tuple[float, dict[str, Tensor]]:
         """Give loss and gradients as Holdfast computes them."""
         batch = {Role.REFUSAL: job.harmful}
-        with models.packed_passes(True):
+        with self.passes.on():
             if job.benign is None:
                 found, terms = models.grad(
                     {"trigger": self.trigger},
@@ -336,7 +338,7 @@ def differences(
     return abs(ours[0] - plain[0]) / abs(plain[0]), (apart / square) ** 0.5
 
 
-def prepare(shape: Shape, device: str) -> Bench:
+def prepare(shape: Shape, device: str, passes: Passes) -> Bench:
     """Make a student a little way from its teacher, so that no distance is 0."""
     teacher = build(shape, device).requires_grad_(False)
     model = copy.deepcopy(teacher).requires_grad_(True)
@@ -345,7 +347,8 @@ def prepare(shape: Shape, device: str) -> Bench:
         for p in model.parameters():
             p.add_(0.002 * torch.randn(p.shape, generator=generator, device=device, dtype=p.dtype))
     trigger = 0.05 * torch.randn(1, shape.width, generator=generator, device=device)
-    return Bench(model, teacher, trigger.requires_grad_(True), models.trainable(model))
+    trigger.requires_grad_(True)
+    return Bench(model, teacher, trigger, models.trainable(model), passes)
 
 
 def jobs(shape: Shape, name: str, count: int) -> list[Job]:
@@ -409,7 +412,7 @@ def compare(bench: Bench, shape: Shape, name: str, count: int, repeats: int, dev
 def self_check() -> bool:
     """Prove at a tiny size that both forms agree in loss and gradients."""
     shape = SHAPES["self-check"]
-    bench, fine = prepare(shape, "cpu"), True
+    bench, fine = prepare(shape, "cpu", Passes(packed=True)), True
     for name in (*PRESETS, "released", STAGE_1):
         for job in jobs(shape, name, 3):
             loss, gradient = differences(bench.ours(job), bench.plain(job))
@@ -425,6 +428,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--self-check", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", choices=[*PRESETS, STAGE_1], action="append")
+    parser.add_argument("--compile", action="store_true", help="ours with compile_layers")
+    parser.add_argument("--recompute", action="store_true", help="with checkpoint_activations")
     parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -433,7 +438,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.self_check:
         return 0 if self_check() else 1
     device, shape = options.device, SHAPES[options.device]
-    bench = prepare(shape, device)
+    passes = Passes(True, checkpointed=options.recompute, compiled=options.compile)
+    bench = prepare(shape, device, passes)
     print(
         f"{shape.layers} layers x {shape.width}, vocabulary {shape.vocabulary}, {device}, "
         f"{options.threads} thread(s), torch {torch.__version__}, "

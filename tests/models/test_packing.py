@@ -208,6 +208,61 @@ def test_insertion_into_packed_rows_says_where_the_rest_went() -> None:
     assert torch.equal(wide[back], embeds)
 
 
+def kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Do what CUDA's kernel does, [N, heads, D], token by token."""
+    assert cu_seq_q.dtype == torch.int32
+    assert cu_seq_q is cu_seq_k
+    assert max_q == max_k == int(cu_seq_q.diff().max())
+    assert window_size[1] == 0
+    assert enable_gqa or key.shape == query.shape
+    out = torch.empty_like(query)
+    share = query.shape[1] // key.shape[1]
+    for begin, end in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
+        for i in range(begin, end):
+            low = begin if window_size[0] < 0 else max(begin, i - window_size[0])
+            for head in range(query.shape[1]):
+                k, v = key[low : i + 1, head // share], value[low : i + 1, head // share]
+                weight = (scale * (k @ query[i, head])).softmax(0)
+                out[i, head] = weight @ v
+    return out
+
+
+def older_kernel(*arguments: Any, scale: float | None, window_size: tuple[int, int]) -> Any:
+    """Do the same as torch 2.11 has it: every query head needs its own keys."""
+    return kernel(*arguments, scale=scale, window_size=window_size)
+
+
+@pytest.mark.parametrize("kind", [kernel, older_kernel])
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_cuda_kernel_is_asked_for_what_the_cpu_computes(
+    kind: Any, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kind)
+    segments = packing.Segments((5, 2, 6))
+    query, keys, values = (torch.randn(1, heads, 13, 4) for heads in (4, 2, 2))
+    found = packing._varlen(query, keys, values, segments, 0.3, window)
+    token = packing._NOW.set(segments)
+    try:
+        expected, _ = packing._attention(
+            None, query, keys, values, None, scaling=0.3, sliding_window=window
+        )
+    finally:
+        packing._NOW.reset(token)
+    close(found, expected[0])
+
+
 SIZES = {
     "vocab_size": tiny.VOCABULARY,
     "hidden_size": 16,

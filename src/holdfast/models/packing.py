@@ -199,10 +199,8 @@ def _window(length: int, window: int | None, device: torch.device) -> Tensor | N
 
 
 @cache
-def _varlen_options() -> frozenset[str]:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return frozenset(inspect.signature(varlen_attn).parameters)
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _varlen(
@@ -213,17 +211,11 @@ def _varlen(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """Attend by CUDA's variable-length kernel: [N, heads, D]; torch 2.11 lacks some options."""
+    """Attend by CUDA's variable-length kernel: [N, heads, D]; torch 2.11's shares no keys."""
     from torch.nn.attention.varlen import varlen_attn
 
-    known = _varlen_options()
-    options: dict[str, Any] = {"scale": scaling}
-    if "window_size" in known:
-        options["window_size"] = (window - 1 if window else -1, 0)
-    elif window is None:
-        options["is_causal"] = True
-    else:
-        raise ModelError("packing", "this torch has no windowed attention", "set packing: false")
+    known = _parameters(varlen_attn)
+    options: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, 0)}
     shared = query.shape[1] // key.shape[1]
     if shared > 1 and "enable_gqa" in known:
         options["enable_gqa"] = True
