@@ -9,10 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast import __version__
 from holdfast.config import NO_EFFECT, Fields
+from holdfast.errors import ConfigError
 
 Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap"]
 Precision = Literal["fp32", "fp32_master", "bf16_pure"]
@@ -84,6 +85,16 @@ class Loop(Fields):
     """Compile each block with `torch.compile`: worth its minutes on a GPU; rounds otherwise."""
     checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
     """Steps between two checkpoints of an unfinished run."""
+
+    @model_validator(mode="after")
+    def _compiled_blocks_keep_their_hooks(self) -> Loop:
+        if self.compile_layers and self.lora is not None:
+            raise ConfigError(
+                "loop.compile_layers",
+                "does not go with lora: a compiled block cannot switch its adapter off",
+                "use one of them",
+            )
+        return self
 
 
 def set_threads(threads: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from tests import tiny
 
 from holdfast import find, models
+from holdfast.errors import ConfigError
 from holdfast.models.passes import current
 from holdfast.training import harden
 
@@ -56,3 +57,9 @@ def test_the_loop_says_how_passes_are_run(monkeypatch: pytest.MonkeyPatch) -> No
     hardened("refusal_sft", packing=False)
     assert seen == {(True, True, False), (False, False, False)}
     assert not current().packed
+
+
+def test_compiled_blocks_and_an_adapter_are_refused() -> None:
+    fields = {"refusal_sft": {"loop": {"compile_layers": True, "lora": {"rank": 2}}}}
+    with pytest.raises(ConfigError, match=r"loop.compile_layers: does not go with lora"):
+        find.make("defence", fields, "defence")
