@@ -14,8 +14,8 @@ from pydantic import Field
 from holdfast import __version__
 from holdfast.config import NO_EFFECT, Fields
 
-Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap"]
-Precision = Literal["fp32", "fp32_master", "bf16_pure"]
+Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap", "rounding"]
+Precision = Literal["fp32", "fp32_master", "bf16_kahan", "bf16_stochastic", "bf16_pure"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -69,7 +69,9 @@ class Loop(Fields):
     clip: Positive | None = 1.0
     """Largest L2 norm of the combined gradient; 1.0 as in the released trainers; None: no limit."""
     precision: Precision = "fp32"
-    """Weights and arithmetic: fp32, fp32 weights with bf16 compute, or everything bf16."""
+    """Weights and arithmetic: `fp32`; `fp32_master`: fp32 weights, bf16 compute; `bf16_kahan`: bf16
+    weights and a bf16 memory of what rounding took; `bf16_stochastic`: bf16 weights rounded up or
+    down by chance; `bf16_pure`: bf16 weights rounded to the nearest, which swallows small steps."""
     lora: LoRA | None = None
     """Train a low-rank adapter instead of all weights."""
     train_embeddings: bool = True

@@ -28,6 +28,7 @@ from holdfast.models.states import FlopMeter
 from holdfast.models.vectors import ParamVector, total
 from holdfast.run import Loop
 from holdfast.run import seed as seed_of
+from holdfast.training.optimiser import Optimiser
 
 MicroBatches = list[dict[Role, Tokens]]
 Gradient = Callable[[MicroBatches, int], tuple[ParamVector, Loss]]
@@ -43,7 +44,8 @@ class Stream:
         for role, some in rows.items():
             if not some:
                 raise DataError(f"role {role.value}", "no rows to train on", "check the sources")
-        self._rows, self._encoder, self._loop, self._seed = rows, encoder, loop, seed
+        self.seed = seed
+        self._rows, self._encoder, self._loop = rows, encoder, loop
         self._orders: dict[tuple[Role, int], list[int]] = {}
 
     def _index(self, role: Role, number: int) -> int:
@@ -51,7 +53,7 @@ class Stream:
         epoch, place = divmod(number, size)
         if (role, epoch) not in self._orders:
             order = list(range(size))
-            random.Random(seed_of(self._seed, "order", role.value, epoch)).shuffle(order)
+            random.Random(seed_of(self.seed, "order", role.value, epoch)).shuffle(order)
             self._orders[role, epoch] = order
         return self._orders[role, epoch][place]
 
@@ -163,14 +165,7 @@ def optimise(
     meter = meter or FlopMeter()
     points = points or {}
     device = next(iter(params.values())).device.type
-    optimiser = torch.optim.AdamW(
-        list(params.values()),
-        lr=loop.lr,
-        betas=(loop.beta1, loop.beta2),
-        eps=loop.eps,
-        weight_decay=loop.weight_decay,
-        foreach=True,
-    )
+    optimiser = Optimiser(params, loop, stream.seed)
     keeper = _Checkpoints(work / part) if work is not None else None
     start = 0
     if keeper is not None:
@@ -196,13 +191,7 @@ def optimise(
         if loop.clip is not None and norm > loop.clip:
             found.scale_(loop.clip / norm)
         rate = learning_rate(loop, step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        for name, p in params.items():
-            p.grad = found[name].to(p.dtype)
-        optimiser.step()
-        for p in params.values():
-            p.grad = None
+        optimiser.step(found, rate, step)
         log.write(
             part=part,
             step=step + 1,
@@ -245,16 +234,13 @@ class _Checkpoints:
         self,
         step: int,
         params: Mapping[str, Tensor],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Optimiser,
         meter: FlopMeter,
     ) -> None:
         """Write the state after `step` steps beside the older one, then drop the older one."""
-        state: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+        state: dict[str, Tensor] = {"rng": torch.get_rng_state(), **optimiser.state()}
         for name, p in params.items():
-            moments = optimiser.state[p]
             state[f"param/{name}"] = p.detach().contiguous()
-            state[f"first/{name}"] = moments["exp_avg"]
-            state[f"second/{name}"] = moments["exp_avg_sq"]
         temporary = self._folder / f"tmp-{os.getpid()}"
         try:
             temporary.mkdir(parents=True, exist_ok=True)
@@ -279,7 +265,7 @@ class _Checkpoints:
     def load(
         self,
         params: Mapping[str, Tensor],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Optimiser,
         meter: FlopMeter,
         latest: int,
     ) -> int:
@@ -295,11 +281,7 @@ class _Checkpoints:
         with torch.no_grad():
             for name, p in params.items():
                 p.copy_(state[f"param/{name}"])
-                optimiser.state[p] = {
-                    "step": torch.tensor(float(step)),
-                    "exp_avg": state[f"first/{name}"].to(p.device),
-                    "exp_avg_sq": state[f"second/{name}"].to(p.device),
-                }
+            optimiser.restore(state, step)
         torch.set_rng_state(state["rng"])
         meter.total = json.loads((path / "state.json").read_text())["flops"]
         return step
