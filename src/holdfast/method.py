@@ -145,6 +145,8 @@ class Defence(Method):
     when: ClassVar[Stage] = Stage.ALIGN
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles its rows are drawn from: exactly these are read."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Which of `original`, `start`, `tuned`, `unaligned` it reads from `run.models`."""
     starts_from: ClassVar[Literal["base", "aligned"]] = "base"
     separable: ClassVar[bool] = True
     """Whether a step's gradient is the same however it is split into micro-batches."""
@@ -211,9 +213,6 @@ class GradientDefence(TrainedDefence):
 
 class WeightDefence(Defence):
     """A defence that edits weights in closed form."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    """Which of `original`, `start`, `tuned`, `unaligned` it reads."""
 
     def edit(self, run: Run) -> dict[str, Tensor]:
         """Give the tensors that change, by name."""

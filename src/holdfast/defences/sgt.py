@@ -8,7 +8,8 @@ discards the vector. Symbols: L blocks, B rows, T tokens, H width, N positions, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -152,7 +153,9 @@ class Repel(Fields):
 
 @dataclass
 class SGTState:
-    """The trigger [K, H], the frozen teacher, and what is kept with the artefact."""
+    """The trigger [K, H], the frozen teacher (under LoRA the student itself, its adapter off),
+    and what is kept with the artefact.
+    """
 
     trigger: Tensor
     teacher: PreTrainedModel
@@ -232,8 +235,14 @@ class SGT(LossDefence):
     # ---- stage 1
 
     def setup(self, run: Run) -> SGTState:
-        """Learn the trigger on the frozen model; keep a frozen copy as the teacher."""
-        teacher = copy.deepcopy(run.model).requires_grad_(False).eval()
+        """Learn the trigger on the frozen model, which stays as the teacher.
+
+        Under LoRA no weight of it moves, so the model with its adapter off is the teacher; full
+        fine-tuning needs a second copy.
+        """
+        shared = self.loop.lora is not None
+        teacher = run.model if shared else copy.deepcopy(run.model)
+        teacher.requires_grad_(False).eval()
         width = teacher.get_input_embeddings().embedding_dim
         generator = torch.Generator().manual_seed(seed_of(run.seed, "init", "trigger"))
         first = torch.randn(self.trigger.length, width, generator=generator)
@@ -308,7 +317,7 @@ class SGT(LossDefence):
         harmful, benign = batch[Role.REFUSAL], batch[Role.BENIGN]
         both = collate([*harmful.rows, *benign.rows], state.encoder.pad_id)
         student = models.forward(model, both, layers=True, final_norm=self.align.final_norm)
-        with torch.no_grad():
+        with torch.no_grad(), models.without_adapter(state.teacher):
             teacher = models.hidden_states(
                 state.teacher,
                 both,
@@ -371,21 +380,32 @@ class SGT(LossDefence):
         rows = run.pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw"))
         tokens = run.encoder.batch(rows)
         place = self.trigger.position
-        goal = models.hidden_states(state.teacher, tokens, trigger=state.trigger, place=place)
         select = select_positions(tokens.rows, tokens.ids.shape[1], self.align.positions)
-        select = select.to(goal[0].device)
-        error = squared_distance(
-            models.hidden_states(run.model, tokens), goal, select, relative=True
-        )
-        before = squared_distance(
-            models.hidden_states(state.teacher, tokens), goal, select, relative=True
-        )
-        values, _ = models.log_probs(state.teacher, tokens, trigger=state.trigger, place=place)
+        student = models.hidden_states(run.model, tokens)
+        select = select.to(student[0].device)
+        with self._base(run, state) as base:
+            goal = models.hidden_states(base, tokens, trigger=state.trigger, place=place)
+            plain = models.hidden_states(base, tokens)
+            values, _ = models.log_probs(base, tokens, trigger=state.trigger, place=place)
+        error = squared_distance(student, goal, select, relative=True)
+        before = squared_distance(plain, goal, select, relative=True)
         return {
             "anchor_error": float(error.mean()),
             "anchor_error_before": float(before.mean()),
             "trigger_refusal_nll": float(-values.mean()),
         }
+
+    @contextmanager
+    def _base(self, run: Run, state: SGTState) -> Generator[PreTrainedModel]:
+        """Give the frozen teacher; under LoRA the merged student with its first weights put back.
+
+        Inside, the student is not to be used.
+        """
+        if state.teacher is run.model:
+            with models.holding(run.model, run.models["start"]) as base:
+                yield base
+        else:
+            yield state.teacher
 
 
 def select_positions(rows: Sequence[Any], width: int, which: Positions) -> Tensor:

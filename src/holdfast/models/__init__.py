@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "adapter": ["lora"],
+        "adapter": ["lora", "without_adapter"],
         "files": ["ModelFiles", "resolve"],
         "states": [
             "FlopMeter",
@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "nll",
             "response_positions",
         ],
-        "vectors": ["ParamVector", "grad", "shifted", "trainable"],
+        "vectors": ["ParamVector", "grad", "holding", "shifted", "trainable"],
         "weights": ["load", "save", "tensors"],
     },
 )

@@ -77,7 +77,8 @@ def harden(
     """Run one defence on `model`, in place, and give it back with its cost.
 
     Args:
-        sources: `original`, `start`, ... as tensor mappings; `start` defaults to the model itself.
+        sources: `original`, `start`, ... as tensor mappings; `start` defaults to the model itself,
+            copied only for a defence that needs it (and, under LoRA, before the merge).
         work: folder for checkpoints and `log.jsonl`; with some there, the run continues.
 
     Raises:
@@ -112,7 +113,8 @@ def harden(
         check_roles(defence, rows)
         loop = defence.loop
         ready(model, loop)
-        sources.setdefault("start", {k: v.clone() for k, v in tensors(model).items()})
+        if "start" in defence.needs:
+            sources.setdefault("start", {k: v.clone() for k, v in tensors(model).items()})
         with ExitStack() as stack:
             stack.enter_context(defence.adapt(model))
             with meter.on():
@@ -133,6 +135,10 @@ def harden(
                 meter=meter,
                 before=lambda step: defence.on_step(step, state),
             )
+            if loop.lora is not None:  # until it is merged, the weights below are the start's
+                plain = {k: v for k, v in tensors(model).items() if k not in params}
+                kept = {k: v.to("cpu", copy=True) for k, v in plain.items()}
+                sources.setdefault("start", kept)
         model.eval()
         with torch.no_grad():
             diagnostics = defence.diagnostic(run, state)
