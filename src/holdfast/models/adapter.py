@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def _targets(model: PreTrainedModel, which: str) -> dict[str, Linear]:
     """Give the linear layers inside the blocks, by full name; `attention` keeps the four of it.
 
-    Found by structure: attention's layers are those under a child whose name ends in `attn`.
+    Found by structure: attention's layers are those under a child that is named after it
+    (`self_attn`, `attn`, `attention`, `self_attention`).
     """
     names = {id(module): name for name, module in model.named_modules()}
     found = {
@@ -31,7 +32,10 @@ def _targets(model: PreTrainedModel, which: str) -> dict[str, Linear]:
         if isinstance(module, Linear)
     }
     if which == "attention":
-        found = {n: m for n, m in found.items() if any(p.endswith("attn") for p in n.split("."))}
+        under = ("attn", "attention")
+        found = {
+            n: m for n, m in found.items() if any(p.endswith(under) for p in n.split(".")[:-1])
+        }
     if not found:
         raise ModelError("lora.targets", "no linear layers to adapt", "use targets: all")
     return found
