@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from holdfast import __version__
-from holdfast.config import NO_EFFECT, Fields
+from holdfast.config import LATER, NO_EFFECT, Fields
 
 Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap", "rounding"]
 Precision = Literal["fp32", "fp32_master", "bf16_kahan", "bf16_stochastic", "bf16_pure"]
@@ -52,6 +52,12 @@ class Loop(Fields):
     """Rows of each role in an optimiser step."""
     micro_batch: Count | None = None
     """Rows of each role in one forward pass; None means the whole step at once."""
+    batching: Annotated[Literal["stratified", "mixed"], Field(json_schema_extra=LATER)] = (
+        "stratified"
+    )
+    """`stratified`: `batch` rows of each role in every step, so that no term is ever left out;
+    `mixed`: as many rows in all, drawn from all roles together, as common trainers do (register 9.D
+    row 32)."""
     lr: Positive = 1e-3
     """Learning rate of AdamW at its highest."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

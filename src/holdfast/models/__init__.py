@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "adapter": ["lora", "without_adapter"],
+        "compare": ["linear_cka", "openings", "spread"],
         "files": ["ModelFiles", "resolve"],
         "states": [
             "FlopMeter",
@@ -18,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "nll",
             "response_positions",
         ],
+        "trigger": ["load_trigger", "model_hash", "trigger_about"],
         "vectors": ["ParamVector", "grad", "holding", "shifted", "trainable"],
         "weights": ["load", "save", "tensors"],
     },

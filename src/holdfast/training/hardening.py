@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from holdfast.data.example import Example, Role
@@ -41,13 +42,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class Hardened:
-    """A hardened model and what it took. `state` holds tensors worth keeping (a trigger)."""
+    """A hardened model and what it took.
+
+    `state` holds tensors worth keeping (a trigger), `about` what is said of them.
+    """
 
     model: PreTrainedModel
     steps: int
     flops: float
     diagnostics: dict[str, float] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+    def save_state(self, folder: Path) -> None:
+        """Write each kept tensor to `state/NAME.safetensors` under a checkpoint's folder.
+
+        Apart from the checkpoint, so that no loader takes it for weights.
+        """
+        for name, tensor in self.state.items():
+            (folder / "state").mkdir(exist_ok=True)
+            path = folder / "state" / f"{name}.safetensors"
+            save_file({name: tensor.detach().cpu().contiguous()}, path, metadata=self.about)
 
 
 def ready(model: PreTrainedModel, loop: Loop) -> None:
@@ -142,9 +157,8 @@ def harden(
         model.eval()
         with torch.no_grad():
             diagnostics = defence.diagnostic(run, state)
-        return Hardened(
-            model, loop.steps, meter.total, diagnostics, getattr(state, "keep", None) or {}
-        )
+        kept, about = (getattr(state, name, None) or {} for name in ("keep", "about"))
+        return Hardened(model, loop.steps, meter.total, diagnostics, kept, about)
     finally:
         for name, p in model.named_parameters():
             p.requires_grad_(wanted.get(name, True))
@@ -183,6 +197,12 @@ def _gradient(
             lambda part: defence.counts(part, state),
         )
     if isinstance(defence, GradientDefence):
+        if defence.loop.batching == "mixed":
+            raise ConfigError(
+                f"{defence.name()}.loop.batching",
+                "mixed, but it needs rows of each role in every step",
+                "use batching: stratified",
+            )
         return lambda parts, _step: defence.gradient(
             model, {role: [part[role] for part in parts] for role in parts[0]}, state
         )

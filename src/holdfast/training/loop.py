@@ -36,7 +36,11 @@ Progress = Callable[[str, int, int], None]
 
 
 class Stream:
-    """The rows of every step: each role's rows in seeded epochs, without replacement in each."""
+    """The rows of every step: each role's rows in seeded epochs, without replacement in each.
+
+    Under `mixed` batching all roles share the epochs; a role may then be missing from a step or a
+    micro-batch, which holds it without rows.
+    """
 
     def __init__(
         self, rows: Mapping[Role, Sequence[Example]], encoder: Encoder, loop: Loop, seed: int
@@ -46,33 +50,47 @@ class Stream:
                 raise DataError(f"role {role.value}", "no rows to train on", "check the sources")
         self.seed = seed
         self._rows, self._encoder, self._loop = rows, encoder, loop
-        self._orders: dict[tuple[Role, int], list[int]] = {}
+        self._orders: dict[tuple[str, int], list[int]] = {}
+        self._all = [(role, row) for role, some in rows.items() for row in some]
 
-    def _index(self, role: Role, number: int) -> int:
-        size = len(self._rows[role])
+    def _index(self, name: str, size: int, number: int) -> int:
         epoch, place = divmod(number, size)
-        if (role, epoch) not in self._orders:
+        if (name, epoch) not in self._orders:
             order = list(range(size))
-            random.Random(seed_of(self.seed, "order", role.value, epoch)).shuffle(order)
-            self._orders[role, epoch] = order
-        return self._orders[role, epoch][place]
+            random.Random(seed_of(self.seed, "order", name, epoch)).shuffle(order)
+            self._orders[name, epoch] = order
+        return self._orders[name, epoch][place]
+
+    def _mixed(self, step: int) -> list[tuple[Role, Example]]:
+        whole, size = self._loop.batch * len(self._rows), len(self._all)
+        return [self._all[self._index("mixed", size, step * whole + i)] for i in range(whole)]
+
+    def _by_role(self, some: Sequence[tuple[Role, Example]]) -> dict[Role, list[Example]]:
+        return {role: [row for r, row in some if r is role] for role in self._rows}
 
     def examples(self, step: int) -> dict[Role, list[Example]]:
         """Give the rows of step `step` (from 0)."""
+        if self._loop.batching == "mixed":
+            return self._by_role(self._mixed(step))
         batch = self._loop.batch
         return {
-            role: [some[self._index(role, step * batch + i)] for i in range(batch)]
+            role: [some[self._index(role.value, len(some), step * batch + i)] for i in range(batch)]
             for role, some in self._rows.items()
         }
 
     def step(self, step: int) -> MicroBatches:
-        """Give step `step` as micro-batches, every role cut at the same places."""
-        chosen = self.examples(step)
+        """Give step `step` as micro-batches, every role (or the mixture) cut at the same places."""
         size = self._loop.micro_batch or self._loop.batch
-        return [
-            {role: self._encoder.batch(rows[i : i + size]) for role, rows in chosen.items()}
-            for i in range(0, self._loop.batch, size)
-        ]
+        if self._loop.batching == "mixed":
+            some, wide = self._mixed(step), size * len(self._rows)
+            parts = [self._by_role(some[i : i + wide]) for i in range(0, len(some), wide)]
+        else:
+            chosen = self.examples(step)
+            parts = [
+                {role: rows[i : i + size] for role, rows in chosen.items()}
+                for i in range(0, self._loop.batch, size)
+            ]
+        return [{role: self._encoder.batch(rows) for role, rows in p.items()} for p in parts]
 
 
 def learning_rate(loop: Loop, step: int) -> float:
