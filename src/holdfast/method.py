@@ -155,6 +155,10 @@ class Defence(Method):
     cost: ClassVar[str] = ""
     """Cost of an optimiser step in forward (F) and backward (B) passes."""
 
+    def copies(self) -> int:
+        """Give how many frozen copies of the model it keeps beside the one it changes."""
+        return 0
+
     def setup(self, run: Run) -> Any:
         """Make what the whole run needs (a trigger, a teacher, a probe)."""
         return None

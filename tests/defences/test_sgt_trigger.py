@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def given(path: Path, **fields: Any) -> SGT:
 def test_its_file_says_what_it_was_made_for(kept: Path) -> None:
     with safe_open(kept, framework="pt") as file:
         assert list(file.keys()) == ["trigger"]
-        assert file.metadata() == {
+        assert json.loads(file.metadata()["holdfast"]) == {
             "kind": "holdfast trigger",
             "model": models.model_hash(tiny.model()),
             "format": '{"format": "plain"}',

@@ -277,6 +277,10 @@ class SGT(LossDefence):
             meta=row.meta,
         )
 
+    def copies(self) -> int:
+        """Count the teacher; under LoRA the model is its own."""
+        return 0 if self.loop.lora is not None else 1
+
     # ---- stage 1
 
     def setup(self, run: Run) -> SGTState:

@@ -45,7 +45,7 @@ def model_hash(model: Module) -> str:
 def trigger_about(
     model: Module, encoder: Encoder, position: str, trigger: Tensor
 ) -> dict[str, str]:
-    """Give what a file that holds a trigger [K, H] says of it, as safetensors metadata."""
+    """Give what a file that holds a trigger [K, H] says of it, in its safetensors metadata."""
     form = dict(format_identity(encoder.form))
     if encoder.form == "chat":
         form["template"] = hashlib.sha256(str(encoder.tokenizer.chat_template).encode()).hexdigest()
@@ -70,9 +70,9 @@ def load_trigger(path: Path, model: Module, encoder: Encoder, position: str) -> 
         raise ModelError(where, "no such trigger file", "check the path")
     try:
         with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
+            said = json.loads((file.metadata() or {}).get("holdfast", "{}"))
             found = file.get_tensor("trigger")
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(where, f"no trigger file ({error})", "name one made here") from None
     if said.get("kind") != KIND:
         raise ModelError(where, "holds no trigger", "name one made here")

@@ -62,7 +62,9 @@ class Hardened:
         for name, tensor in self.state.items():
             (folder / "state").mkdir(exist_ok=True)
             path = folder / "state" / f"{name}.safetensors"
-            save_file({name: tensor.detach().cpu().contiguous()}, path, metadata=self.about)
+            # One entry: of several, the file's order would be left to chance.
+            said = {"holdfast": json.dumps(self.about, sort_keys=True)}
+            save_file({name: tensor.detach().cpu().contiguous()}, path, metadata=said)
 
 
 def ready(model: PreTrainedModel, loop: Loop) -> None:

@@ -176,8 +176,8 @@ def optimise(
         before: called before each step.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; names step and rows, keeps the last
-            checkpoint.
+        TrainingError: a loss or gradient that is not finite; names step and rows, and keeps the
+            state before that step as the last checkpoint.
     """
     log = log or TrainLog(None)
     meter = meter or FlopMeter()
@@ -201,6 +201,8 @@ def optimise(
             rows = ", ".join(
                 row.row_id for some in stream.examples(step).values() for row in some[:2]
             )
+            if keeper is not None and step > start:
+                keeper.save(step, params, optimiser, meter)
             raise TrainingError(
                 f"{part} step {step + 1}",
                 f"the loss is {value}, the gradient's norm {norm} (rows {rows}, ...)",
