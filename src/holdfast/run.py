@@ -90,6 +90,7 @@ def set_threads(threads: int) -> None:
     """Fix torch's threads and ask for deterministic algorithms."""
     import torch
 
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's products want to be told
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
 

@@ -135,3 +135,38 @@ def test_an_interrupted_run_under_lora_ends_at_the_same_bits(tmp_path: Path) -> 
         with pytest.raises(Stop):
             run(tmp_path / "broken", stop)
     assert tiny.same(run(tmp_path / "broken", None), whole)
+
+
+@pytest.mark.parametrize("sharing", ["own", "student"])
+def test_micro_batches_change_nothing_with_a_shared_teacher(sharing: Any) -> None:
+    """9.F (d) under LoRA."""
+    after = []
+    for size in (None, 2, 1):
+        model = tiny.model("llama")
+        loop = LOOP.with_(batch=4, lora=FIELD, micro_batch=size)
+        method = METHOD.with_(loop=loop, teacher_embeddings=sharing, alpha_align=1.0)
+        harden(method, model, tiny.encoder(bos=True), tiny.pool(), seed=0)
+        after.append(tiny.weights(model))
+    for other in after[1:]:
+        for name, value in after[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-5, rtol=1e-4)
+
+
+def test_a_fresh_adapter_is_at_distance_0_from_its_teacher_without_a_trigger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """9.F (a) under LoRA: B is 0 at the start, so student and teacher are one."""
+    model, encoder, rows = tiny.model(), tiny.encoder(), tiny.rows()
+    batch = {role: encoder.batch(rows[role]) for role in (Role.REFUSAL, Role.BENIGN)}
+    inner = models.hidden_states
+
+    def without(*arguments: Any, **options: Any) -> Any:
+        return inner(*arguments, **(options | {"trigger": None}))
+
+    monkeypatch.setattr(models, "hidden_states", without)
+    with lora(model, FIELD, 0) as params:
+        terms = METHOD.loss(model, batch, SGTState(torch.randn(1, 16), model, encoder))
+        assert float(terms["align"].sum.detach()) == 0.0
+        adapted(params)
+        terms = METHOD.loss(model, batch, SGTState(torch.randn(1, 16), model, encoder))
+        assert float(terms["align"].sum.detach()) > 0.0
