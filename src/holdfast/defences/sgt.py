@@ -41,6 +41,8 @@ OPENING = 4
 """Tokens of an answer that tell whether it is one of the known refusals."""
 PART = 16
 """Held-out rows in one pass of the diagnostics."""
+HELD_OUT = 96
+"""Most held-out rows of a role the diagnostics look at: a share of them is good to 0.05."""
 
 _STAGE_1: dict[str, Any] = {"steps": 1250, "batch": 4, "lr": 1e-3, "clip": None}
 _STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "linear"}
@@ -476,7 +478,7 @@ class SGT(LossDefence):
 
     def _checks(self, run: Run, state: SGTState, role: Role) -> dict[str, float]:
         draw = seed_of(run.seed, "draw")
-        rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)
+        rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
         if role is Role.REFUSAL and self.refusal is not None:
             rows = [self._refused(row) for row in rows]
         coded = run.encoder.batch(rows).rows
@@ -504,11 +506,12 @@ class SGT(LossDefence):
         student = [models.hidden_states(run.model, tokens) for tokens in batches]
         with self._base(run, state) as base:
             result["trigger_refusal_rate"] = refused(base, phi)
-            result["trigger_refusal_rate_noise"] = refused(base, noisy)
-            result["base_refusal_rate"] = refused(base)
-            goal = [models.hidden_states(base, t, trigger=phi, place=place) for t in batches]
             plain = [models.hidden_states(base, tokens) for tokens in batches]
-            nll = [models.nll(base, tokens, trigger=phi, place=place) for tokens in batches]
+            if role is Role.REFUSAL:
+                result["trigger_refusal_rate_noise"] = refused(base, noisy)
+                result["base_refusal_rate"] = refused(base)
+                goal = [models.hidden_states(base, t, trigger=phi, place=place) for t in batches]
+                nll = [models.nll(base, tokens, trigger=phi, place=place) for tokens in batches]
         which = self.align.positions if role is Role.REFUSAL else self.repel.positions
         selects = [
             select_positions(tokens.rows, tokens.ids.shape[1], which).to(phi.device)
@@ -523,12 +526,14 @@ class SGT(LossDefence):
             ]
             return torch.cat(each, dim=1).mean(1)
 
+        result["drift"] = float(apart(student, plain).mean())
+        if role is not Role.REFUSAL:
+            return result
         error = apart(student, goal)
         result["anchor_error"] = float(error.mean())
         result["anchor_error_before"] = float(apart(plain, goal).mean())
         for layer, value in enumerate(error.tolist(), start=1):
             result[f"anchor_error_layer_{layer:02d}"] = value
-        result["drift"] = float(apart(student, plain).mean())
         result["trigger_refusal_nll"] = float(sum(v for v, _ in nll)) / sum(n for _, n in nll)
 
         def begins(states: list[list[Tensor]], layer: int) -> Tensor:
