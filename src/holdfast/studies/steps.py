@@ -98,6 +98,7 @@ class Runner:
                 tokenizer,
                 step.start.entry.format,
                 append_eos=step.start.entry.append_eos,
+                max_length=_context(model),
                 where=step.label,
             ),
             self.plan.pool,
@@ -156,6 +157,7 @@ class Runner:
                 tokenizer,
                 start.attack_format,
                 append_eos=start.entry.append_eos,
+                max_length=_context(model),
                 where=trajectory.label,
             ),
             self.plan.pool,
@@ -400,6 +402,11 @@ class Runner:
             spent = self.store.manifest("point", point.key)["result"]
             self._ask(model, tokenizer, trajectory.released.start, point, spent)
         return left
+
+
+def _context(model: Any) -> int | None:
+    """Give the longest row the model was made for, where its config says."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
