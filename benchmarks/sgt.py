@@ -356,7 +356,7 @@ def jobs(shape: Shape, name: str, count: int) -> list[Job]:
     draw = random.Random(0)
     if name == STAGE_1:
         return [Job(SGT(), rows(shape, 4, shape.refusals, draw), None) for _ in range(count)]
-    method = SGT.model_validate({"preset": name})
+    method = SGT.model_validate({"preset": name, "teacher_embeddings": "own"})
     return [
         Job(method, rows(shape, 2, shape.refusals, draw), rows(shape, 2, shape.responses, draw))
         for _ in range(count)

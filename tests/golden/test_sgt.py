@@ -471,6 +471,10 @@ def test_eq_4_and_its_gradient_by_the_weights_equal_the_twin(
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
     params = models.trainable(student)
     found, terms = models.grad(params, lambda part: method.loss(student, part, state), [batch])
+    if method.teacher_embeddings == "student":
+        teacher = tiny.copied(teacher)
+        embeddings = teacher.get_input_embeddings()
+        embeddings.weight = torch.nn.Parameter(student.get_input_embeddings().weight.detach())
     value = twin_eq_4(student, teacher, harmful, benign, trigger, **how)
     expected = torch.autograd.grad(value, list(params.values()), allow_unused=True)
     assert total(terms) == pytest.approx(value.item(), rel=1e-6)

@@ -73,6 +73,13 @@ def test_a_pack_knows_its_rows() -> None:
         assert set(batch.row_of[inside].tolist()) == {number}
 
 
+def test_a_pack_may_have_no_rows() -> None:
+    model, batch = tiny.model(), models.pack([])
+    assert (batch.ids.shape, batch.row_of.shape) == ((0,), (0,))
+    value, count = models.response_nll(model, torch.zeros(0, 16), batch)
+    assert (value.item(), count) == (0.0, 0)
+
+
 def test_packed_rows_equal_rows_alone(model: Any) -> None:
     batch = models.pack(rows())
     with torch.no_grad():

@@ -96,9 +96,7 @@ class Booster(GradientDefence):
         """
         if not run.pool.has(Role.HARMFUL, Side.DEFENDER_SELECTION):
             return {}
-        rows = run.pool.draw(
-            Role.HARMFUL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw")
-        )
+        rows = run.pool.draw(Role.HARMFUL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw"))
         tokens = run.encoder.batch(rows)
         params = {name: p.requires_grad_(True) for name, p in run.model.named_parameters()}
 

@@ -55,14 +55,17 @@ class Packed:
     @cached_property
     def row_of(self) -> Tensor:
         """Give each token's row, [N]."""
-        return torch.repeat_interleave(torch.arange(len(self)), torch.tensor(self.lengths))
+        sizes = torch.tensor(self.lengths, dtype=torch.long)
+        return torch.repeat_interleave(torch.arange(len(self)), sizes)
 
 
 def pack(rows: Sequence[Row]) -> Packed:
-    """Lay rows end to end; labels are the response's ids, IGNORE elsewhere."""
+    """Lay rows end to end; labels are the response's ids, IGNORE elsewhere. There may be none."""
     ids = [i for row in rows for i in row.ids]
     labels = [i for row in rows for i in (*[IGNORE] * row.start, *row.ids[row.start :])]
-    return Packed(torch.tensor(ids), torch.tensor(labels), tuple(rows))
+    return Packed(
+        torch.tensor(ids, dtype=torch.long), torch.tensor(labels, dtype=torch.long), tuple(rows)
+    )
 
 
 def pack_for(model: PreTrainedModel) -> bool:

@@ -182,3 +182,21 @@ def shifted(
         with torch.no_grad():
             for name, p in params.items():
                 p.copy_(saved[name])
+
+
+@contextmanager
+def holding(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Generator[PreTrainedModel]:
+    """Hold the weights at `weights` by name; afterwards they are restored by copy, kept off the
+    device meanwhile.
+    """
+    params = {name: p for name, p in model.named_parameters() if name in weights}
+    saved = {name: p.detach().to("cpu", copy=True) for name, p in params.items()}
+    try:
+        with torch.no_grad():
+            for name, p in params.items():
+                p.copy_(weights[name])
+        yield model
+    finally:
+        with torch.no_grad():
+            for name, p in params.items():
+                p.copy_(saved[name])
