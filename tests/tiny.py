@@ -13,10 +13,18 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as kinds
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -27,6 +35,23 @@ from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 
 FAMILIES = ("qwen3", "llama", "mistral")
+DECODERS = (*FAMILIES, "gemma", "gemma2", "phi", "phi3")
+"""Every architecture the test of decoders covers: with the first three most tests make do."""
+
+OWN: dict[str, dict[str, Any]] = {
+    "gemma": {"tie_word_embeddings": True},
+    "gemma2": {
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 4,
+        "sliding_window": 8,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "phi": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "phi3": {"sliding_window": 8},
+}
+"""What an architecture has of its own: soft caps, windows shorter than a row, partial rotation."""
+
 VOCABULARY = 340
 
 TEXT = [
@@ -121,7 +146,7 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
 
     `spread` is the standard deviation of its weights, large enough that rows matter.
     """
-    fields = {
+    fields: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -135,11 +160,16 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
         "bos_token_id": 2,
         "eos_token_id": 1,
         "pad_token_id": 0,
-    } | changes
+    }
+    fields |= OWN.get(family, {}) | changes
     config, kind = {
         "qwen3": (Qwen3Config, Qwen3ForCausalLM),
         "llama": (LlamaConfig, LlamaForCausalLM),
         "mistral": (MistralConfig, MistralForCausalLM),
+        "gemma": (GemmaConfig, GemmaForCausalLM),
+        "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+        "phi": (PhiConfig, PhiForCausalLM),
+        "phi3": (Phi3Config, Phi3ForCausalLM),
     }[family]
     state = torch.get_rng_state()
     torch.manual_seed(seed)

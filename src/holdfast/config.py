@@ -20,6 +20,10 @@ from holdfast.errors import ConfigError, did_you_mean
 NO_EFFECT: dict[str, Any] = {"affects_result": False}
 """`json_schema_extra` of a field that cannot change a result: it is left out of the key."""
 
+LATER: dict[str, Any] = {"enters_key": "when changed"}
+"""`json_schema_extra` of a choice that came after results existed, its default being what was
+always done: it enters the key only where it differs, so finished results stay valid."""
+
 _SPELLINGS = {"defense": "defence", "defenses": "defences", "optimizer": "optimiser"}
 
 
@@ -64,12 +68,16 @@ class Fields(BaseModel):
         return type(self).model_validate(given | changes)
 
     def key_fields(self) -> dict[str, Any]:
-        """Give every field that can change a result, defaults included, as plain JSON data."""
+        """Give every field that can change a result, defaults included, as plain JSON data.
+
+        A field marked `LATER` is left out at its default.
+        """
         plain = self.model_dump(mode="json")
         for name, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
+            extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
             value = getattr(self, name)
-            if isinstance(extra, dict) and extra.get("affects_result") is False:
+            later = "enters_key" in extra and value == info.default
+            if extra.get("affects_result") is False or later:
                 plain.pop(name)
             elif isinstance(value, Fields):
                 plain[name] = value.key_fields()

@@ -135,6 +135,8 @@ class Defence(Method):
     when: ClassVar[Stage] = Stage.ALIGN
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles its rows are drawn from: exactly these are read."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Which of `original`, `start`, `tuned`, `unaligned` it reads from `run.models`."""
     starts_from: ClassVar[Literal["base", "aligned"]] = "base"
     separable: ClassVar[bool] = True
     """Whether a step's gradient is the same however it is split into micro-batches."""
@@ -142,6 +144,10 @@ class Defence(Method):
     equation: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     """Cost of an optimiser step in forward (F) and backward (B) passes."""
+
+    def copies(self) -> int:
+        """Give how many frozen copies of the model it keeps beside the one it changes."""
+        return 0
 
     def setup(self, run: Run) -> Any:
         """Make what the whole run needs (a trigger, a teacher, a probe)."""
@@ -201,9 +207,6 @@ class GradientDefence(TrainedDefence):
 
 class WeightDefence(Defence):
     """A defence that edits weights in closed form."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    """Which of `original` and `start` it reads."""
 
     def edit(self, run: Run) -> dict[str, Tensor]:
         """Give the tensors that change, by name."""

@@ -9,13 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast import __version__
-from holdfast.config import NO_EFFECT, Fields
+from holdfast.config import LATER, NO_EFFECT, Fields
+from holdfast.errors import ConfigError
 
-Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap"]
-Precision = Literal["fp32", "fp32_master", "bf16_pure"]
+Purpose = Literal["draw", "order", "init", "noise", "sampling", "bootstrap", "rounding"]
+Precision = Literal["fp32", "fp32_master", "bf16_kahan", "bf16_stochastic", "bf16_pure"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -52,6 +53,12 @@ class Loop(Fields):
     """Rows of each role in an optimiser step."""
     micro_batch: Count | None = None
     """Rows of each role in one forward pass; None means the whole step at once."""
+    batching: Annotated[Literal["stratified", "mixed"], Field(json_schema_extra=LATER)] = (
+        "stratified"
+    )
+    """`stratified`: `batch` rows of each role in every step, so that no term is ever left out;
+    `mixed`: as many rows in all, drawn from all roles together, as common trainers do (register 9.D
+    row 32)."""
     lr: Positive = 1e-3
     """Learning rate of AdamW at its highest."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -69,19 +76,40 @@ class Loop(Fields):
     clip: Positive | None = 1.0
     """Largest L2 norm of the combined gradient; 1.0 as in the released trainers; None: no limit."""
     precision: Precision = "fp32"
-    """Weights and arithmetic: fp32, fp32 weights with bf16 compute, or everything bf16."""
+    """Weights and arithmetic: `fp32`; `fp32_master`: fp32 weights, bf16 compute; `bf16_kahan`: bf16
+    weights and a bf16 memory of what rounding took; `bf16_stochastic`: bf16 weights rounded up or
+    down by chance; `bf16_pure`: bf16 weights rounded to the nearest, which swallows small steps."""
     lora: LoRA | None = None
     """Train a low-rank adapter instead of all weights."""
     train_embeddings: bool = True
     """Whether embeddings and head are trained (full fine-tuning only)."""
+    packing: bool = True
+    """Run rows end to end without padding where the model's attention allows it: the same numbers
+    to rounding (1e-6), sooner and in less memory. Off: padded passes."""
+    checkpoint_activations: Annotated[bool, Field(json_schema_extra=LATER)] = False
+    """Keep only each block's input for the backward pass and run the block again there: one more
+    forward pass for far less memory, the same numbers to rounding."""
+    compile_layers: Annotated[bool, Field(json_schema_extra=LATER)] = False
+    """Compile each block with `torch.compile`: worth its minutes on a GPU; rounds otherwise."""
     checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
     """Steps between two checkpoints of an unfinished run."""
+
+    @model_validator(mode="after")
+    def _compiled_blocks_keep_their_hooks(self) -> Loop:
+        if self.compile_layers and self.lora is not None:
+            raise ConfigError(
+                "loop.compile_layers",
+                "does not go with lora: a compiled block cannot switch its adapter off",
+                "use one of them",
+            )
+        return self
 
 
 def set_threads(threads: int) -> None:
     """Fix torch's threads and ask for deterministic algorithms."""
     import torch
 
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's products want to be told
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
 

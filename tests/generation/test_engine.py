@@ -163,3 +163,21 @@ def test_a_models_own_wishes_change_no_answer() -> None:
 
 def test_no_rows_give_no_answers() -> None:
     assert generate(tiny.model(), tiny.encoder(), [], GREEDY) == []
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["pad", "pad is end"])
+def test_a_stop_text_ends_an_answer_and_is_cut_off(same: bool) -> None:
+    model = talkative("qwen3")
+    encoder = Encoder(tiny.byte_tokenizer(pad_is_eos=same), "plain")
+    whole = generate(model, encoder, rows(), GREEDY)
+    longest = max((one.text for one in whole), key=len)
+    stop = longest[len(longest) // 2 :][:2]
+    found = generate(model, encoder, rows(), Sampler(max_new_tokens=12, stop=("unseen", stop)))
+    for before, after in zip(whole, found, strict=True):
+        assert after.text == before.text.partition(stop)[0].strip()
+        if stop in before.text:
+            assert after.finish_reason == "stop"
+            assert after.tokens <= before.tokens
+        else:
+            assert after == before
+    assert any(one.tokens < other.tokens for one, other in zip(found, whole, strict=True))

@@ -7,7 +7,7 @@ batching, padding, insertion nor selection with what it checks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -248,6 +248,13 @@ def test_repulsion_falls_with_distance_and_is_finite_at_0(aggregate: Any) -> Non
 # ---- whole losses, on models
 
 
+@pytest.fixture(params=[False, True], ids=["padded", "packed"])
+def passes(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Run the test's passes padded and packed."""
+    with models.packed_passes(request.param):
+        yield request.param
+
+
 def setting(family: str, bos: bool) -> tuple[Any, Any, Tokens, Tokens, Encoder]:
     """Give student, teacher and two batches of rows of unlike lengths."""
     teacher = tiny.model(family, spread=0.3).requires_grad_(False)
@@ -282,6 +289,7 @@ def phi(k: int = 1) -> Tensor:
 CASES = [("qwen3", False), ("llama", True), ("mistral", True)]
 
 
+@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize(
     "cons",
     [
@@ -352,6 +360,7 @@ def noise_of(method: SGT, monkeypatch: pytest.MonkeyPatch, step: int = 0) -> Ten
     return (torch.cat(used) - phi()).view(1 + k, rows, 1, WIDTH)[1:]
 
 
+@pytest.mark.usefixtures("passes")
 def test_the_noise_has_the_size_and_the_sharing_that_was_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -373,6 +382,7 @@ def test_the_noise_has_the_size_and_the_sharing_that_was_asked_for(
     )
 
 
+@pytest.mark.usefixtures("passes")
 def test_consistency_is_0_without_noise() -> None:
     _, teacher, harmful, _, _ = setting("qwen3", False)
     method = SGT.model_validate({"cons": {"sigma": 0.0}})
@@ -447,6 +457,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(("family", "bos"), CASES)
 def test_eq_4_and_its_gradient_by_the_weights_equal_the_twin(
@@ -460,6 +471,10 @@ def test_eq_4_and_its_gradient_by_the_weights_equal_the_twin(
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
     params = models.trainable(student)
     found, terms = models.grad(params, lambda part: method.loss(student, part, state), [batch])
+    if method.teacher_embeddings == "student":
+        teacher = tiny.copied(teacher)
+        embeddings = teacher.get_input_embeddings()
+        embeddings.weight = torch.nn.Parameter(student.get_input_embeddings().weight.detach())
     value = twin_eq_4(student, teacher, harmful, benign, trigger, **how)
     expected = torch.autograd.grad(value, list(params.values()), allow_unused=True)
     assert total(terms) == pytest.approx(value.item(), rel=1e-6)
@@ -467,6 +482,7 @@ def test_eq_4_and_its_gradient_by_the_weights_equal_the_twin(
     compare(list(found.values()), [e for e in expected if e is not None])
 
 
+@pytest.mark.usefixtures("passes")
 def test_only_the_asked_for_layers_are_matched() -> None:
     student, teacher, harmful, benign, encoder = setting("qwen3", False)
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
@@ -489,6 +505,7 @@ def test_only_the_asked_for_layers_are_matched() -> None:
     assert by_layer == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("passes")
 def test_terms_say_what_they_count() -> None:
     student, teacher, harmful, benign, encoder = setting("qwen3", False)
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
@@ -500,9 +517,51 @@ def test_terms_say_what_they_count() -> None:
         assert terms["align"].unit == terms["repel"].unit == "rows"
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("family", "bos"), CASES)
+def test_packed_equals_padded_in_loss_and_gradient(family: str, bos: bool, name: str) -> None:
+    student, teacher, harmful, benign, encoder = setting(family, bos)
+    method = SGT.model_validate(SETTINGS[name][0])
+    state = SGTState(phi(method.trigger.length), teacher, encoder)
+    batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
+    params = models.trainable(student)
+    found = []
+    for packed in (False, True):
+        with models.packed_passes(packed):
+            found.append(
+                models.grad(params, lambda part: method.loss(student, part, state), [batch])
+            )
+    (padded, terms), (packed, same) = found
+    assert total(same) == pytest.approx(total(terms), rel=1e-6)
+    for term in terms:
+        assert float(same[term].sum) == pytest.approx(float(terms[term].sum), rel=1e-6)
+    compare(list(packed.values()), list(padded.values()))
+
+
+@pytest.mark.parametrize(("family", "bos"), CASES)
+def test_stage_1_packed_equals_padded(family: str, bos: bool) -> None:
+    _, teacher, harmful, _, _ = setting(family, bos)
+    method = SGT.model_validate({"cons": {"sigma": 0.3}})
+    trigger = phi().requires_grad_(True)
+    found = []
+    for packed in (False, True):
+        with models.packed_passes(packed):
+            found.append(
+                models.grad(
+                    {"trigger": trigger},
+                    lambda part: method.stage1_loss(teacher, part, trigger, 5, 7),
+                    [{Role.REFUSAL: harmful}],
+                )
+            )
+    (padded, terms), (packed, same) = found
+    assert total(same) == pytest.approx(total(terms), rel=1e-6)
+    compare([packed["trigger"]], [padded["trigger"]])
+
+
 # ---- acceptance tests of the dossier, 9.F
 
 
+@pytest.mark.usefixtures("passes")
 def test_a_student_that_is_the_teacher_is_at_distance_0_without_a_trigger(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -537,6 +596,7 @@ def test_a_trigger_that_is_a_tokens_embedding_equals_that_token_written_out() ->
             assert torch.isfinite(ours).all()
 
 
+@pytest.mark.usefixtures("passes")
 def test_no_gradient_reaches_teacher_or_trigger() -> None:
     student, teacher, harmful, benign, encoder = setting("qwen3", False)
     teacher.requires_grad_(True)

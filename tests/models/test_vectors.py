@@ -232,3 +232,17 @@ def test_a_shift_by_nothing_is_no_error() -> None:
     model: Any = Toy()
     with models.shifted(model, {"b": values(0.0, 0.0)}, 1.0) as seen:
         assert seen == {"cosine": 0.0, "norm_ratio": 0.0}
+
+
+def test_gradients_that_share_memory_are_kept_apart() -> None:
+    """Autograd hands a sum's two terms one tensor, and a sum's gradient as one number spread."""
+    params = {name: torch.ones(2, 2, requires_grad=True) for name in "ab"}
+
+    def loss(_part: int) -> dict[str, Term]:
+        value = ((params["a"] + params["b"]) * 3).sum() + params["a"].sum()
+        return {"x": Term(value, 1.0, 1.0, "rows")}
+
+    found, _ = models.grad(params, loss, [0])
+    found.scale_(2.0)
+    assert found["a"].unique().tolist() == [8.0]
+    assert found["b"].unique().tolist() == [6.0]

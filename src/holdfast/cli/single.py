@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.cli import preflight
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ Original = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The study seed.")]
 Out = Annotated[Path, typer.Option("--out", help="Where to put what is made.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Arithmetic threads.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", help="A column of the files: prompt=NAME, or role.prompt=NAME for one role."
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, or cuda.")]
+Eos = Annotated[
+    bool, typer.Option("--append-eos/--no-append-eos", help="End responses with the end token.")
+]
 
 
 def defend(
@@ -46,10 +57,13 @@ def defend(
     out: Out,
     sets: Sets = None,
     data: Data = None,
+    column: Columns = None,
     source: Sources = None,
     original: Original = None,
+    append_eos: Eos = True,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "cpu",
 ) -> None:
     """Harden a checkpoint with one defence. The same command again continues."""
     from holdfast.find import make
@@ -59,22 +73,28 @@ def defend(
     files, public = _models(model, original, form, check_chat)
     if "original" in getattr(method, "needs", ()) and public is None:
         raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
-    pool = _pool(data, source, model, "defender")
-    if roles := getattr(method, "rows", None):
-        roles(pool, seed)  # too few rows is found before anything is loaded
+    pool, content = _pool(data, column, source, model, "defender")
+    # What is missing, too long or too large is found before any weight is loaded.
+    rows = method.rows(pool, seed) if hasattr(method, "rows") else {}
+    coder = preflight.encoder(files, form, append_eos=append_eos)
+    loop = getattr(method, "loop", None)
+    preflight.check(files, coder, rows, loop, copies=method.copies(), device=device)
 
     from holdfast import models, training
-    from holdfast.data.tokens import Encoder
+    from holdfast.report.hardened_card import hardened_card
     from holdfast.run import set_threads
     from holdfast.studies.store import write_json
 
     set_threads(threads)
+    about = _about(files, method, form, append_eos, seed, content)
     with _folder(out) as (temporary, work):
-        loaded, tokenizer = models.load(files.folder)
+        preflight.same_run(work, about)
+        loaded, tokenizer = models.load(files.folder, device=device)
+        base = models.model_hash(loaded)
         done = training.harden(
             method,
             loaded,
-            Encoder(tokenizer, form, where="--format"),
+            coder,
             pool,
             seed=seed,
             work=work,
@@ -85,11 +105,18 @@ def defend(
         write_json(temporary / "diagnostics.json", done.diagnostics)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        marker = {"defences": [method.identity()], "seed": seed, "attacked": False}
-        write_json(
-            temporary / "holdfast.json",
-            {"made_by": "holdfast", "model": model, "format": form, **marker},
-        )
+        done.save_state(temporary)
+        marker = _provenance(model, about, threads, device) | {
+            "base": base,
+            "defences": [method.identity()],
+            "rows": {str(role): len(some) for role, some in rows.items()},
+            "steps": done.steps,
+            "flops": done.flops,
+            "attacked": False,
+        }
+        write_json(temporary / "holdfast.json", marker)
+        card = hardened_card(marker, done.diagnostics)
+        (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
 
 
@@ -100,10 +127,13 @@ def attack(
     out: Out,
     sets: Sets = None,
     data: Data = None,
+    column: Columns = None,
     source: Sources = None,
     original: Original = None,
+    append_eos: Eos = True,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "cpu",
 ) -> None:
     """Attack a checkpoint up to the attack's last budget and keep the result, marked as such."""
     from holdfast.find import make
@@ -114,20 +144,22 @@ def attack(
     files, public = _models(model, original, form, check_chat)
     if "original" in method.needs and public is None:
         raise ConfigError(f"attack.{name}", "needs the public original", "give --original MODEL")
-    pool = _pool(data, source, model, "attacker")
-    if not isinstance(method, WeightAttack):
-        method.rows(pool, seed)
+    pool, content = _pool(data, column, source, model, "attacker")
+    edits = isinstance(method, WeightAttack)
+    coder = preflight.encoder(files, form, append_eos=append_eos)
+    rows, loop = ({}, None) if edits else (method.rows(pool, seed), method.train_loop())
+    preflight.check(files, coder, rows, loop, copies=int(edits), device=device)
     last = max(method.points())
 
     from holdfast import models, training
-    from holdfast.data.tokens import Encoder
     from holdfast.run import set_threads
     from holdfast.studies.store import write_json
 
     set_threads(threads)
+    about = _about(files, method, form, append_eos, seed, content)
     with _folder(out) as (temporary, work):
-        loaded, tokenizer = models.load(files.folder)
-        edits = isinstance(method, WeightAttack)
+        preflight.same_run(work, about)
+        loaded, tokenizer = models.load(files.folder, device=device)
 
         def on_point(point: float, info: Any) -> None:
             if edits:  # the start weights come back after it
@@ -136,7 +168,7 @@ def attack(
         training.attack(
             method,
             loaded,
-            Encoder(tokenizer, form, where="--format"),
+            coder,
             pool,
             seed=seed,
             work=work,
@@ -147,11 +179,8 @@ def attack(
         )
         if not edits:
             models.save(loaded, tokenizer, temporary)
-        marker = {"attack": method.identity(), "budget": last, "seed": seed, "attacked": True}
-        write_json(
-            temporary / "holdfast.json",
-            {"made_by": "holdfast", "model": model, "format": form, **marker},
-        )
+        marker = {"attack": method.identity(), "budget": last, "attacked": True}
+        write_json(temporary / "holdfast.json", _provenance(model, about, threads, device) | marker)
     typer.echo(f"attacked up to {last:g} {method.unit}, do not publish: {out}")
 
 
@@ -160,41 +189,51 @@ def generate(
     form: Format,
     out: Out,
     prompts: Annotated[
-        str, typer.Option("--prompts", help="An evaluation set, or a .jsonl file of prompts.")
+        str,
+        typer.Option(
+            "--prompts", help="An evaluation set, or a .jsonl, .csv or .parquet file of prompts."
+        ),
     ] = "restricted",
+    column: Columns = None,
     side: Annotated[str, typer.Option("--side", help="Whose rows of the set.")] = "evaluator",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Groups; all without it.")] = None,
     sets: Sets = None,
     source: Sources = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "cpu",
 ) -> None:
     """Answer prompts with a checkpoint; --set changes the sampler. Writes JSON lines."""
     from holdfast.config import decode
     from holdfast.data.example import Role, Side, example
+    from holdfast.find import make
     from holdfast.generation.sampler import Sampler
     from holdfast.studies.checks import check_chat
 
     sampler = decode(Sampler, fields(sets), "generate")
     files, _ = _models(model, None, form, check_chat)
-    if prompts.endswith(".jsonl"):
+    if prompts.endswith(".jsonl") and not column:  # keeps what a judge needs: the meta of each line
         rows = [
             example(_text(row, "prompt", f"{prompts}:{i}"), role=Role.HARMFUL, meta=row.get("meta"))
             for i, row in enumerate(_lines(Path(prompts)), start=1)
         ]
+    elif prompts.endswith((".jsonl", ".csv", ".parquet")):
+        given = {"path": prompts, "role": "harmful", "response": None}
+        asked: Any = make("source", {"file": given | _columns(column, "harmful")}, "--prompts")
+        rows = asked.examples()
     else:
         if side not in set(Side):
             raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
-        rows = _pool(None, source, model, None).evaluation(prompts, Side(side), n, 0)
+        rows = _pool(None, None, source, model, None)[0].evaluation(prompts, Side(side), n, 0)
+    coder = preflight.encoder(files, form)
+    preflight.check(files, coder, {}, None, device=device)
 
     from holdfast import generation, models
-    from holdfast.data.tokens import Encoder
     from holdfast.run import set_threads
 
     set_threads(threads)
-    loaded, tokenizer = models.load(files.folder)
-    encoder = Encoder(tokenizer, form, where="--format")
-    answers = generation.generate(loaded, encoder, rows, sampler, seed=seed)
+    loaded, _ = models.load(files.folder, device=device)
+    answers = generation.generate(loaded, coder, rows, sampler, seed=seed)
     written = [
         {
             "uid": row.uid,
@@ -287,8 +326,17 @@ def _models(model: str, original: str | None, form: str, check_chat: Callable[..
     return files, resolve(original, "--original") if original else None
 
 
-def _pool(data: list[str] | None, source: list[str] | None, model: str, side: str | None) -> Pool:
-    """Give the rows: files by role on the given side, named sources, or the model's world."""
+def _pool(
+    data: list[str] | None,
+    column: list[str] | None,
+    source: list[str] | None,
+    model: str,
+    side: str | None,
+) -> tuple[Pool, list[str]]:
+    """Give the rows and the hashes of what they come from.
+
+    Files by role on the given side, named sources, or the model's own world.
+    """
     from holdfast.config import parse_yaml
     from holdfast.data.pool import Pool
     from holdfast.find import make
@@ -298,13 +346,70 @@ def _pool(data: list[str] | None, source: list[str] | None, model: str, side: st
         role, sign, path = text.partition("=")
         if not sign:
             raise ConfigError("--data", f"got '{text}'", "write role=FILE")
-        made.append(make("source", {"file": {"path": path, "role": role, "side": side}}, "--data"))
+        given = {"path": path, "role": role, "side": side} | _columns(column, role)
+        made.append(make("source", {"file": given}, "--data"))
     made += [make("source", parse_yaml(text, "--source"), "--source") for text in source or []]
     if not made and model.startswith("world:"):
         made = [make("source", "world", "--source")]
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
-    return Pool(row for one in made for row in one.examples())
+    content = [f"{one.name()} {one.content()}" for one in made]
+    return Pool(row for one in made for row in one.examples()), content
+
+
+MAPPED = ("prompt", "response", "system", "group", "category", "answer")
+"""What of a row a column can be named for."""
+
+
+def _columns(column: list[str] | None, role: str) -> dict[str, str | None]:
+    """Give the column map of one role's files; an empty name means there is no such column."""
+    found: dict[str, str | None] = {}
+    for text in sorted(column or [], key=lambda one: "." in one.partition("=")[0]):
+        name, sign, value = text.partition("=")
+        owner, dot, last = name.rpartition(".")
+        if not sign or last not in MAPPED:
+            raise ConfigError(
+                "--column",
+                f"got '{text}'",
+                "write prompt=NAME or role.prompt=NAME, one of " + ", ".join(MAPPED),
+            )
+        if not dot or owner == role:
+            found[last] = value or None
+    return found
+
+
+def _about(
+    files: Any, method: Any, form: str, append_eos: bool, seed: int, content: list[str]
+) -> dict[str, Any]:
+    """Give what decides a run's result: two runs with the same are one."""
+    from holdfast.data.tokens import format_identity
+
+    return {
+        "method": method.identity(),
+        "weights": files.identity(),
+        "format": format_identity(form, append_eos=append_eos),
+        "seed": seed,
+        "sources": content,
+    }
+
+
+def _provenance(model: str, about: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
+    """Give where a checkpoint comes from, and on what it was made."""
+    from holdfast import __version__
+    from holdfast.run import environment
+    from holdfast.studies.steps import git_commit
+
+    form = about["format"]
+    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit(), "model": model}
+    return told | {
+        "format": form["format"],
+        "append_eos": form.get("append_eos", True),
+        "seed": about["seed"],
+        "input": about["weights"],
+        "sources": about["sources"],
+        "device": device,
+        "environment": environment(threads),
+    }
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class Row:
     content: tuple[int, int]
     bos: bool
 
+    def cut(self, length: int) -> Row:
+        """Give the row's first `length` tokens; under causal attention their states are equal."""
+        return Row(self.ids[:length], min(self.start, length), self.content, self.bos)
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -74,8 +78,13 @@ class Tokens:
         return [width - len(row.ids) if self.left else 0 for row in self.rows]
 
 
-def format_identity(form: str, where: str = "format") -> dict[str, str]:
-    """Give what a format adds to a key: its name and, for a file, the hash of its bytes."""
+def format_identity(form: str, where: str = "format", *, append_eos: bool = True) -> dict[str, Any]:
+    """Give what a format adds to a key: its name and, for a file, the hash of its bytes.
+
+    The end token is only told where it is left out.
+    """
+    if not append_eos:
+        return format_identity(form, where) | {"append_eos": False}
     if form in ("plain", "chat"):
         return {"format": form}
     path = Path(form)
@@ -272,9 +281,10 @@ class Encoder:
 def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Tokens:
     """Pad rows to the longest; masks and labels come from lengths, never from ids.
 
-    Gives `ids, mask, labels [B, T]`: labels are the response's ids, IGNORE elsewhere.
+    Gives `ids, mask, labels [B, T]`: labels are the response's ids, IGNORE elsewhere. No rows at
+    all (a role that a mixed micro-batch lacks) give tensors of shape [0, 0].
     """
-    width = max(len(row.ids) for row in rows)
+    width = max((len(row.ids) for row in rows), default=0)
     ids, mask, labels = [], [], []
     for row in rows:
         fill = width - len(row.ids)
@@ -289,4 +299,8 @@ def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Tokens:
             ids.append(list(row.ids) + pads)
             mask.append(real + nothing)
             labels.append(label + ignored)
-    return Tokens(torch.tensor(ids), torch.tensor(mask), torch.tensor(labels), tuple(rows), left)
+    shape = (len(rows), width)
+    ids, mask, labels = (
+        torch.tensor(x, dtype=torch.long).reshape(shape) for x in (ids, mask, labels)
+    )
+    return Tokens(ids, mask, labels, tuple(rows), left)

@@ -8,12 +8,17 @@ discards the vector. Symbols: L blocks, B rows, T tokens, H width, N positions, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from holdfast import models
-from holdfast.config import AsTuple, Fields
+from holdfast.config import LATER, AsTuple, Fields
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError
@@ -27,10 +32,20 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
-    from holdfast.data.tokens import Encoder, Tokens
+    from holdfast.data.tokens import Encoder, Row, Tokens
 
 Positions = Literal["generation", "prompt", "response", "all", "last_prompt"]
 Reduce = Literal["mean", "sum"]
+
+OPENING = 4
+"""Tokens of an answer that tell whether it is one of the known refusals."""
+PART = 16
+"""Held-out rows in one pass of the diagnostics."""
+HELD_OUT = 96
+"""Most held-out rows of a role the diagnostics look at: a share of them is good to 0.05."""
+
+_STAGE_1: dict[str, Any] = {"steps": 1250, "batch": 4, "lr": 1e-3, "clip": None}
+_STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "linear"}
 
 
 def consistency(clean: Tensor, noisy: Tensor) -> Tensor:
@@ -103,6 +118,16 @@ class Trigger(Fields):
     """Vectors, each learned; source: the paper's 1."""
     init_std: Positive = 0.01
     """Standard deviation of the first draw; source: the paper's appendix."""
+    file: Annotated[str | None, Field(json_schema_extra=LATER)] = None
+    """A trigger trained before, as a hardened checkpoint keeps it (`state/trigger.safetensors`):
+    stage 1 is then left out. One of another model, format or position is refused."""
+
+    def key_fields(self) -> dict[str, Any]:
+        """Give the fields, a file by its bytes."""
+        plain = super().key_fields()
+        if self.file is not None and (path := Path(self.file)).is_file():
+            plain["file"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return plain
 
 
 class Consistency(Fields):
@@ -152,12 +177,15 @@ class Repel(Fields):
 
 @dataclass
 class SGTState:
-    """The trigger [K, H], the frozen teacher, and what is kept with the artefact."""
+    """The trigger [K, H], the frozen teacher (under LoRA the student itself, its adapter off),
+    and what is kept with the artefact: tensors, and what is said of them.
+    """
 
     trigger: Tensor
     teacher: PreTrainedModel
     encoder: Encoder
     keep: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
 
 class SGT(LossDefence):
@@ -173,12 +201,18 @@ class SGT(LossDefence):
             "align": {"positions": "prompt", "over_hidden": "sum"},
             "repel": {"positions": "prompt"},
             "task_reduce": "sum",
+            "loop": _STAGE_2 | {"precision": "bf16_pure"},
         },
         "released": {
             "alpha_align": 1.0,
             "alpha_repel": 1.0,
             "align": {"positions": "response"},
             "repel": {"positions": "response", "aggregate": "mean_of_logs"},
+            "teacher_embeddings": "student",
+            "refusal": "I can't answer.",
+            "stage1": _STAGE_1 | {"weight_decay": 0.01},
+            "loop": _STAGE_2
+            | {"steps": 625, "lr": 5e-5, "batching": "mixed", "precision": "bf16_pure"},
         },
     }
 
@@ -196,30 +230,46 @@ class SGT(LossDefence):
     """Stage 2's matching."""
     repel: Repel = Repel()
     """Stage 2's repulsion."""
-    refusal: str | None = None
-    """One refusal text for every harmful prompt; None takes each row's own."""
+    teacher_embeddings: Annotated[Literal["own", "student"], Field(json_schema_extra=LATER)] = "own"
+    """Whose input embeddings the teacher reads: the frozen base's, or the student's current ones as
+    in the released code (register 9.D row 17; they differ where embeddings are trained)."""
+    refusal: Annotated[str | tuple[str, ...] | None, AsTuple] = None
+    """One refusal text for every harmful prompt, or several, each prompt keeping one of them by its
+    hash; None takes each row's own (register 9.D row 23)."""
     n_refusal: Count | None = None
-    """Distinct harmful prompts in both stages; None takes all of the defender's."""
+    """Distinct harmful prompts; None takes all of the defender's. With `n_benign` it says how many
+    examples there are and how many of them are harmful (register 9.D row 27: 2,500 and 2,500)."""
     n_benign: Count | None = None
     """Distinct benign rows; None takes all of the defender's."""
-    stage1: Loop = Loop(steps=1250, batch=4, lr=1e-3, clip=None)
+    n_stage1: Annotated[Count | None, Field(json_schema_extra=LATER)] = None
+    """Distinct harmful prompts the trigger learns from; None takes stage 2's (register 9.D row 22).
+    The two share rows: the smaller set lies inside the larger."""
+    stage1: Loop = Loop(**_STAGE_1)
     """Trains the trigger alone; source: the paper (5,000 prompts, 1 epoch, batch 4, 1e-3)."""
-    loop: Loop = Loop(steps=1875, batch=4, lr=1e-5, schedule="linear")
+    loop: Loop = Loop(**_STAGE_2)
     """Stage 2; source: the paper (5,000 rows, 3 epochs, batch 8, 1e-5), linear as the code's."""
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the defender's refusals and benign rows."""
+        if self.trigger.file is not None and not Path(self.trigger.file).is_file():
+            raise ConfigError(
+                f"{self.name()}.trigger.file", f"no such file {self.trigger.file}", "check the path"
+            )
         draw = seed_of(seed, "draw")
-        harmful = pool.draw(Role.REFUSAL, Side.DEFENDER, self.n_refusal, draw, what=self.name())
-        if self.refusal is not None:
-            harmful = [self._refused(row) for row in harmful]
+        self._harmful(pool, seed, self.n_stage1)  # too few for stage 1 is told before it starts
         benign = pool.draw(Role.BENIGN, Side.DEFENDER, self.n_benign, draw, what=self.name())
-        return {Role.REFUSAL: harmful, Role.BENIGN: benign}
+        return {Role.REFUSAL: self._harmful(pool, seed, self.n_refusal), Role.BENIGN: benign}
+
+    def _harmful(self, pool: Pool, seed: int, n: int | None) -> list[Example]:
+        draw = seed_of(seed, "draw")
+        rows = pool.draw(Role.REFUSAL, Side.DEFENDER, n, draw, what=self.name())
+        return rows if self.refusal is None else [self._refused(row) for row in rows]
 
     def _refused(self, row: Example) -> Example:
+        texts = (self.refusal,) if isinstance(self.refusal, str) else self.refusal or ()
         return example(
             row.prompt,
-            self.refusal,
+            texts[int(row.uid, 16) % len(texts)],
             role=row.role,
             side=row.side,
             group=row.group,
@@ -229,11 +279,43 @@ class SGT(LossDefence):
             meta=row.meta,
         )
 
+    def copies(self) -> int:
+        """Count the teacher; under LoRA the model is its own."""
+        return 0 if self.loop.lora is not None else 1
+
     # ---- stage 1
 
     def setup(self, run: Run) -> SGTState:
-        """Learn the trigger on the frozen model; keep a frozen copy as the teacher."""
-        teacher = copy.deepcopy(run.model).requires_grad_(False).eval()
+        """Learn the trigger on the frozen model, which stays as the teacher.
+
+        Under LoRA no weight of it moves, so the model with its adapter off is the teacher; full
+        fine-tuning needs a second copy.
+        """
+        shared = self.loop.lora is not None
+        teacher = run.model if shared else copy.deepcopy(run.model)
+        teacher.requires_grad_(False).eval()
+        device = next(teacher.parameters()).device
+        phi = self._given(teacher, run) if self.trigger.file else self._learned(teacher, run)
+        phi = phi.detach().to(device)
+        typical = teacher.get_input_embeddings().weight.detach().float().norm(dim=1).mean()
+        run.log(trigger_norm=float(phi.norm(dim=1).mean()), embedding_norm=float(typical))
+        about = models.trigger_about(teacher, run.encoder, self.trigger.position, phi)
+        return SGTState(phi, teacher, run.encoder, {"trigger": phi.cpu()}, about)
+
+    def _given(self, teacher: PreTrainedModel, run: Run) -> Tensor:
+        """Read a trigger trained before."""
+        path, place = Path(str(self.trigger.file)), self.trigger.position
+        phi = models.load_trigger(path, teacher, run.encoder, place)
+        if len(phi) != self.trigger.length:
+            raise ConfigError(
+                f"{self.name()}.trigger.length",
+                f"{self.trigger.length}, the file's is {len(phi)}",
+                f"set it to {len(phi)}",
+            )
+        return phi
+
+    def _learned(self, teacher: PreTrainedModel, run: Run) -> Tensor:
+        """Train the trigger: stage 1."""
         width = teacher.get_input_embeddings().embedding_dim
         generator = torch.Generator().manual_seed(seed_of(run.seed, "init", "trigger"))
         first = torch.randn(self.trigger.length, width, generator=generator)
@@ -245,13 +327,10 @@ class SGT(LossDefence):
             "trigger",
             {"trigger": phi},
             lambda batch, step: self.stage1_loss(teacher, batch, phi, run.seed, step),
-            {Role.REFUSAL: self.rows(run.pool, run.seed)[Role.REFUSAL]},
+            {Role.REFUSAL: self._harmful(run.pool, run.seed, self.n_stage1 or self.n_refusal)},
             self.stage1,
         )
-        phi = phi.detach()
-        typical = teacher.get_input_embeddings().weight.detach().float().norm(dim=1).mean()
-        run.log(trigger_norm=float(phi.norm(dim=1).mean()), embedding_norm=float(typical))
-        return SGTState(phi, teacher, run.encoder, {"trigger": phi.cpu()})
+        return phi
 
     def stage1_loss(
         self, teacher: PreTrainedModel, batch: Batch, phi: Tensor, seed: int, step: int
@@ -279,7 +358,8 @@ class SGT(LossDefence):
             sigma = sigma * phi.detach().norm() / phi.numel() ** 0.5
         noisy = (phi + sigma * noise).expand(copies, rows, *phi.shape).flatten(0, 1)
         triggers = torch.cat([phi.expand(rows, *phi.shape), noisy])
-        wide = _repeat(tokens, 1 + copies)
+        packed = models.pack_for(teacher)
+        wide = models.pack(tokens.rows * (1 + copies)) if packed else _repeat(tokens, 1 + copies)
         states = models.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
         logits, labels = models.generation_logits(teacher, states.last, wide)
         n = len(labels) // (1 + copies)
@@ -304,54 +384,130 @@ class SGT(LossDefence):
         }
 
     def loss(self, model: PreTrainedModel, batch: Batch, state: SGTState) -> Loss:
-        """Give Eq. 4's terms from one student pass and one teacher pass over both roles."""
+        """Give Eq. 4's terms from one student pass and one teacher pass over both roles.
+
+        Rows are cut behind the last token that is matched or answers; the teacher's rows behind
+        the last that is matched.
+        """
         harmful, benign = batch[Role.REFUSAL], batch[Role.BENIGN]
-        both = collate([*harmful.rows, *benign.rows], state.encoder.pad_id)
-        student = models.forward(model, both, layers=True, final_norm=self.align.final_norm)
-        with torch.no_grad():
-            teacher = models.hidden_states(
-                state.teacher,
-                both,
-                trigger=state.trigger,
-                place=self.trigger.position,
-                final_norm=self.align.final_norm,
-            )
-        first, last = self._layers(len(teacher))
-        h_s, h_t = student.layers[first:last], teacher[first:last]
-        device = h_s[0].device
-        cut = len(harmful)
-        select = select_positions(harmful.rows, both.ids.shape[1], self.align.positions)
-        d_m = self._distance([h[:cut] for h in h_s], [h[:cut] for h in h_t], select.to(device))
-        select = select_positions(benign.rows, both.ids.shape[1], self.repel.positions)
-        d_b = self._distance([h[cut:] for h in h_s], [h[cut:] for h in h_t], select.to(device))
-        wide = collate(list(benign.rows), state.encoder.pad_id)
-        logits, labels = models.generation_logits(
-            model, student.last[cut:, : wide.ids.shape[1]], wide
-        )
-        task = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        matched = [matched_span(row, self.align.positions) for row in harmful.rows]
+        matched += [matched_span(row, self.repel.positions) for row in benign.rows]
+        short = [
+            row.cut(last)
+            for row, (_, last) in zip([*harmful.rows, *benign.rows], matched, strict=True)
+        ]
+        long = [*short[: len(harmful)], *benign.rows]
+        passes = self._packed if models.pack_for(model) else self._padded
+        distance, task = passes(model, state, short, long, matched, benign)
         counts = self.counts(batch, state)
+        aligned, repelled = distance[:, : len(harmful)], distance[:, len(harmful) :]
         return {  # Eq. 4
-            "align": Term(alignment(d_m).sum(), counts["align"], self.alpha_align, "rows"),
+            "align": Term(alignment(aligned).sum(), counts["align"], self.alpha_align, "rows"),
             "task": Term(
                 task, counts["task"], 1.0, "tokens" if self.task_reduce == "mean" else "rows"
             ),
             "repel": Term(
-                repulsion(d_b, self.repel.eps, self.repel.aggregate).sum(),
+                repulsion(repelled, self.repel.eps, self.repel.aggregate).sum(),
                 counts["repel"],
                 self.alpha_repel,
                 "rows",
             ),
         }
 
-    def _distance(self, h_s: list[Tensor], h_t: list[Tensor], select: Tensor) -> Tensor:
-        return squared_distance(
-            h_s,
-            h_t,
-            select,
-            over_hidden=self.align.over_hidden,
-            over_tokens=self.align.over_tokens,
-            relative=self.align.relative,
+    @contextmanager
+    def _frozen(self, model: PreTrainedModel, state: SGTState) -> Generator[None]:
+        """Hold the teacher as it is to be read: its adapter off, its embeddings as chosen."""
+        with models.without_adapter(state.teacher) as teacher:
+            own = teacher.get_input_embeddings()
+            if self.teacher_embeddings == "student":
+                teacher.set_input_embeddings(model.get_input_embeddings())
+            try:
+                yield
+            finally:
+                teacher.set_input_embeddings(own)
+
+    def _packed(
+        self,
+        model: PreTrainedModel,
+        state: SGTState,
+        short: list[Row],
+        long: list[Row],
+        matched: list[tuple[int, int]],
+        benign: Tokens,
+    ) -> tuple[Tensor, Tensor]:
+        """Give the distances [L, B] and the task's sum from rows end to end, without padding.
+
+        The teacher goes first and keeps its states of matched tokens; the student's layers are
+        compared with them as they appear, so no second stack of states is held.
+        """
+        given, asked = models.pack(long), models.pack(short)
+        owner = torch.tensor([r for r, (a, b) in enumerate(matched) for _ in range(a, b)])
+        inside = torch.tensor([i for a, b in matched for i in range(a, b)])
+        ours = torch.tensor(given.starts)[owner] + inside
+        theirs = torch.tensor(asked.starts)[owner] + inside
+        device = state.trigger.device
+        ours, theirs, owner = ours.to(device), theirs.to(device), owner.to(device)
+        with torch.no_grad(), self._frozen(model, state):
+            goal = models.hidden_states(
+                state.teacher,
+                asked,
+                trigger=state.trigger,
+                place=self.trigger.position,
+                final_norm=self.align.final_norm,
+                at=theirs,
+            )
+        first, last = self._layers(len(goal))
+        apart: list[Tensor] = []
+
+        def see(number: int, h: Tensor) -> None:
+            if first <= number < last:
+                h_t, goal[number] = goal[number], h.new_empty(0)
+                how = self._how()
+                apart.append(models.matched_distance(h, h_t, ours, owner, len(long), **how))
+
+        student = models.forward(model, given, see=see, final_norm=self.align.final_norm)
+        start = sum(len(row.ids) for row in long[: len(long) - len(benign)])
+        task, _ = models.response_nll(model, student.last[start:], models.pack(benign.rows))
+        return torch.stack(apart), task
+
+    def _padded(
+        self,
+        model: PreTrainedModel,
+        state: SGTState,
+        short: list[Row],
+        long: list[Row],
+        matched: list[tuple[int, int]],
+        benign: Tokens,
+    ) -> tuple[Tensor, Tensor]:
+        """Give the same from padded rows, for attention that cannot be packed."""
+        given, asked = collate(long, state.encoder.pad_id), collate(short, state.encoder.pad_id)
+        student = models.forward(model, given, layers=True, final_norm=self.align.final_norm)
+        with torch.no_grad(), self._frozen(model, state):
+            teacher = models.hidden_states(
+                state.teacher,
+                asked,
+                trigger=state.trigger,
+                place=self.trigger.position,
+                final_norm=self.align.final_norm,
+            )
+        first, last = self._layers(len(teacher))
+        width = asked.ids.shape[1]
+        h_s = [h[:, :width] for h in student.layers[first:last]]
+        select = torch.zeros(len(short), width, dtype=torch.bool)
+        for mark, (begin, end) in zip(select, matched, strict=True):
+            mark[begin:end] = True
+        distance = squared_distance(
+            h_s, teacher[first:last], select.to(h_s[0].device), **self._how()
         )
+        answers = student.last[len(long) - len(benign) :, : benign.ids.shape[1]]
+        return distance, models.response_nll(model, answers, collate(list(benign.rows), 0))[0]
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "over_hidden": self.align.over_hidden,
+            "over_tokens": self.align.over_tokens,
+            "relative": self.align.relative,
+        }
 
     def _layers(self, depth: int) -> tuple[int, int]:
         first, last = (round(share * depth) for share in self.align.layers)
@@ -362,47 +518,145 @@ class SGT(LossDefence):
         return first, last
 
     def diagnostic(self, run: Run, state: SGTState) -> dict[str, float]:
-        """Measure the anchoring on held-out harmful prompts, relative to the teacher's size.
+        """Measure trigger and anchoring on held-out prompts of the defender.
 
-        Empty where the pool has no refusals on the defender's selection side.
+        Shares of prompts whose greedy answer opens as one of the refusals: `trigger_refusal_rate`
+        (base, with the trigger), `..._noise` (the trigger disturbed as in stage 1), `..._benign`
+        (on benign prompts; the base refusing them too is what repulsion is for), and without a
+        trigger `base_refusal_rate`, `refusal_rate`, `refusal_rate_benign`.
+        Relative squared distances: `anchor_error` to the teacher's triggered states, beside its
+        value before training and by layer; `drift`, `drift_benign` to the base's plain states.
+        `teacher_spread`: how much the triggered states vary over prompts; near 0 the trigger says
+        one thing whatever it is asked. Linear CKA over prompts, where the answer begins:
+        `cka_teacher`, `cka_base`. Empty where the pool has no refusals on the defender's selection
+        side; benign values are left out where it has no benign rows there.
         """
         if not run.pool.has(Role.REFUSAL, Side.DEFENDER_SELECTION):
             return {}
-        rows = run.pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw"))
-        tokens = run.encoder.batch(rows)
-        place = self.trigger.position
-        goal = models.hidden_states(state.teacher, tokens, trigger=state.trigger, place=place)
-        select = select_positions(tokens.rows, tokens.ids.shape[1], self.align.positions)
-        select = select.to(goal[0].device)
-        error = squared_distance(
-            models.hidden_states(run.model, tokens), goal, select, relative=True
-        )
-        before = squared_distance(
-            models.hidden_states(state.teacher, tokens), goal, select, relative=True
-        )
-        values, _ = models.log_probs(state.teacher, tokens, trigger=state.trigger, place=place)
-        return {
-            "anchor_error": float(error.mean()),
-            "anchor_error_before": float(before.mean()),
-            "trigger_refusal_nll": float(-values.mean()),
-        }
+        result = self._checks(run, state, Role.REFUSAL)
+        if run.pool.has(Role.BENIGN, Side.DEFENDER_SELECTION):
+            benign = self._checks(run, state, Role.BENIGN)
+            result["trigger_refusal_rate_benign"] = benign["trigger_refusal_rate"]
+            result["refusal_rate_benign"] = benign["refusal_rate"]
+            result["drift_benign"] = benign["drift"]
+        return result
+
+    def _checks(self, run: Run, state: SGTState, role: Role) -> dict[str, float]:
+        draw = seed_of(run.seed, "draw")
+        rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
+        if role is Role.REFUSAL and self.refusal is not None:
+            rows = [self._refused(row) for row in rows]
+        coded = run.encoder.batch(rows).rows
+        asked = run.encoder.prompts(rows).rows
+        known = self._openings(run)
+        phi, place = state.trigger, self.trigger.position
+        draws = torch.Generator().manual_seed(seed_of(run.seed, "noise", "diagnostic"))
+        noise = torch.randn(phi.shape, generator=draws).to(phi.device)
+        relative = self.cons.sigma_mode == "relative"
+        size = float(phi.norm()) / phi.numel() ** 0.5 if relative else 1.0
+        noisy = phi + self.cons.sigma * size * noise
+        parts = [range(i, min(i + PART, len(rows))) for i in range(0, len(rows), PART)]
+        batches = [collate([coded[i] for i in part], run.encoder.pad_id) for part in parts]
+        told = [[asked[i] for i in part] for part in parts]
+        pad = run.encoder.pad_id
+
+        def refused(model: PreTrainedModel, trigger: Tensor | None = None) -> float:
+            first = (
+                models.openings(model, some, OPENING, pad, trigger=trigger, place=place)
+                for some in told
+            )
+            return sum(one in known for some in first for one in some) / len(rows)
+
+        result = {"refusal_rate": refused(run.model)}
+        student = [models.hidden_states(run.model, tokens) for tokens in batches]
+        with self._base(run, state) as base:
+            result["trigger_refusal_rate"] = refused(base, phi)
+            plain = [models.hidden_states(base, tokens) for tokens in batches]
+            if role is Role.REFUSAL:
+                result["trigger_refusal_rate_noise"] = refused(base, noisy)
+                result["base_refusal_rate"] = refused(base)
+                goal = [models.hidden_states(base, t, trigger=phi, place=place) for t in batches]
+                nll = [models.nll(base, tokens, trigger=phi, place=place) for tokens in batches]
+        which = self.align.positions if role is Role.REFUSAL else self.repel.positions
+        selects = [
+            select_positions(tokens.rows, tokens.ids.shape[1], which).to(phi.device)
+            for tokens in batches
+        ]
+
+        def apart(first: list[list[Tensor]], second: list[list[Tensor]]) -> Tensor:
+            """Give the relative squared distance of each layer, [L]."""
+            each = [
+                squared_distance(a, b, select, relative=True)
+                for a, b, select in zip(first, second, selects, strict=True)
+            ]
+            return torch.cat(each, dim=1).mean(1)
+
+        result["drift"] = float(apart(student, plain).mean())
+        if role is not Role.REFUSAL:
+            return result
+        error = apart(student, goal)
+        result["anchor_error"] = float(error.mean())
+        result["anchor_error_before"] = float(apart(plain, goal).mean())
+        for layer, value in enumerate(error.tolist(), start=1):
+            result[f"anchor_error_layer_{layer:02d}"] = value
+        result["trigger_refusal_nll"] = float(sum(v for v, _ in nll)) / sum(n for _, n in nll)
+
+        def begins(states: list[list[Tensor]], layer: int) -> Tensor:
+            """Give a layer's states where each row's answer begins, [rows, H]."""
+            return torch.cat(
+                [
+                    torch.stack([h[i, row.start - 1] for i, row in enumerate(tokens.rows)])
+                    for h, tokens in zip((s[layer] for s in states), batches, strict=True)
+                ]
+            )
+
+        depth = range(len(error))
+        for name, other in (("cka_teacher", goal), ("cka_base", plain)):
+            values = [models.linear_cka(begins(student, i), begins(other, i)) for i in depth]
+            result[name] = sum(values) / len(values)
+        spreads = [models.spread(begins(goal, i)) for i in depth]
+        result["teacher_spread"] = sum(spreads) / len(spreads)
+        return result
+
+    def _openings(self, run: Run) -> set[tuple[int, ...]]:
+        """Give the first tokens of every refusal the defender has."""
+        rows = self._harmful(run.pool, run.seed, None)
+        coded = (run.encoder.encode(row.prompt, row.response, row.system) for row in rows)
+        return {row.ids[row.start :][:OPENING] for row in coded}
+
+    @contextmanager
+    def _base(self, run: Run, state: SGTState) -> Generator[PreTrainedModel]:
+        """Give the frozen teacher; under LoRA the merged student with its first weights put back.
+
+        Inside, the student is not to be used.
+        """
+        if state.teacher is run.model:
+            with models.holding(run.model, run.models["start"]) as base:
+                yield base
+        else:
+            yield state.teacher
 
 
-def select_positions(rows: Sequence[Any], width: int, which: Positions) -> Tensor:
-    """Mark the matched tokens of right-padded rows, [B, width], by meaning and not by id.
+def matched_span(row: Row, which: Positions) -> tuple[int, int]:
+    """Give the first matched token of a row and the one behind the last, by meaning and not by id.
 
-    The same words are selected whether or not the tokenizer begins with a BOS token, which is no
+    The same words are matched whether or not the tokenizer begins with a BOS token, which is no
     word: in large models its state is by far the largest and would drown the others' distance.
     """
+    return {
+        "generation": (row.start - 1, len(row.ids)),
+        "prompt": (int(row.bos), row.start),
+        "response": (row.start, len(row.ids)),
+        "all": (int(row.bos), len(row.ids)),
+        "last_prompt": (row.start - 1, row.start),
+    }[which]
+
+
+def select_positions(rows: Sequence[Row], width: int, which: Positions) -> Tensor:
+    """Mark the matched tokens of right-padded rows, [B, width]."""
     select = torch.zeros(len(rows), width, dtype=torch.bool)
     for mark, row in zip(select, rows, strict=True):
-        first, last = {
-            "generation": (row.start - 1, len(row.ids)),
-            "prompt": (int(row.bos), row.start),
-            "response": (row.start, len(row.ids)),
-            "all": (int(row.bos), len(row.ids)),
-            "last_prompt": (row.start - 1, row.start),
-        }[which]
+        first, last = matched_span(row, which)
         mark[first:last] = True
     return select
 

@@ -38,7 +38,8 @@ def generate(
     """Answer each row's prompt, in the order given.
 
     Prompts are encoded as training encodes them and answers cut by token index, so no prompt tail
-    can leak into an answer. `finish_reason` is `stop` at the end token, else `length`. Under
+    can leak into an answer. `finish_reason` is `stop` at the end token or at one of the sampler's
+    stop texts, which is cut off, else `length`. Under
     sampling the draw of a batch depends on the seed and the batch's first row.
     """
     coded = [encoder.encode(row.prompt, None, row.system) for row in rows]
@@ -58,9 +59,10 @@ def generate(
                     input_ids=tokens.ids.to(device),
                     attention_mask=tokens.mask.to(device),
                     generation_config=_config(sampler, encoder),
+                    stopping_criteria=_stopping(sampler, encoder, tokens.ids.shape[1]),
                 )
             for i, ids in zip(chosen, out[:, tokens.ids.shape[1] :].cpu(), strict=True):
-                done[i] = _completion(ids, encoder)
+                done[i] = _completion(ids, encoder, sampler)
     finally:
         model.generation_config = own
         model.train(was_training)
@@ -90,9 +92,31 @@ def _config(sampler: Sampler, encoder: Encoder) -> object:
     )
 
 
-def _completion(ids: Tensor, encoder: Encoder) -> Completion:
-    """Cut an answer at its first end token."""
+def _stopping(sampler: Sampler, encoder: Encoder, start: int) -> Any:
+    """Give what ends a row at its first stop text; the columns before `start` are the prompt."""
+    from transformers import StoppingCriteriaList
+
+    def stopped(ids: Tensor, _scores: Tensor, **_: Any) -> Tensor:
+        told = [_cut(row[start:], encoder, sampler) is not None for row in ids]
+        return torch.tensor(told, device=ids.device)
+
+    return StoppingCriteriaList([stopped] if sampler.stop else [])
+
+
+def _cut(ids: Tensor, encoder: Encoder, sampler: Sampler) -> str | None:
+    """Give the text before the first stop text, or None where there is none."""
+    text = encoder.tokenizer.decode(ids, skip_special_tokens=True)
+    found = [place for stop in sampler.stop if (place := text.find(stop)) >= 0]
+    return text[: min(found)] if found else None
+
+
+def _completion(ids: Tensor, encoder: Encoder, sampler: Sampler) -> Completion:
+    """Cut an answer at its first end token or stop text."""
     ends = (ids == encoder.eos_id).nonzero()
     kept = ids[: int(ends[0, 0])] if len(ends) else ids
+    short = _cut(kept, encoder, sampler) if sampler.stop else None
+    if short is not None:
+        used = int((kept != encoder.pad_id).sum())  # a row that stopped is filled up with padding
+        return Completion(short.strip(), "stop", used)
     text = encoder.tokenizer.decode(kept, skip_special_tokens=True)
     return Completion(text.strip(), "stop" if len(ends) else "length", len(kept))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from holdfast.config import NO_EFFECT, Fields
+from holdfast.config import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.run import Count, NotNegative, Share
 
 
@@ -19,6 +19,11 @@ class Sampler(Fields):
     """0 is greedy."""
     top_p: Share = 1.0
     """Smallest set of tokens whose probability reaches this is drawn from."""
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], AsTuple, Field(json_schema_extra=LATER)
+    ] = ()
+    """Texts that end an answer and are cut off with all that follows; `"\\nUser:"` keeps a model
+    trained without an end token from asking itself (register 9.D rows 24 and 37)."""
     batch: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 128
     """Prompts in a batch; changes speed, not greedy answers (within fp32 rounding). A sampled
     batch shares its draws, so under sampling this is part of the key."""

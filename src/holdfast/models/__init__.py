@@ -5,8 +5,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "adapter": ["lora"],
+        "adapter": ["lora", "without_adapter"],
+        "compare": ["linear_cka", "openings", "spread"],
+        "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
+        "packing": ["Packed", "pack", "pack_for", "packable"],
+        "passes": ["Passes", "packed_passes"],
         "states": [
             "FlopMeter",
             "blocks",
@@ -16,9 +20,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "insert",
             "log_probs",
             "nll",
+            "response_nll",
             "response_positions",
         ],
-        "vectors": ["ParamVector", "grad", "shifted", "trainable"],
+        "trigger": ["load_trigger", "model_hash", "trigger_about"],
+        "vectors": ["ParamVector", "grad", "holding", "shifted", "trainable"],
         "weights": ["load", "save", "tensors"],
     },
 )

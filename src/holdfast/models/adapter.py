@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def _targets(model: PreTrainedModel, which: str) -> dict[str, Linear]:
     """Give the linear layers inside the blocks, by full name; `attention` keeps the four of it.
 
-    Found by structure: attention's layers are those under a child whose name ends in `attn`.
+    Found by structure: attention's layers are those under a child that is named after it
+    (`self_attn`, `attn`, `attention`, `self_attention`).
     """
     names = {id(module): name for name, module in model.named_modules()}
     found = {
@@ -31,7 +32,10 @@ def _targets(model: PreTrainedModel, which: str) -> dict[str, Linear]:
         if isinstance(module, Linear)
     }
     if which == "attention":
-        found = {n: m for n, m in found.items() if any(p.endswith("attn") for p in n.split("."))}
+        under = ("attn", "attention")
+        found = {
+            n: m for n, m in found.items() if any(p.endswith(under) for p in n.split(".")[:-1])
+        }
     if not found:
         raise ModelError("lora.targets", "no linear layers to adapt", "use targets: all")
     return found
@@ -72,7 +76,7 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
             params[f"{name}.lora_a"], params[f"{name}.lora_b"] = a, b
             layer.register_parameter("lora_a", a)
             layer.register_parameter("lora_b", b)
-            handles.append(layer.register_forward_hook(_adding(a, b, scale)))
+            handles.append(layer.register_forward_hook(_Adding(a, b, scale)))
         yield params
         with torch.no_grad():
             for name, layer in targets.items():
@@ -89,9 +93,37 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
             p.requires_grad_(wanted[name])
 
 
-def _adding(a: Tensor, b: Tensor, scale: float) -> Any:
-    def hook(_module: Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        low = inputs[0].to(a.dtype) @ a.T
-        return output + (scale * (low @ b.T)).to(output.dtype)
+@contextmanager
+def without_adapter(model: PreTrainedModel) -> Generator[PreTrainedModel]:
+    """Hold the model as it was before `lora`: its adapter adds nothing inside.
 
-    return hook
+    A model without an adapter is given as it is, so a copy and an adapted model can both stand as
+    the frozen one. Build no graph inside that is to train the adapter.
+    """
+    found = [
+        hook
+        for module in model.modules()
+        for hook in module._forward_hooks.values()
+        if isinstance(hook, _Adding) and hook.on
+    ]
+    for hook in found:
+        hook.on = False
+    try:
+        yield model
+    finally:
+        for hook in found:
+            hook.on = True
+
+
+class _Adding:
+    """A forward hook that adds the low-rank product; it can be switched off."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+        self._a, self._b, self._scale = a, b, scale
+        self.on = True
+
+    def __call__(self, _module: Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not self.on:
+            return output
+        low = inputs[0].to(self._a.dtype) @ self._a.T
+        return output + (self._scale * (low @ self._b.T)).to(output.dtype)

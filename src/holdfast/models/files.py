@@ -87,6 +87,12 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
         folder = Path(spec)
     else:
         folder = _from_hub(spec, where)
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            where,
+            f"{spec} holds an adapter, no whole model",
+            "merge it into its base and save that",
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(where, f"no config.json in {spec}", "name a folder that holds a model")
     files = ModelFiles(spec, folder)

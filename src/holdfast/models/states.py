@@ -1,22 +1,27 @@
 """The only forward passes that training makes: hidden states, log-probabilities, the trigger.
 
-Shapes: B rows, T padded length, L blocks, H hidden width, V vocabulary, K trigger vectors.
+Shapes: B rows, T padded length, L blocks, H hidden width, V vocabulary, K trigger vectors. A batch
+is padded (`Tokens`, states [B, T, H]) or packed (`Packed`, N tokens end to end, states [N, H]).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import Module, ModuleList
+from torch.nn import Linear, Module, ModuleList
 
 from holdfast.data.tokens import IGNORE, Row, Tokens
 from holdfast.errors import ModelError
+from holdfast.models.entropy import summed_nll
+from holdfast.models.packing import Packed, Segments, attending, insert_packed, pack, pack_for
+from holdfast.models.passes import through
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -125,68 +130,136 @@ def insert(
 class States:
     """What one pass gives: `layers` (L tensors [B, T, H], the last after the final norm; empty
     if not asked for) and `last [B, T, H]`, aligned with the tokens whether or not a trigger was
-    inserted.
+    inserted. [N, H] each where the batch is packed; layers [M, H] where `at` chose M tokens.
     """
 
     layers: list[Tensor]
     last: Tensor
 
 
+Batch = Tokens | Packed
+See = Callable[[int, Tensor], None]
+
+
 def forward(
     model: PreTrainedModel,
-    tokens: Tokens,
+    tokens: Batch,
     *,
     trigger: Tensor | None = None,
     place: Place = "after_user_tag",
     layers: bool = False,
     final_norm: bool = True,
+    at: Tensor | None = None,
+    see: See | None = None,
 ) -> States:
     """Run the body once; a trigger's columns are inserted before and cut out after.
 
     Token i of the result is token i of `tokens`; only its absolute position has moved by K after
     the insertion point (register 9.D row 3, `natural`). `final_norm=False` gives the last layer
     before the final norm.
+
+    Args:
+        at: packed only: indices [M] of the tokens whose layers are kept.
+        see: called with each block's number and states as they appear, in place of keeping them.
+
+    Raises:
+        ModelError: a packed batch on a model whose attention cannot be packed.
     """
     device = next(model.parameters()).device
+    if isinstance(tokens, Packed):
+        inputs, segments, back = _packed_inputs(model, tokens, trigger, place, device)
+        around: Any = partial(attending, model, segments)
+    else:
+        if at is not None:
+            raise ValueError("`at` is for packed batches")
+        inputs, back = _padded_inputs(model, tokens, trigger, place, device)
+        segments, around = None, nullcontext
+    caught: list[Tensor] = []
+
+    def aligned(h: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Bring states to the order of the tokens."""
+        if segments is None:
+            return h if back is None else h.gather(1, back[..., None].expand(-1, -1, h.shape[-1]))
+        index = chosen if back is None or chosen is None else back[chosen]
+        index = back if chosen is None else index
+        return h[0] if index is None else h[0].index_select(0, index)
+
+    def keep(number: int, h: Tensor) -> None:
+        h = aligned(h, at)
+        if see is None:
+            caught.append(h)
+        else:
+            see(number, h)
+
+    wanted = layers or see is not None
+    decoder = blocks(model)
+    seen = list(decoder)[: len(decoder) - final_norm] if wanted else []
+    with _catching(seen, keep), around(), through(decoder, around):
+        out = body(model)(**inputs, use_cache=False)
+    if segments is not None and segments.calls < len(decoder):
+        raise ModelError(
+            "packing", "this architecture's attention cannot be packed", "set packing: false"
+        )
+    needs = trigger is not None and trigger.requires_grad
+    extra = 0 if trigger is None else len(tokens) * trigger.shape[-2]
+    real = sum(len(row.ids) for row in tokens.rows) + extra
+    _count(_body_size(model), real, model, needs)
+    if wanted and final_norm:
+        keep(len(decoder) - 1, out.last_hidden_state)
+    return States(caught, aligned(out.last_hidden_state))
+
+
+def _padded_inputs(
+    model: PreTrainedModel,
+    tokens: Tokens,
+    trigger: Tensor | None,
+    place: Place,
+    device: torch.device,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Give a padded pass's inputs and the column [B, T] each token moved to, if any did."""
     ids, mask = tokens.ids.to(device), tokens.mask.to(device)
-    back = None
-    extra = 0
-    inputs: dict[str, Tensor] = {"input_ids": ids}
+    inputs, back = {"input_ids": ids}, None
     if trigger is not None:
         columns = [
             place_of(row, place) + offset
             for row, offset in zip(tokens.rows, tokens.offsets, strict=True)
         ]
         embeds = model.get_input_embeddings()(ids)
-        at = torch.tensor(columns, device=device)
-        embeds, mask, back = insert(embeds, mask, at, trigger)
+        embeds, mask, back = insert(embeds, mask, torch.tensor(columns, device=device), trigger)
         inputs = {"inputs_embeds": embeds}
-        extra = len(tokens) * trigger.shape[-2]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    caught: list[Tensor] = []
-    with _catching(blocks(model), caught, layers):
-        out = body(model)(**inputs, attention_mask=mask, position_ids=positions, use_cache=False)
-    last = out.last_hidden_state
-    needs = trigger is not None and trigger.requires_grad
-    real = sum(len(row.ids) for row in tokens.rows) + extra
-    _count(_body_size(model), real, model, needs)
-    if layers and final_norm:
-        caught[-1] = last
-    if back is not None:
-        index = back[..., None]
-        caught = [h.gather(1, index.expand(-1, -1, h.shape[-1])) for h in caught]
-        last = last.gather(1, index.expand(-1, -1, last.shape[-1]))
-    return States(caught, last)
+    return inputs | {"attention_mask": mask, "position_ids": positions}, back
+
+
+def _packed_inputs(
+    model: PreTrainedModel,
+    tokens: Packed,
+    trigger: Tensor | None,
+    place: Place,
+    device: torch.device,
+) -> tuple[dict[str, Tensor], Segments, Tensor | None]:
+    """Give a packed pass's inputs, its segments, and where each token [N] moved to, if any did."""
+    ids, lengths, back = tokens.ids.to(device), tokens.lengths, None
+    inputs = {"input_ids": ids[None]}
+    if trigger is not None:
+        places = [place_of(row, place) for row in tokens.rows]
+        embeds = model.get_input_embeddings()(ids)
+        embeds, lengths, back = insert_packed(embeds, lengths, places, trigger)
+        inputs = {"inputs_embeds": embeds[None]}
+    segments = Segments(lengths)
+    return inputs | {"position_ids": segments.positions.to(device)[None]}, segments, back
 
 
 @contextmanager
-def _catching(layers: ModuleList, caught: list[Tensor], wanted: bool) -> Generator[None]:
-    """Catch each block's output, whether it returns a tensor or a tuple."""
+def _catching(layers: Sequence[Module], keep: See) -> Generator[None]:
+    """Hand over each block's output, whether it returns a tensor or a tuple."""
 
-    def keep(_module: Module, _inputs: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
+    def hook(number: int) -> Callable[[Module, Any, Any], None]:
+        return lambda _module, _inputs, output: keep(
+            number, output[0] if isinstance(output, tuple) else output
+        )
 
-    handles = [layer.register_forward_hook(keep) for layer in layers] if wanted else []
+    handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
     try:
         yield
     finally:
@@ -196,19 +269,20 @@ def _catching(layers: ModuleList, caught: list[Tensor], wanted: bool) -> Generat
 
 def hidden_states(
     model: PreTrainedModel,
-    tokens: Tokens,
+    tokens: Batch,
     *,
     trigger: Tensor | None = None,
     place: Place = "after_user_tag",
     final_norm: bool = True,
+    at: Tensor | None = None,
 ) -> list[Tensor]:
     """Give the output of each of the L blocks, [B, T, H] each, aligned with the tokens.
 
     The embedding output is not counted; the last entry is after the final norm unless
-    `final_norm=False`.
+    `final_norm=False`. A packed batch gives [N, H], or [M, H] of the tokens that `at` names.
     """
     return forward(
-        model, tokens, trigger=trigger, place=place, layers=True, final_norm=final_norm
+        model, tokens, trigger=trigger, place=place, layers=True, final_norm=final_norm, at=at
     ).layers
 
 
@@ -218,19 +292,32 @@ def response_positions(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return found[:, 0], found[:, 1]
 
 
-def generation_logits(
-    model: PreTrainedModel, last: Tensor, tokens: Tokens
-) -> tuple[Tensor, Tensor]:
+def _emitting(last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the states [N, H] that emit a labelled token, the labels [N] and their rows [N]."""
+    if isinstance(tokens, Packed):
+        at = (tokens.labels != IGNORE).nonzero()[:, 0]
+        labels, rows = tokens.labels[at], tokens.row_of[at]
+        emitting = last.index_select(0, (at - 1).to(last.device))
+    else:
+        rows, columns = response_positions(tokens)
+        labels = tokens.labels[rows, columns]
+        emitting = last[rows.to(last.device), (columns - 1).to(last.device)]
+    return emitting, labels.to(last.device), rows
+
+
+def _cap(model: PreTrainedModel) -> float | None:
+    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+
+
+def generation_logits(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor]:
     """Give logits [N, V] at the positions that emit a labelled token, and those labels [N].
 
     The head runs on these positions only. Every labelled position has a position before it.
     """
-    rows, columns = response_positions(tokens)
-    labels = tokens.labels[rows, columns].to(last.device)
-    emitting = last[rows.to(last.device), (columns - 1).to(last.device)]
+    emitting, labels, _ = _emitting(last, tokens)
     head = model.get_output_embeddings()
     logits = head(emitting)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    cap = _cap(model)
     if cap:
         logits = cap * torch.tanh(logits / cap)
     _count(head.weight.numel(), len(labels), model, last.requires_grad)
@@ -245,11 +332,12 @@ def log_probs(
     place: Place = "after_user_tag",
 ) -> tuple[Tensor, Tensor]:
     """Give the log-probability [N] of each labelled token, in fp32, and its row's index [N]."""
-    states = forward(model, tokens, trigger=trigger, place=place)
-    return token_log_probs(model, states.last, tokens), response_positions(tokens)[0]
+    batch = pack(tokens.rows) if pack_for(model) else tokens
+    states = forward(model, batch, trigger=trigger, place=place)
+    return token_log_probs(model, states.last, batch), response_positions(tokens)[0]
 
 
-def token_log_probs(model: PreTrainedModel, last: Tensor, tokens: Tokens) -> Tensor:
+def token_log_probs(model: PreTrainedModel, last: Tensor, tokens: Batch) -> Tensor:
     """Give the log-probability [N] of each labelled token from the last hidden states."""
     logits, labels = generation_logits(model, last, tokens)
     return -torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
@@ -263,8 +351,22 @@ def nll(
     place: Place = "after_user_tag",
 ) -> tuple[Tensor, int]:
     """Give the summed negative log-likelihood of the labelled tokens and how many there are."""
-    values, _ = log_probs(model, tokens, trigger=trigger, place=place)
-    return -values.sum(), len(values)
+    batch = pack(tokens.rows) if pack_for(model) else tokens
+    states = forward(model, batch, trigger=trigger, place=place)
+    return response_nll(model, states.last, batch)
+
+
+def response_nll(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, int]:
+    """Give what `nll` gives from the last hidden states; a packed batch never holds all logits."""
+    head = model.get_output_embeddings()
+    plain = type(head) is not Linear or head._forward_hooks or head._forward_pre_hooks
+    if plain or not isinstance(tokens, Packed):
+        values = token_log_probs(model, last, tokens)
+        return -values.sum(), len(values)
+    emitting, labels, _ = _emitting(last, tokens)
+    value = summed_nll(emitting, head.weight, head.bias, labels, cap=_cap(model))
+    _count(head.weight.numel(), len(labels), model, last.requires_grad)
+    return value, len(labels)
 
 
 def per_row(values: Tensor, rows: Sequence[int] | Tensor, count: int) -> Tensor:

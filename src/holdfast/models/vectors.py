@@ -96,7 +96,7 @@ def grad(
                     known = {k: t.count for k, t in loss(part).items() if not t.once or number == 0}
             for name, count in known.items():
                 counted[name] = counted.get(name, 0.0) + count
-    result = ParamVector.zeros(params)
+    sums = ParamVector()
     summed: Loss = {}
     for number, part in enumerate(parts):
         terms = loss(part)
@@ -121,8 +121,19 @@ def grad(
         found = torch.autograd.grad(value, list(params.values()), allow_unused=True)
         for name, piece in zip(params, found, strict=True):
             if piece is not None:
-                result[name].add_(piece.to(result[name].dtype))
-    return result, summed
+                _gather(sums, name, piece.to(_owned(params[name])))
+    missing = {name: p for name, p in params.items() if name not in sums}
+    zeros = ParamVector.zeros(missing)
+    return ParamVector({n: sums[n] if n in sums else zeros[n] for n in params}), summed
+
+
+def _gather(sums: ParamVector, name: str, piece: Tensor) -> None:
+    """Add a gradient to its sum; the first is taken as it is, which saves a whole copy of them."""
+    if name in sums:
+        sums[name].add_(piece)
+        return
+    shared = any(piece.data_ptr() == other.data_ptr() for other in sums.values())
+    sums[name] = piece.clone() if shared or not piece.is_contiguous() else piece
 
 
 @contextmanager
@@ -167,6 +178,24 @@ def shifted(
                 "use precision: fp32 or a larger step",
             )
         yield {"cosine": cosine, "norm_ratio": ratio}
+    finally:
+        with torch.no_grad():
+            for name, p in params.items():
+                p.copy_(saved[name])
+
+
+@contextmanager
+def holding(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Generator[PreTrainedModel]:
+    """Hold the weights at `weights` by name; afterwards they are restored by copy, kept off the
+    device meanwhile.
+    """
+    params = {name: p for name, p in model.named_parameters() if name in weights}
+    saved = {name: p.detach().to("cpu", copy=True) for name, p in params.items()}
+    try:
+        with torch.no_grad():
+            for name, p in params.items():
+                p.copy_(weights[name])
+        yield model
     finally:
         with torch.no_grad():
             for name, p in params.items():

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 
-DTYPES = {"fp32": torch.float32, "fp32_master": torch.float32, "bf16_pure": torch.bfloat16}
+DTYPES = {
+    "fp32": torch.float32,
+    "fp32_master": torch.float32,
+    "bf16_kahan": torch.bfloat16,
+    "bf16_stochastic": torch.bfloat16,
+    "bf16_pure": torch.bfloat16,
+}
 """The dtype weights are held in under each precision."""
 
 

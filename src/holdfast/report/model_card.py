@@ -12,7 +12,7 @@ def model_card(found: findings.Findings, lineup: str) -> str:
     and what was not tested. It holds no prompt and no answer.
     """
     line, threshold = found.lineups[lineup], found.meta.thresholds[0]
-    said = [f"## Durability of {_plain(lineup)} (study: {_plain(found.meta.name)})", ""]
+    said = [f"## Durability of {plain(lineup)} (study: {plain(found.meta.name)})", ""]
     if found.meta.world:
         said += [
             "*Numbers of a small invented world; never claims about large language models.*",
@@ -31,7 +31,7 @@ def model_card(found: findings.Findings, lineup: str) -> str:
                 for p in attack.points.get(lineup, ())
             ]
             if rates:
-                said.append(f"- harmful rate under {_plain(attack.name)}: {'; '.join(rates)}")
+                said.append(f"- harmful rate under {plain(attack.name)}: {'; '.join(rates)}")
         for limit, costs in threat.costs.items():
             if lineup in costs:
                 each = "; ".join(
@@ -56,11 +56,11 @@ def model_card(found: findings.Findings, lineup: str) -> str:
     ]
     if found.headline is not None:
         said += [answer.claim(found, found.headline), ""]
-    said += ["Not tested:", "", *(f"- {_plain(item)}" for item in found.meta.not_tested)]
+    said += ["Not tested:", "", *(f"- {plain(item)}" for item in found.meta.not_tested)]
     return "\n".join(said).rstrip() + "\n"
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """Give one line without what Markdown or HTML would act on."""
     words = " ".join(text.harmless(words, 200).split())
     return "".join(f"\\{ch}" if ch in "\\`*[]<>|#!" else ch for ch in words)

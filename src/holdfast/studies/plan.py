@@ -242,7 +242,7 @@ class Plan:
             "method": self._identities[id(method)],
             "input": before.key if before else start.key,
             "original": self._original(getattr(method, "needs", ())),
-            "format": format_identity(start.entry.format),
+            "format": format_identity(start.entry.format, append_eos=start.entry.append_eos),
             "seed": seed,
             "sources": self.content,
         }
@@ -274,7 +274,9 @@ class Plan:
             "released": released.key,
             "attack": attack.trajectory(),
             "original": self._original(attack.needs),
-            "format": format_identity(released.start.attack_format),
+            "format": format_identity(
+                released.start.attack_format, append_eos=released.start.entry.append_eos
+            ),
             "seed": seed,
             "sources": self.content,
         }

@@ -94,7 +94,13 @@ class Runner:
         done = training.harden(
             step.method,
             model,
-            Encoder(tokenizer, step.start.entry.format, where=step.label),
+            Encoder(
+                tokenizer,
+                step.start.entry.format,
+                append_eos=step.start.entry.append_eos,
+                max_length=_context(model),
+                where=step.label,
+            ),
             self.plan.pool,
             seed=step.seed,
             work=work,
@@ -108,12 +114,7 @@ class Runner:
             write_json(folder / "diagnostics.json", done.diagnostics)
             if (work / "log.jsonl").is_file():
                 shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
-            if done.state:
-                from safetensors.torch import save_file
-
-                kept = {name: tensor.contiguous() for name, tensor in done.state.items()}
-                (folder / "state").mkdir()  # apart, so that no loader takes it for weights
-                save_file(kept, folder / "state" / "state.safetensors")
+            done.save_state(folder)
 
         result = {"steps": done.steps, "flops": done.flops, "diagnostics": done.diagnostics}
         self._publish("defend", key, step.config, step.inputs, result, began, fill)
@@ -151,7 +152,13 @@ class Runner:
         training.attack(
             trajectory.attack,
             model,
-            Encoder(tokenizer, start.attack_format, where=trajectory.label),
+            Encoder(
+                tokenizer,
+                start.attack_format,
+                append_eos=start.entry.append_eos,
+                max_length=_context(model),
+                where=trajectory.label,
+            ),
             self.plan.pool,
             seed=trajectory.seed,
             work=self.store.work(trajectory.key),
@@ -406,6 +413,11 @@ def same(start: Start) -> None:
         raise ModelError(
             f"model '{start.name}'", "its files changed since the plan was made", "run again"
         )
+
+
+def _context(model: Any) -> int | None:
+    """Give the longest row the model was made for, where its config says."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:

@@ -45,6 +45,9 @@ class ModelEntry(Fields):
     """The attacker's prompt format; None means `format`."""
     evaluation_format: str | None = None
     """The format prompts are asked in; None means `format`. A mismatch is flagged."""
+    append_eos: bool = True
+    """Whether responses end with the end token, in defence and attack; source: register 9.D row 24
+    (without, answers run to the limit; SGT's released code appends none)."""
 
 
 class LineUp(Fields):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from holdfast.data.example import Example, Role
@@ -41,13 +42,29 @@ if TYPE_CHECKING:
 
 @dataclass
 class Hardened:
-    """A hardened model and what it took. `state` holds tensors worth keeping (a trigger)."""
+    """A hardened model and what it took.
+
+    `state` holds tensors worth keeping (a trigger), `about` what is said of them.
+    """
 
     model: PreTrainedModel
     steps: int
     flops: float
     diagnostics: dict[str, float] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+    def save_state(self, folder: Path) -> None:
+        """Write each kept tensor to `state/NAME.safetensors` under a checkpoint's folder.
+
+        Apart from the checkpoint, so that no loader takes it for weights.
+        """
+        for name, tensor in self.state.items():
+            (folder / "state").mkdir(exist_ok=True)
+            path = folder / "state" / f"{name}.safetensors"
+            # One entry: of several, the file's order would be left to chance.
+            said = {"holdfast": json.dumps(self.about, sort_keys=True)}
+            save_file({name: tensor.detach().cpu().contiguous()}, path, metadata=said)
 
 
 def ready(model: PreTrainedModel, loop: Loop) -> None:
@@ -77,7 +94,8 @@ def harden(
     """Run one defence on `model`, in place, and give it back with its cost.
 
     Args:
-        sources: `original`, `start`, ... as tensor mappings; `start` defaults to the model itself.
+        sources: `original`, `start`, ... as tensor mappings; `start` defaults to the model itself,
+            copied only for a defence that needs it (and, under LoRA, before the merge).
         work: folder for checkpoints and `log.jsonl`; with some there, the run continues.
 
     Raises:
@@ -112,7 +130,8 @@ def harden(
         check_roles(defence, rows)
         loop = defence.loop
         ready(model, loop)
-        sources.setdefault("start", {k: v.clone() for k, v in tensors(model).items()})
+        if "start" in defence.needs:
+            sources.setdefault("start", {k: v.clone() for k, v in tensors(model).items()})
         with ExitStack() as stack:
             stack.enter_context(defence.adapt(model))
             with meter.on():
@@ -133,12 +152,15 @@ def harden(
                 meter=meter,
                 before=lambda step: defence.on_step(step, state),
             )
+            if loop.lora is not None:  # until it is merged, the weights below are the start's
+                plain = {k: v for k, v in tensors(model).items() if k not in params}
+                kept = {k: v.to("cpu", copy=True) for k, v in plain.items()}
+                sources.setdefault("start", kept)
         model.eval()
         with torch.no_grad():
             diagnostics = defence.diagnostic(run, state)
-        return Hardened(
-            model, loop.steps, meter.total, diagnostics, getattr(state, "keep", None) or {}
-        )
+        kept, about = (getattr(state, name, None) or {} for name in ("keep", "about"))
+        return Hardened(model, loop.steps, meter.total, diagnostics, kept, about)
     finally:
         for name, p in model.named_parameters():
             p.requires_grad_(wanted.get(name, True))
@@ -177,6 +199,12 @@ def _gradient(
             lambda part: defence.counts(part, state),
         )
     if isinstance(defence, GradientDefence):
+        if defence.loop.batching == "mixed":
+            raise ConfigError(
+                f"{defence.name()}.loop.batching",
+                "mixed, but it needs rows of each role in every step",
+                "use batching: stratified",
+            )
         return lambda parts, _step: defence.gradient(
             model, {role: [part[role] for part in parts] for role in parts[0]}, state
         )

@@ -24,10 +24,12 @@ from holdfast.data.example import Example, Role
 from holdfast.data.tokens import Encoder, Tokens
 from holdfast.errors import DataError, StoreError, TrainingError
 from holdfast.method import Loss
+from holdfast.models.passes import Passes
 from holdfast.models.states import FlopMeter
 from holdfast.models.vectors import ParamVector, total
 from holdfast.run import Loop
 from holdfast.run import seed as seed_of
+from holdfast.training.optimiser import Optimiser
 
 MicroBatches = list[dict[Role, Tokens]]
 Gradient = Callable[[MicroBatches, int], tuple[ParamVector, Loss]]
@@ -35,7 +37,11 @@ Progress = Callable[[str, int, int], None]
 
 
 class Stream:
-    """The rows of every step: each role's rows in seeded epochs, without replacement in each."""
+    """The rows of every step: each role's rows in seeded epochs, without replacement in each.
+
+    Under `mixed` batching all roles share the epochs; a role may then be missing from a step or a
+    micro-batch, which holds it without rows.
+    """
 
     def __init__(
         self, rows: Mapping[Role, Sequence[Example]], encoder: Encoder, loop: Loop, seed: int
@@ -43,34 +49,49 @@ class Stream:
         for role, some in rows.items():
             if not some:
                 raise DataError(f"role {role.value}", "no rows to train on", "check the sources")
-        self._rows, self._encoder, self._loop, self._seed = rows, encoder, loop, seed
-        self._orders: dict[tuple[Role, int], list[int]] = {}
+        self.seed = seed
+        self._rows, self._encoder, self._loop = rows, encoder, loop
+        self._orders: dict[tuple[str, int], list[int]] = {}
+        self._all = [(role, row) for role, some in rows.items() for row in some]
 
-    def _index(self, role: Role, number: int) -> int:
-        size = len(self._rows[role])
+    def _index(self, name: str, size: int, number: int) -> int:
         epoch, place = divmod(number, size)
-        if (role, epoch) not in self._orders:
+        if (name, epoch) not in self._orders:
             order = list(range(size))
-            random.Random(seed_of(self._seed, "order", role.value, epoch)).shuffle(order)
-            self._orders[role, epoch] = order
-        return self._orders[role, epoch][place]
+            random.Random(seed_of(self.seed, "order", name, epoch)).shuffle(order)
+            self._orders[name, epoch] = order
+        return self._orders[name, epoch][place]
+
+    def _mixed(self, step: int) -> list[tuple[Role, Example]]:
+        whole, size = self._loop.batch * len(self._rows), len(self._all)
+        return [self._all[self._index("mixed", size, step * whole + i)] for i in range(whole)]
+
+    def _by_role(self, some: Sequence[tuple[Role, Example]]) -> dict[Role, list[Example]]:
+        return {role: [row for r, row in some if r is role] for role in self._rows}
 
     def examples(self, step: int) -> dict[Role, list[Example]]:
         """Give the rows of step `step` (from 0)."""
+        if self._loop.batching == "mixed":
+            return self._by_role(self._mixed(step))
         batch = self._loop.batch
         return {
-            role: [some[self._index(role, step * batch + i)] for i in range(batch)]
+            role: [some[self._index(role.value, len(some), step * batch + i)] for i in range(batch)]
             for role, some in self._rows.items()
         }
 
     def step(self, step: int) -> MicroBatches:
-        """Give step `step` as micro-batches, every role cut at the same places."""
-        chosen = self.examples(step)
+        """Give step `step` as micro-batches, every role (or the mixture) cut at the same places."""
         size = self._loop.micro_batch or self._loop.batch
-        return [
-            {role: self._encoder.batch(rows[i : i + size]) for role, rows in chosen.items()}
-            for i in range(0, self._loop.batch, size)
-        ]
+        if self._loop.batching == "mixed":
+            some, wide = self._mixed(step), size * len(self._rows)
+            parts = [self._by_role(some[i : i + wide]) for i in range(0, len(some), wide)]
+        else:
+            chosen = self.examples(step)
+            parts = [
+                {role: rows[i : i + size] for role, rows in chosen.items()}
+                for i in range(0, self._loop.batch, size)
+            ]
+        return [{role: self._encoder.batch(rows) for role, rows in p.items()} for p in parts]
 
 
 def learning_rate(loop: Loop, step: int) -> float:
@@ -156,21 +177,14 @@ def optimise(
         before: called before each step.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; names step and rows, keeps the last
-            checkpoint.
+        TrainingError: a loss or gradient that is not finite; names step and rows, and keeps the
+            state before that step as the last checkpoint.
     """
     log = log or TrainLog(None)
     meter = meter or FlopMeter()
     points = points or {}
     device = next(iter(params.values())).device.type
-    optimiser = torch.optim.AdamW(
-        list(params.values()),
-        lr=loop.lr,
-        betas=(loop.beta1, loop.beta2),
-        eps=loop.eps,
-        weight_decay=loop.weight_decay,
-        foreach=True,
-    )
+    optimiser = Optimiser(params, loop, stream.seed)
     keeper = _Checkpoints(work / part) if work is not None else None
     start = 0
     if keeper is not None:
@@ -178,10 +192,11 @@ def optimise(
     log.rewind(part, start)
     if start in points:
         points[start](start)
+    passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
     for step in range(start, loop.steps):
         if before is not None:
             before(step)
-        with meter.on(), compute(loop.precision, device):
+        with meter.on(), compute(loop.precision, device), passes.on():
             found, loss = gradient(stream.step(step), step)
         if not any(term.count > 0 for term in loss.values()):
             raise TrainingError(
@@ -194,6 +209,8 @@ def optimise(
             rows = ", ".join(
                 row.row_id for some in stream.examples(step).values() for row in some[:2]
             )
+            if keeper is not None and step > start:
+                keeper.save(step, params, optimiser, meter)
             raise TrainingError(
                 f"{part} step {step + 1}",
                 f"the loss is {value}, the gradient's norm {norm} (rows {rows}, ...)",
@@ -202,13 +219,7 @@ def optimise(
         if loop.clip is not None and norm > loop.clip:
             found.scale_(loop.clip / norm)
         rate = learning_rate(loop, step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        for name, p in params.items():
-            p.grad = found[name].to(p.dtype)
-        optimiser.step()
-        for p in params.values():
-            p.grad = None
+        optimiser.step(found, rate, step)
         log.write(
             part=part,
             step=step + 1,
@@ -251,16 +262,13 @@ class _Checkpoints:
         self,
         step: int,
         params: Mapping[str, Tensor],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Optimiser,
         meter: FlopMeter,
     ) -> None:
         """Write the state after `step` steps beside the older one, then drop the older one."""
-        state: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+        state: dict[str, Tensor] = {"rng": torch.get_rng_state(), **optimiser.state()}
         for name, p in params.items():
-            moments = optimiser.state[p]
             state[f"param/{name}"] = p.detach().contiguous()
-            state[f"first/{name}"] = moments["exp_avg"]
-            state[f"second/{name}"] = moments["exp_avg_sq"]
         temporary = self._folder / f"tmp-{os.getpid()}"
         try:
             temporary.mkdir(parents=True, exist_ok=True)
@@ -285,7 +293,7 @@ class _Checkpoints:
     def load(
         self,
         params: Mapping[str, Tensor],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Optimiser,
         meter: FlopMeter,
         latest: int,
     ) -> int:
@@ -301,11 +309,7 @@ class _Checkpoints:
         with torch.no_grad():
             for name, p in params.items():
                 p.copy_(state[f"param/{name}"])
-                optimiser.state[p] = {
-                    "step": torch.tensor(float(step)),
-                    "exp_avg": state[f"first/{name}"].to(p.device),
-                    "exp_avg_sq": state[f"second/{name}"].to(p.device),
-                }
+            optimiser.restore(state, step)
         torch.set_rng_state(state["rng"])
         meter.total = json.loads((path / "state.json").read_text())["flops"]
         return step

@@ -1,0 +1,96 @@
+"""A trained trigger on disk: it says which model, format and place it was made for, and a wrong one
+is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from holdfast.data.tokens import format_identity
+from holdfast.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from holdfast.data.tokens import Encoder
+
+KIND = "holdfast trigger"
+SAMPLE = 4096
+"""Most values of each tensor that enter a model's hash: enough that no two checkpoints agree, few
+enough that an 8B model takes a moment."""
+
+
+def model_hash(model: Module) -> str:
+    """Give a hash of a model's weights: names, shapes and evenly spaced values of every tensor.
+
+    Values are read as bf16, so the same checkpoint has one hash under every precision.
+    """
+    import torch
+
+    found = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        flat = p.detach().flatten()
+        some = flat[:: max(1, -(-len(flat) // SAMPLE))].to("cpu", torch.bfloat16)
+        found.update(f"{name} {tuple(p.shape)}\n".encode())
+        found.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def trigger_about(
+    model: Module, encoder: Encoder, position: str, trigger: Tensor
+) -> dict[str, str]:
+    """Give what a file that holds a trigger [K, H] says of it, in its safetensors metadata."""
+    form = dict(format_identity(encoder.form))
+    if encoder.form == "chat":
+        form["template"] = hashlib.sha256(str(encoder.tokenizer.chat_template).encode()).hexdigest()
+    return {
+        "kind": KIND,
+        "model": model_hash(model),
+        "format": json.dumps(form, sort_keys=True),
+        "position": position,
+        "length": str(len(trigger)),
+        "width": str(trigger.shape[1]),
+    }
+
+
+def load_trigger(path: Path, model: Module, encoder: Encoder, position: str) -> Tensor:
+    """Read a trigger [K, H] made for this model, format and place.
+
+    Raises:
+        ModelError: no such file, no trigger, or one of another model, format, place or width.
+    """
+    where = str(path)
+    if not path.is_file():
+        raise ModelError(where, "no such trigger file", "check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = json.loads((file.metadata() or {}).get("holdfast", "{}"))
+            found = file.get_tensor("trigger")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(where, f"no trigger file ({error})", "name one made here") from None
+    if said.get("kind") != KIND:
+        raise ModelError(where, "holds no trigger", "name one made here")
+    want = trigger_about(model, encoder, position, found)
+    if said.get("model") != want["model"]:
+        raise ModelError(
+            where,
+            f"trigger of another model ({said.get('model', '')[:12]}, this one is "
+            f"{want['model'][:12]})",
+            "train one for this model",
+        )
+    for name, todo in (
+        ("format", "use the format it was trained in"),
+        ("position", "set trigger.position to it"),
+        ("width", "train one for this model"),
+    ):
+        if said.get(name) != want[name]:
+            raise ModelError(
+                where, f"trained with {name} {said.get(name)}, asked for {want[name]}", todo
+            )
+    return found

@@ -1,0 +1,356 @@
+"""One step alone on a checkpoint of one's own: columns, resuming, provenance, and bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests import tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from holdfast import generation, models
+from holdfast.cli import run, single
+from holdfast.data.example import Role, Side
+from holdfast.data.tokens import Encoder
+from holdfast.generation import Sampler
+from holdfast.models import memory
+from holdfast.models.files import resolve
+from holdfast.run import Loop, LoRA
+
+SMALL = [
+    *("--set", "stage1={steps: 4, batch: 2, lr: 0.01, checkpoint_every: 2}"),
+    *("--set", "loop={steps: 4, batch: 2, lr: 0.01, checkpoint_every: 2}"),
+]
+
+
+def records(role: Role) -> list[dict[str, str]]:
+    return [{"ask": row.prompt, "say": row.response or ""} for row in tiny.rows()[role]]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a working folder with a model and its files of rows."""
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    models.save(tiny.model("llama"), tiny.byte_tokenizer(bos=True), Path("model"))
+    for role in (Role.REFUSAL, Role.BENIGN, Role.HARMFUL):
+        write(Path(f"{role.value}.jsonl"), records(role))
+    return tmp_path
+
+
+COLUMNS = ["--column", "prompt=ask", "--column", "response=say"]
+
+
+def defend(*more: str, ending: str = "jsonl", out: str = "out") -> list[str]:
+    data = [f"refusal=refusal.{ending}", f"benign=benign.{ending}"]
+    return [
+        *("defend", "sgt", "--model", "model", "--format", "plain"),
+        *("--data", data[0], "--data", data[1], *COLUMNS, *SMALL, *more, "--out", out),
+    ]
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def test_every_kind_of_file_hardens_alike(bench: Path) -> None:
+    for ending in ("csv", "parquet"):
+        for role in (Role.REFUSAL, Role.BENIGN):
+            write(Path(f"{role.value}.{ending}"), records(role))
+    for ending in ("jsonl", "csv", "parquet"):
+        assert run(defend(ending=ending, out=ending)) == 0
+    assert tiny.same(weights("csv"), weights("jsonl"))
+    assert tiny.same(weights("parquet"), weights("jsonl"))
+    assert not tiny.same(weights("jsonl"), weights("model"))
+
+
+def test_a_column_can_be_named_for_one_role(bench: Path) -> None:
+    renamed = [{"question": row["ask"], "say": row["say"]} for row in records(Role.BENIGN)]
+    write(Path("benign.jsonl"), renamed)
+    assert run(defend("--column", "benign.prompt=question")) == 0
+
+
+def test_plain_transformers_loads_it_and_says_the_same(bench: Path) -> None:
+    assert run(defend()) == 0
+    model = AutoModelForCausalLM.from_pretrained("out")
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    encoder = Encoder(tokenizer, "plain")
+    rows = [row for some in tiny.rows(Side.EVALUATOR).values() for row in some]
+    loaded, _ = models.load(Path("out"))
+    assert tiny.same(tiny.weights(loaded), tiny.weights(model))
+    ours = generation.generate(loaded, encoder, rows, Sampler(max_new_tokens=16, batch=5))
+    for row, answer in zip(rows, ours, strict=True):
+        inputs = tokenizer(encoder.render(row.prompt), return_tensors="pt")
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=16)
+        said = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert said.strip() == answer.text
+
+
+class Stopping:
+    """Interrupts the command at one step of a part."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at: tuple[str, int] | None = None
+        monkeypatch.setattr(single, "_progress", self)
+
+    def __call__(self, part: str, done: int, _of: int) -> None:
+        if (part, done) == self.at:
+            self.at = None
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_same_command_continues_to_the_same_bits(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    more = ["--set", "loop.lora={rank: 2}"] if lora else []
+    stop = Stopping(monkeypatch)
+    assert run(defend(*more, out="whole")) == 0
+    for at in (("trigger", 1), ("trigger", 3), ("sgt", 1), ("sgt", 4)):
+        stop.at = at
+        assert run(defend(*more)) == 130
+        assert not Path("out").exists()
+    assert run(defend(*more)) == 0
+    assert tiny.same(weights("out"), weights("whole"))
+    first, second = (Path(d, "state", "trigger.safetensors").read_bytes() for d in ("out", "whole"))
+    assert first == second
+    assert [path.name for path in bench.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_unfinished_run_does_not_go_on_with_other_settings(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = Stopping(monkeypatch)
+    stop.at = ("sgt", 3)
+    assert run(defend()) == 130
+    capsys.readouterr()
+    assert run(defend("--set", "loop.lr=0.02")) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: --out: an unfinished run with other settings, model or rows stands there; "
+        "give the same ones to continue it, or remove .out.work\n"
+    )
+    write(Path("benign.jsonl"), records(Role.BENIGN)[:-1])
+    assert run(defend()) == 2
+    shutil.rmtree(".out.work")
+    assert run(defend("--set", "loop.lr=0.02")) == 0
+
+
+def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
+    assert run(defend("--no-append-eos", "--seed", "3")) == 0
+    said = json.loads(Path("out/holdfast.json").read_text())
+    assert said["base"] == models.model_hash(tiny.model("llama"))
+    assert said["input"] == resolve("model").identity()
+    assert (said["seed"], said["format"], said["append_eos"]) == (3, "plain", False)
+    assert said["defences"][0]["fields"]["loop"]["steps"] == 4
+    assert said["rows"] == {"refusal": 6, "benign": 6}
+    assert said["environment"]["threads"] == 1
+    assert said["environment"]["versions"]["torch"] == torch.__version__
+    assert len(said["sources"]) == 2
+    card = Path("out/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Hardened with sgt" in card
+    assert "6 refusal, 6 benign; seed 3" in card
+    assert "4 steps of 2 rows a role, learning rate 0.01, all weights, precision fp32" in card
+    assert not any(row["ask"] in card for row in records(Role.REFUSAL))
+
+
+def test_a_trigger_is_used_again_and_one_of_another_model_is_refused(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(defend()) == 0
+    file = "trigger.file=out/state/trigger.safetensors"
+    assert run(defend("--set", file, out="again")) == 0
+    assert tiny.same(weights("again"), weights("out"))
+    shutil.rmtree("model")
+    Path("model").mkdir()
+    models.save(tiny.model("llama", seed=1), tiny.byte_tokenizer(bos=True), Path("model"))
+    capsys.readouterr()
+    assert run(defend("--set", file, out="other")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("holdfast: out/state/trigger.safetensors: trigger of another model (")
+    assert said.endswith("; train one for this model")
+
+
+def test_attack_generate_and_judge_on_files(bench: Path) -> None:
+    assert run(defend()) == 0
+    model = ["--format", "plain", *COLUMNS]
+    attack = ["--data", "harmful=harmful.jsonl", "--set", "evaluate_at=[2, 4]", "--out", "broken"]
+    assert run(["attack", "harmful_sft", "--model", "out", *model, *attack]) == 0
+    assert json.loads(Path("broken/holdfast.json").read_text())["attacked"] is True
+    write(Path("prompts.csv"), records(Role.HARMFUL))
+    for prompts in ("prompts.csv", "harmful.jsonl"):
+        few = ["--prompts", prompts, "--set", "max_new_tokens=4", "--out", f"{prompts}.said"]
+        assert run(["generate", "--model", "broken", *model[:4], *few]) == 0
+    texts = [Path(f"{name}.said").read_text() for name in ("prompts.csv", "harmful.jsonl")]
+    assert texts[0] == texts[1]
+    assert len(texts[0].splitlines()) == 6
+
+
+# ---- bad input
+
+
+def empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [*rows[:2], rows[2] | {"say": " "}, *rows[3:]]
+
+
+def long(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [rows[0] | {"ask": "word and word " * 200}, *rows[1:]]
+
+
+BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
+    "an empty column": (
+        lambda: write(Path("benign.jsonl"), empty(records(Role.BENIGN))),
+        [],
+        "benign.jsonl:3: column 'say' is empty or no text; fill it or drop the row",
+    ),
+    "a missing column": (
+        lambda: write(Path("benign.jsonl"), [{"ask": "x"}]),
+        [],
+        "benign.jsonl:1: no column 'say'; map it to one of: ask",
+    ),
+    "a column nobody knows": (
+        lambda: None,
+        ["--column", "promt=ask"],
+        "--column: got 'promt=ask'; write prompt=NAME or role.prompt=NAME, one of prompt, "
+        "response, system, group, category, answer",
+    ),
+    "a row longer than the context": (
+        lambda: write(Path("refusal.jsonl"), long(records(Role.REFUSAL))),
+        [],
+        r"--format: row 'word and word word and word word and wor': \d+ tokens, the limit is 256; "
+        "drop the row or raise max_length",
+    ),
+    "an adapter": (
+        lambda: Path("model/config.json").rename("model/adapter_config.json"),
+        [],
+        "--model: model holds an adapter, no whole model; merge it into its base and save that",
+    ),
+    "a trigger that is not there": (
+        lambda: None,
+        ["--set", "trigger.file=gone"],
+        "sgt.trigger.file: no such file gone; check the path",
+    ),
+    "a tokenizer that is none": (
+        lambda: Path("model/tokenizer.json").write_text("{}"),
+        [],
+        r"--model: the tokenizer cannot be loaded \(.*\); copy it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_before_weights_are_loaded(
+    bench: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, more, expected = BAD[name]
+    change()
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    assert run(defend(*more)) == 2
+    said = capsys.readouterr().err
+    literal = expected if "\\" in expected else re.escape(expected)
+    assert re.fullmatch(f"holdfast: {literal}\n", said), said
+    assert not Path("out").exists()
+
+
+def test_a_role_without_rows_is_told(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    some = ["--data", "refusal=refusal.jsonl", *COLUMNS, "--out", "out"]
+    assert run(["defend", "sgt", "--model", "model", "--format", "plain", *some]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "holdfast: sgt of role benign, side defender: no rows; add a source that has some, or "
+        "check its column map (pool: refusal/defender 6)\n"
+    )
+
+
+def test_too_little_memory_is_told_before_weights_are_loaded(
+    bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(memory, "available", lambda _device: 1e5)
+    assert run(defend()) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"holdfast: memory: about \S+ GiB needed under fp32 \(weights \S+, gradients \S+, moments "
+        r"\S+, activations \S+, teacher \S+\), \S+ free; use loop\.precision=bf16_kahan or "
+        r"loop\.lora, or a smaller loop\.micro_batch\n",
+        said,
+    ), said
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = weights("model")
+    nan = tensors["model.layers.1.mlp.down_proj.weight"]
+    nan[0, 0] = float("nan")
+    save_file(tensors, "model/model.safetensors", metadata={"format": "pt"})
+    assert run(defend()) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"holdfast: trigger step 1: the loss is nan, the gradient's norm nan "
+        r"\(rows \w+, \w+, \.\.\.\); lower lr; the last checkpoint is kept",
+        said,
+    ), said
+    assert not Path("out").exists()
+
+
+# ---- the estimate
+
+
+def test_the_estimate_counts_weights_moments_and_copies_exactly(bench: Path) -> None:
+    of = memory.shape(resolve("model"))
+    count = sum(p.numel() for p in tiny.model("llama").parameters())
+    assert (of.weights, of.layers, of.hidden, of.inner) == (count, 3, 16, 32)
+    per = {  # weight + gradient + moments (+ teacher)
+        "fp32": 4 + 4 + 8 + 4,
+        "fp32_master": 4 + 4 + 8 + 4,
+        "bf16_kahan": 2 + 4 + 6 + 2,
+        "bf16_stochastic": 2 + 4 + 4 + 2,
+        "bf16_pure": 2 + 4 + 4 + 2,
+    }
+    for precision, size in per.items():
+        loop = Loop.model_validate({"precision": precision})
+        assert sum(memory.needed(of, loop, copies=1).values()) == size * count
+    assert sum(memory.needed(of, None).values()) == 4 * count
+
+
+def test_the_estimate_of_an_8b_model_is_that_of_the_notes() -> None:
+    of = memory.Shape(8_190_000_000, 36, 4096, 12288, 151_936, 32768)
+    gib = 2**30
+    full = memory.needed(of, Loop(precision="fp32_master"), copies=1)
+    assert sum(full.values()) / gib == pytest.approx(152.5, rel=0.01)
+    kahan = memory.needed(of, Loop(precision="bf16_kahan"), copies=1)
+    assert sum(kahan.values()) / gib == pytest.approx(106.8, rel=0.01)
+    lora = memory.needed(of, Loop(precision="bf16_pure", lora=LoRA(rank=64)))
+    assert 15.2 < sum(lora.values()) / gib < 22
+    pack = memory.needed(of, Loop(precision="bf16_pure"), rows=1, longest=8192)
+    assert pack["activations"] / gib == pytest.approx(65e9 / gib, rel=0.05)
+    with pytest.raises(memory.ModelError, match="about 153 GiB needed under fp32_master"):
+        memory.check_memory(full, 139 * gib, Loop(precision="fp32_master"))
+    memory.check_memory(kahan, 139 * gib, Loop(precision="bf16_kahan"))
+    memory.check_memory(full, None, None)
