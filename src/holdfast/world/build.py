@@ -72,8 +72,10 @@ SMALL = Recipe(
     vocabulary=700,
     width=96,
     depth=3,
-    pretraining=Loop(steps=260, batch=32, lr=4e-3, schedule="cosine", warmup=20, weight_decay=0.01),
-    refusing=Loop(steps=60, batch=8, lr=3e-4, schedule="cosine", warmup=5),
+    pretraining=Loop(
+        steps=260, batch=32, lr=4e-3, schedule="cosine", warmup=20, weight_decay=0.01, packing=False
+    ),
+    refusing=Loop(steps=60, batch=8, lr=3e-4, schedule="cosine", warmup=5, packing=False),
     small=True,
 )
 """A world of 20 entities that a test can build."""
