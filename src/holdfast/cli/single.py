@@ -149,6 +149,8 @@ def attack(
     coder = preflight.encoder(files, form, append_eos=append_eos)
     rows, loop = ({}, None) if edits else (method.rows(pool, seed), method.train_loop())
     preflight.check(files, coder, rows, loop, copies=int(edits), device=device)
+    if not method.points():
+        raise ConfigError(f"attack.{name}.evaluate_at", "names no budget above 0", "name one")
     last = max(method.points())
 
     from holdfast import models, training
@@ -214,7 +216,12 @@ def generate(
     files, _ = _models(model, None, form, check_chat)
     if prompts.endswith(".jsonl") and not column:  # keeps what a judge needs: the meta of each line
         rows = [
-            example(_text(row, "prompt", f"{prompts}:{i}"), role=Role.HARMFUL, meta=row.get("meta"))
+            example(
+                _text(row, "prompt", f"{prompts}:{i}"),
+                role=Role.HARMFUL,
+                system=_maybe(row, "system", f"{prompts}:{i}"),
+                meta=_meta(row, f"{prompts}:{i}"),
+            )
             for i, row in enumerate(_lines(Path(prompts)), start=1)
         ]
     elif prompts.endswith((".jsonl", ".csv", ".parquet")):
@@ -266,12 +273,12 @@ def judge(
         where = f"{exchanges}:{i}"
         exchange = Exchange(
             example_uid=str(row.get("uid", i)),
-            system=row.get("system"),
+            system=_maybe(row, "system", where),
             prompt=_text(row, "prompt", where),
-            prefill=row.get("prefill", ""),
+            prefill=_maybe(row, "prefill", where) or "",
             response=_text(row, "response", where),
-            finish_reason=row.get("finish_reason", "stop"),
-            meta=row.get("meta") or {},
+            finish_reason=_maybe(row, "finish_reason", where) or "stop",
+            meta=_meta(row, where),
         )
         verdict = reader.judge(exchange)
         found = {"score": verdict.score, "outcome": verdict.outcome, "reason": verdict.reason}
@@ -462,13 +469,31 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         raise DataError(str(path), f"cannot be read ({error})", "write JSON lines") from None
     if not rows:
         raise DataError(str(path), "no rows", "write JSON lines")
+    for i, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{i}", "not a JSON object", "write one object a line")
     return rows
 
 
 def _text(row: dict[str, Any], name: str, where: str) -> str:
-    if not isinstance(row, dict) or not isinstance(row.get(name), str):
+    if not isinstance(row.get(name), str):
         raise DataError(where, f"no text under '{name}'", f"give every line a '{name}'")
     return row[name]
+
+
+def _maybe(row: dict[str, Any], name: str, where: str) -> str | None:
+    return None if row.get(name) is None else _text(row, name, where)
+
+
+def _meta(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Give what a judge may know of a line; the true steps, where told, are a list of texts."""
+    meta = row.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise DataError(where, "'meta' is no object", "write fields there, or leave it out")
+    steps = meta.get("steps", [])
+    if not (isinstance(steps, list) and all(isinstance(step, str) for step in steps)):
+        raise DataError(where, "'meta.steps' is no list of texts", "write one text a step")
+    return meta
 
 
 def _progress(part: str, done: int, total: int) -> None:

@@ -1,0 +1,55 @@
+"""Single steps on files a user wrote: every mistake is one line, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast.cli import run
+
+LINE = {"prompt": "x", "response": "y"}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ([1], "a.jsonl:1: not a JSON object; write one object a line"),
+        ({"prompt": "x"}, "a.jsonl:1: no text under 'response'; give every line a 'response'"),
+        (
+            {**LINE, "meta": "x"},
+            "a.jsonl:1: 'meta' is no object; write fields there, or leave it out",
+        ),
+        (
+            {**LINE, "meta": {"steps": "x"}},
+            "a.jsonl:1: 'meta.steps' is no list of texts; write one text a step",
+        ),
+        ({**LINE, "system": 3}, "a.jsonl:1: no text under 'system'; give every line a 'system'"),
+    ],
+)
+def test_a_line_a_judge_cannot_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: object,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text(json.dumps(line) + "\n")
+    words = ["judge", "world_rubric", "--exchanges", "a.jsonl", "--out", "verdicts.jsonl"]
+    assert run(words) == 2
+    assert capsys.readouterr().err == f"holdfast: {told}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]
+
+
+def test_an_attack_without_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = ["--model", "world:instruct", "--original", "world:base", "--format", "plain"]
+    words = ["attack", "strip", *models, "--set", "evaluate_at=[0]", "--out", "tuned"]
+    assert run(words) == 2
+    told = "holdfast: attack.strip.evaluate_at: names no budget above 0; name one\n"
+    assert capsys.readouterr().err == told
+    assert list(tmp_path.iterdir()) == []
