@@ -2,12 +2,13 @@
 
 An artefact is written in a temporary folder inside the store, flushed to disk and renamed when
 whole. One run at a time holds the store; what a dead run left half-written is swept by the next.
+Its folders:
 
-    STORE/defend/KEY/    a hardened checkpoint, its log and diagnostics
-    STORE/generate/KEY/  answers of one model at one budget to one set of prompts
-    STORE/judge/KEY/     one judge's verdicts on them
-    STORE/point/KEY/     attacked weights, only where they are kept on purpose
-    STORE/work/KEY/      checkpoints of a step that is not finished
+    defend/KEY/    a hardened checkpoint, its log and diagnostics
+    generate/KEY/  answers of one model at one budget to one set of prompts
+    judge/KEY/     one judge's verdicts on them
+    point/KEY/     attacked weights, only where they are kept on purpose
+    work/KEY/      checkpoints of a step that is not finished
 """
 
 from __future__ import annotations
