@@ -144,6 +144,10 @@ class Defence(Method):
     equation: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     """Cost of an optimiser step in forward (F) and backward (B) passes."""
+    signal: ClassVar[str] = ""
+    """The diagnostic that tells whether the method did its own thing."""
+    moves: ClassVar[Literal["up", "down"]] = "up"
+    """Where `signal` goes, beside plain refusal fine-tuning, when it did."""
 
     def copies(self) -> int:
         """Give how many frozen copies of the model it keeps beside the one it changes."""
