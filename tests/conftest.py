@@ -84,3 +84,12 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", local_only)
         yield
+
+
+@pytest.fixture(params=[False, True], ids=["padded", "packed"])
+def passes(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Run the test's passes padded and packed."""
+    from holdfast import models
+
+    with models.packed_passes(request.param):
+        yield request.param

@@ -63,9 +63,7 @@ def ask(model: Any, encoder: Encoder, pool: Pool, which: str, seed: int) -> list
     rows = pool.evaluation(which, Side.DEFENDER_SELECTION, None, seed)
     if which == "quiz":
         found = choose(model, encoder, rows)
-        return [
-            one == int(row.meta["answer_index"]) for row, one in zip(rows, found, strict=True)
-        ]
+        return [one == int(row.meta["answer_index"]) for row, one in zip(rows, found, strict=True)]
     said = generation.generate(model, encoder, rows, SAMPLER)
     return [_is_so(row, one.text) for row, one in zip(rows, said, strict=True)]
 
@@ -84,7 +82,11 @@ def rate(values: Sequence[bool]) -> float:
 def utility(model: Any, encoder: Encoder, pool: Pool, seed: int) -> float:
     """Give the share right over crafts, facts and quiz together (140 prompts)."""
     return rate(
-        [ok for which in ("benign", "facts", "quiz") for ok in ask(model, encoder, pool, which, seed)]
+        [
+            ok
+            for which in ("benign", "facts", "quiz")
+            for ok in ask(model, encoder, pool, which, seed)
+        ]
     )
 
 
@@ -122,9 +124,7 @@ def trial(name: str, lineup: list[dict[str, Any]], attacks: list[Any], seed: int
     try:
         for entry in lineup:
             method = make("defence", entry, name)
-            done = training.harden(
-                method, model, encoder, pool, seed=seed, sources=dict(sources)
-            )
+            done = training.harden(method, model, encoder, pool, seed=seed, sources=dict(sources))
             line["steps"] += done.steps
             line["flops"] += done.flops
             line["diagnostics"] = done.diagnostics

@@ -92,7 +92,9 @@ def test_full_fine_tuning_has_a_teacher_of_its_own_and_lora_has_none(
     assert len(copies) == 1
 
 
+@pytest.mark.usefixtures("passes")
 def test_gradient_flows_to_no_teacher_tensor() -> None:
+    """9.F (c) under LoRA."""
     model, encoder = tiny.model(), tiny.encoder()
     model.requires_grad_(False)
     rows = tiny.rows()
@@ -137,13 +139,14 @@ def test_an_interrupted_run_under_lora_ends_at_the_same_bits(tmp_path: Path) -> 
     assert tiny.same(run(tmp_path / "broken", None), whole)
 
 
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("sharing", ["own", "student"])
-def test_micro_batches_change_nothing_with_a_shared_teacher(sharing: Any) -> None:
+def test_micro_batches_change_nothing_with_a_shared_teacher(sharing: Any, packing: bool) -> None:
     """9.F (d) under LoRA."""
     after = []
     for size in (None, 2, 1):
         model = tiny.model("llama")
-        loop = LOOP.with_(batch=4, lora=FIELD, micro_batch=size)
+        loop = LOOP.with_(batch=4, lora=FIELD, micro_batch=size, packing=packing)
         method = METHOD.with_(loop=loop, teacher_embeddings=sharing, alpha_align=1.0)
         harden(method, model, tiny.encoder(bos=True), tiny.pool(), seed=0)
         after.append(tiny.weights(model))
@@ -152,6 +155,7 @@ def test_micro_batches_change_nothing_with_a_shared_teacher(sharing: Any) -> Non
             torch.testing.assert_close(other[name], value, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("passes")
 def test_a_fresh_adapter_is_at_distance_0_from_its_teacher_without_a_trigger(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,7 @@ batching, padding, insertion nor selection with what it checks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -246,13 +246,6 @@ def test_repulsion_falls_with_distance_and_is_finite_at_0(aggregate: Any) -> Non
 
 
 # ---- whole losses, on models
-
-
-@pytest.fixture(params=[False, True], ids=["padded", "packed"])
-def passes(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Run the test's passes padded and packed."""
-    with models.packed_passes(request.param):
-        yield request.param
 
 
 def setting(family: str, bos: bool) -> tuple[Any, Any, Tokens, Tokens, Encoder]:
