@@ -21,6 +21,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ Line = dict[str, Any]
 Point = tuple[float, float]
 
 
-class _Settled(Exception):
+class _SettledError(Exception):
     """The curve is past everything that is asked of it."""
 
 
@@ -142,14 +143,12 @@ def trial(name: str, lineup: list[dict[str, Any]], attacks: list[Any], seed: int
         def at(budget: float, _info: Any, points: list[Point] = points) -> None:
             points.append((budget, rate(ask(model, encoder, pool, "restricted", seed))))
             if points[-1][1] > 0.5:
-                raise _Settled
+                raise _SettledError
 
-        try:
+        with suppress(_SettledError):
             training.attack(
                 attack, model, encoder, mock, seed=seed, points=attack.points(), on_point=at
             )
-        except _Settled:
-            pass
         curves[attack.label()] = points
     each = [held(points) for points in curves.values()]
     line |= {"held": min(each), "mean_held": sum(each) / len(each), "curves": curves}
