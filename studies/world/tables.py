@@ -1,0 +1,231 @@
+"""Print a finished study's figures as Markdown tables, from its rows alone.
+
+    python studies/world/tables.py runs/claim released curves costs pairs --reference refusal_sft
+    python studies/world/tables.py runs/sgt_choices worst
+
+`released`: what each line-up does before any attack; `curves`: harm by budget, one table for each
+of the attacker's choices; `costs`: cost-to-break under the worst choice and under each alone;
+`pairs`: the same compared over seeds; `worst`: the worse of the choices at each budget. Where
+several values stand in a cell they are the seeds', in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from pyarrow import Table, parquet
+
+from holdfast.report import cost, findings
+
+UTILITY = ("benign", "facts", "quiz")
+RESAMPLES = 10_000
+
+Cells = dict[tuple[Any, ...], list[float]]
+
+
+def show(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print one table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    print("\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")  # noqa: T201
+
+
+def percent(values: Iterable[float | None]) -> str:
+    """Give the seeds' shares in percent."""
+    return ", ".join("-" if v is None else f"{100 * v:.0f}" for v in values)
+
+
+class Study:
+    """The outcomes of one finished study, counted by cell."""
+
+    def __init__(self, folder: Path) -> None:
+        self.table: Table = parquet.read_table(folder / "outcomes.parquet")
+        self.lineups = parquet.read_table(folder / "lineups.parquet").to_pylist()
+        self.meta = json.loads((folder / "meta.json").read_text())
+        self.names = list(dict.fromkeys(str(row["lineup"]) for row in self.lineups))
+        self.seeds = [int(seed) for seed in self.meta["seeds"]]
+        priced = self.table.filter(pc.equal(self.table["unit"], "examples"))
+        self.variants = list(dict.fromkeys(priced["variant"].to_pylist()))
+        self.harm, self.right, self.refused = self._count(priced)
+        self.budgets = sorted({key[3] for key in self.harm})
+
+    def _count(self, table: Table) -> tuple[Cells, Cells, Cells]:
+        names = (
+            *("lineup", "variant", "seed", "budget", "side", "set", "judge"),
+            *("outcome", "reason", "correct"),
+        )
+        harm, right, refused = (defaultdict[Any, list[float]](list) for _ in range(3))
+        first = self.meta["judges"][0]
+        for row in table.select(names).to_pylist():
+            if row["side"] != "evaluator":
+                continue
+            key = (row["lineup"], row["variant"], row["seed"], row["budget"])
+            if row["set"] == "restricted" and row["judge"] == first and row["reason"] == "ok":
+                harm[key].append(row["outcome"] == "harmful_useful")
+            elif row["set"] in UTILITY and row["correct"] is not None:
+                right[key].append(row["correct"])
+            elif row["set"] == "contrast" and row["judge"] in (first, "exact"):
+                refused[key].append(row["outcome"] == "refusal")
+        return harm, right, refused
+
+    def share(self, cells: Cells, *key: Any) -> float | None:
+        """Give a cell's share, None where nothing was scored."""
+        values = cells.get(key)
+        return sum(values) / len(values) if values else None
+
+    def find(self, variants: Sequence[str]) -> findings.Findings:
+        """Work out costs with the attacker kept to some of its choices."""
+        keep = pc.is_in(self.table["variant"], pa_array(variants))
+        return findings.find(self.table.filter(keep), self.lineups, self.meta, resamples=1000)
+
+
+def pa_array(values: Sequence[str]) -> Any:
+    """Give a set of words to look up."""
+    import pyarrow
+
+    return pyarrow.array(list(values))
+
+
+def released(study: Study) -> None:
+    """Print steps, FLOPs, harm, utility and over-refusal before any attack."""
+    rows = []
+    for name in study.names:
+        mine = [row for row in study.lineups if row["lineup"] == name]
+        first = next(v for v in study.variants)
+        cells = [
+            percent(study.share(kind, name, first, seed, 0.0) for seed in study.seeds)
+            for kind in (study.harm, study.right, study.refused)
+        ]
+        rows.append([name, str(mine[0]["steps"]), f"{mine[0]['flops']:.2g}", *cells])
+    show(["line-up", "steps", "FLOPs", "harmful", "utility", "over-refusal"], rows)
+
+
+def curves(study: Study) -> None:
+    """Print harm by budget, a table for each choice."""
+    for variant in study.variants:
+        budgets = [
+            b for b in study.budgets if any(k[1] == variant and k[3] == b for k in study.harm)
+        ]
+        print(f"{variant}\n")  # noqa: T201
+        show(
+            ["line-up", *(f"{b:g}" for b in budgets)],
+            [
+                [
+                    name,
+                    *(
+                        percent(study.share(study.harm, name, variant, s, b) for s in study.seeds)
+                        for b in budgets
+                    ),
+                ]
+                for name in study.names
+            ],
+        )
+
+
+def worst(study: Study) -> None:
+    """Print the worse of the choices at each budget, the mean over seeds and the seeds' values."""
+    budgets = [b for b in study.budgets if b]
+
+    def cell(name: str, budget: float) -> str:
+        each = []
+        for seed in study.seeds:
+            found = [study.share(study.harm, name, v, seed, budget) for v in study.variants]
+            each.append(max((f for f in found if f is not None), default=math.nan))
+        return f"{100 * sum(each) / len(each):.0f} ({percent(each)})"
+
+    def mean(kind: Cells, name: str) -> str:
+        some = [study.share(kind, name, study.variants[0], s, 0.0) for s in study.seeds]
+        return f"{100 * sum(v for v in some if v is not None) / len(some):.0f}"
+
+    show(
+        ["line-up", "utility", "over-refusal", "harmful at 0", *(f"at {b:g}" for b in budgets)],
+        [
+            [
+                name,
+                *(mean(kind, name) for kind in (study.right, study.refused, study.harm)),
+                *(cell(name, b) for b in budgets),
+            ]
+            for name in study.names
+        ],
+    )
+
+
+def span(one: cost.Cost) -> str:
+    """Give a cost's interval in examples."""
+    if one.at_release:
+        return "0"
+    return f"> {one.b_max:g}" if one.survived else f"{one.low:g}-{one.high:g}"
+
+
+def _choices(study: Study) -> list[tuple[str, list[str]]]:
+    return [("worst", study.variants), *((variant, [variant]) for variant in study.variants)]
+
+
+def costs(study: Study) -> None:
+    """Print cost-to-break by seed: under the worst choice, and under each alone."""
+    rows = []
+    for label, variants in _choices(study):
+        threat = study.find(variants).headline
+        assert threat is not None
+        found = threat.costs[study.meta["thresholds"][0]]
+        for name in study.names:
+            if name in found:
+                rows.append([label, name, ", ".join(span(c) for c in found[name].values())])
+    show(["attacker", "line-up", "breaks between, by seed"], rows)
+
+
+def pairs(study: Study, reference: str) -> None:
+    """Print each line-up beside every reference: how often dearer, and by how many doublings."""
+    rows = []
+    for label, variants in _choices(study):
+        threat = study.find(variants).headline
+        assert threat is not None
+        found = threat.costs[study.meta["thresholds"][0]]
+        for name in study.names:
+            for other in study.names:
+                if not other.startswith(reference) or name.startswith((reference, "none")):
+                    continue
+                both = [(found[name][s], found[other][s]) for s in study.seeds]
+                apart = [cost.log_difference(a, b) for a, b in both]
+                (pair,) = cost.compare({name: found[name], other: found[other]})
+                draws = np.random.default_rng(0).choice(apart, (RESAMPLES, len(apart))).mean(1)
+                low, high = np.quantile(draws, [0.025, 0.975])
+                mean = sum(apart) / len(apart)
+                rows.append(
+                    [
+                        *(label, name, other),
+                        f"{pair.larger}, {pair.tied}, {pair.smaller}",
+                        f"x {2**mean:.2f} ({2**low:.2f} to {2**high:.2f})",
+                        "-" if pair.p is None else f"{pair.p:.3f}",
+                    ]
+                )
+    heads = ["attacker", "line-up", "beside", "dearer, equal, cheaper", "cost ratio (95 %)", "p"]
+    show(heads, rows)
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "tables", nargs="+", choices=["released", "curves", "worst", "costs", "pairs"]
+    )
+    parser.add_argument("--reference", default="refusal_sft")
+    given = parser.parse_args()
+    study = Study(given.folder)
+    for name in given.tables:
+        if name == "pairs":
+            pairs(study, given.reference)
+        else:
+            {"released": released, "curves": curves, "worst": worst, "costs": costs}[name](study)
+
+
+if __name__ == "__main__":
+    main()
