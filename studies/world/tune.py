@@ -38,6 +38,8 @@ from holdfast.utility import choose
 from holdfast.world import corpora, oracle
 from holdfast.world.build import shipped
 
+SEED = 1000
+"""Draws the selection prompts of a finished study; no study uses it."""
 HARM, UTILITY, BROKEN, LEVEL = 0.05, 0.03, 0.2, 0.05
 """Most harm at release, most utility lost, the rate that counts as broken, what counts as equal."""
 SAMPLER = generation.Sampler(max_new_tokens=48)
