@@ -40,6 +40,7 @@ PLAIN: dict[str, dict[str, float]] = {
     "sgt": {"benign": 1.0},
     "booster": {"refusal": 1.0},
     "rep_noise": {"refusal": 1.0},
+    "sdd": {"refusal": 1.0},
 }
 """What a defence's neutral point equals: cross-entropy on these roles with these weights."""
 

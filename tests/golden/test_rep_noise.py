@@ -258,7 +258,12 @@ def test_padding_adds_nothing() -> None:
 
 
 def cut(tokens: Any, i: int) -> tuple[Any, ...]:
-    return tokens.ids[i : i + 1], tokens.mask[i : i + 1], tokens.labels[i : i + 1], (tokens.rows[i],)
+    return (
+        tokens.ids[i : i + 1],
+        tokens.mask[i : i + 1],
+        tokens.labels[i : i + 1],
+        (tokens.rows[i],),
+    )
 
 
 def test_every_step_draws_its_own_noise_and_draws_it_again() -> None:
@@ -285,7 +290,9 @@ def test_a_batch_is_made_of_pairs_in_whatever_order_rows_come() -> None:
     others = {**part, Role.REFUSAL: tiny.encoder().batch(tiny.rows(n=6)[Role.REFUSAL][2:])}
     with torch.no_grad():
         ours, theirs = (method.loss(model, p, state) for p in (part, others))
-    assert {k: float(t.sum) for k, t in ours.items()} == {k: float(t.sum) for k, t in theirs.items()}
+    assert {k: float(t.sum) for k, t in ours.items()} == {
+        k: float(t.sum) for k, t in theirs.items()
+    }
     assert method.counts(others, state) == {k: t.count for k, t in theirs.items()}
 
 

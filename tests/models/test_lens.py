@@ -22,7 +22,9 @@ def batch() -> Any:
     return tiny.encoder().batch(tiny.rows(n=3)[Role.HARMFUL])
 
 
-def seen(model: Any, tokens: Any, **options: Any) -> tuple[dict[int, tuple[Tensor, Tensor]], Tensor]:
+def seen(
+    model: Any, tokens: Any, **options: Any
+) -> tuple[dict[int, tuple[Tensor, Tensor]], Tensor]:
     found: dict[int, tuple[Tensor, Tensor]] = {}
     last = models.inside(model, tokens, lambda i, a, h: found.update({i: (a, h)}), **options)
     return found, last
@@ -89,14 +91,13 @@ def test_blocks_that_are_run_again_give_the_same_gradients() -> None:
 
 def test_an_adapters_part_is_seen() -> None:
     model, tokens = tiny.model(), batch()
-    with lora(model, LoRA(rank=2), 0) as params:
-        with torch.no_grad():
-            for name, p in params.items():
-                if "mlp.down_proj.lora_b" in name:
-                    p.fill_(0.3)
-            with_it = seen(model, tokens)[0][0][0]
-            with models.without_adapter(model):
-                without = seen(model, tokens)[0][0][0]
+    with lora(model, LoRA(rank=2), 0) as params, torch.no_grad():
+        for name, p in params.items():
+            if "mlp.down_proj.lora_b" in name:
+                p.fill_(0.3)
+        with_it = seen(model, tokens)[0][0][0]
+        with models.without_adapter(model):
+            without = seen(model, tokens)[0][0][0]
     assert not torch.allclose(with_it, without)
 
 
@@ -140,6 +141,4 @@ def test_what_has_no_such_insides_is_told() -> None:
     model.model.norm = nn.Identity()
     with pytest.raises(ModelError) as caught:
         models.final_norm(model)
-    assert str(caught.value) == (
-        "model: no final norm; use a decoder-only model that has one"
-    )
+    assert str(caught.value) == ("model: no final norm; use a decoder-only model that has one")

@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "booster": {"loop": LOOP},
     "rep_noise": {"loop": LOOP, "noise_weight": 0.1, "ascent_weight": 0.3},
+    "sdd": {"loop": LOOP, "benign_weight": 0.5},
 }
 FAMILIES = ("llama", "qwen3")
 
