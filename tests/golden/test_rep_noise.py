@@ -281,6 +281,17 @@ def test_every_step_draws_its_own_noise_and_draws_it_again() -> None:
     assert distance(0) == first
 
 
+@pytest.mark.parametrize("precision", ["fp32_master", "bf16_kahan", "bf16_pure"])
+def test_it_trains_and_is_measured_in_every_precision(precision: str) -> None:
+    loop = Loop(steps=2, batch=2, lr=0.01, checkpoint_activations=True).with_(precision=precision)
+    method = RepNoise.model_validate({"preset": "released", "loop": loop})
+    model = tiny.model("llama")
+    done = harden(method, model, tiny.encoder(), tiny.pool(), seed=0)
+    assert all(math.isfinite(value) for value in done.diagnostics.values())
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert set(done.diagnostics) == {"noise_distance", "lens_loss", "harm_loss"}
+
+
 # ---- pairs
 
 

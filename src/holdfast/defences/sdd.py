@@ -94,8 +94,8 @@ class SDD(LossDefence):
     threshold: Share = 0.25
     """Most TF-IDF cosine between a harmful prompt and the exchange that lends its answer; the
     number is a third party's replication's for sentence embeddings (the paper's is unknown to us),
-    kept because word overlap splits there too: in the offline world nine in ten unrelated pairs
-    lie below 0.15, every question and its own answer above 0.46."""
+    kept because word overlap splits there too: in the offline world nine in ten pairs on different
+    things lie below 0.14, nine in ten on the same thing above 0.26."""
     draws: Count = 50
     """Answers tried for a prompt before the least related of them is taken; source: a third party's
     replication."""
