@@ -34,6 +34,8 @@ CASES: dict[str, dict[str, Any]] = {
         "cons": {"sigma": 0.2},
     },
     "booster": {"loop": LOOP},
+    "rep_noise": {"loop": LOOP, "noise_weight": 0.1, "ascent_weight": 0.3},
+    "sdd": {"loop": LOOP, "benign_weight": 0.5},
 }
 FAMILIES = ("llama", "qwen3")
 

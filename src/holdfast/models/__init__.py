@@ -9,6 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "compare": ["linear_cka", "openings", "spread"],
         "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
+        "lens": ["final_norm", "head_nll", "inside", "mlp_of"],
+        "noise": ["noise_distance"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
         "states": [
