@@ -39,6 +39,9 @@ PLAIN: dict[str, dict[str, float]] = {
     "refusal_sft": {"refusal": 1.0, "benign": 1.0},
     "sgt": {"benign": 1.0},
     "booster": {"refusal": 1.0},
+    "vaccine": {"refusal": 1.0},
+    "t_vaccine": {"refusal": 1.0},
+    "random_vaccine": {"refusal": 1.0},
 }
 """What a defence's neutral point equals: cross-entropy on these roles with these weights."""
 

@@ -34,6 +34,9 @@ CASES: dict[str, dict[str, Any]] = {
         "cons": {"sigma": 0.2},
     },
     "booster": {"loop": LOOP},
+    "vaccine": {"loop": LOOP},
+    "t_vaccine": {"loop": LOOP, "layers": 2, "draw_every": 3},
+    "random_vaccine": {"loop": LOOP},
 }
 FAMILIES = ("llama", "qwen3")
 
