@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "booster": {"loop": LOOP},
     "vaccine": {"loop": LOOP},
-    "t_vaccine": {"loop": LOOP, "layers": 2, "draw_every": 3},
+    "t_vaccine": {"loop": LOOP, "layers": 2, "measure_every": 10, "draw_every": 2},
     "random_vaccine": {"loop": LOOP},
 }
 FAMILIES = ("llama", "qwen3")

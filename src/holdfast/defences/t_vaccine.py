@@ -6,6 +6,7 @@ layer l, S layers drawn, K optimiser steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -21,8 +22,6 @@ from holdfast.run import Count, Loop, NotNegative
 from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
 
@@ -69,7 +68,7 @@ class Layers:
     """
 
     seed: int
-    log: Any = None
+    log: Callable[..., None] = lambda **_: None
     step: int = 0
     due: bool = False
     p: Tensor | None = None
@@ -139,11 +138,12 @@ class TVaccine(GradientDefence):
                 "a compiled layer does not see what is added inside it",
                 "turn it off",
             )
-        if self.loop.steps > self.loop.checkpoint_every % self.measure_every > 0:
+        every = self.loop.checkpoint_every
+        if every < self.loop.steps and every % self.measure_every:
             raise ConfigError(
                 f"{self.name()}.loop.checkpoint_every",
-                f"{self.loop.checkpoint_every} is no multiple of measure_every "
-                f"({self.measure_every}): a run could not continue with its layers",
+                f"{every} is no multiple of measure_every ({self.measure_every}): a run could not "
+                "continue with its layers",
                 "make it one",
             )
         draw, what = seed_of(seed, "draw"), self.name()
@@ -200,6 +200,7 @@ class TVaccine(GradientDefence):
             count = self.count_of(len(state.p))
             state.chosen = drawn(state.p, count, seed_of(state.seed, "sampling", "layers", at))
             self._freeze(model, state)
+            state.log(step=state.step + 1, layers=state.chosen, chances=state.p.tolist())
         chosen = state.chosen
         found, terms = models.perturbed_grad(
             model,
