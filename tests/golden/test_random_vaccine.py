@@ -105,9 +105,7 @@ def test_it_has_vaccines_defaults() -> None:
 
 def test_noise_lost_to_bf16_stops_the_run() -> None:
     with pytest.raises(TrainingError) as caught:
-        RandomVaccine(rho=1e-4).gradient(
-            tiny.model("llama").to(torch.bfloat16), step(), Noise(0)
-        )
+        RandomVaccine(rho=1e-4).gradient(tiny.model("llama").to(torch.bfloat16), step(), Noise(0))
     said = str(caught.value)
     assert said.startswith("random_vaccine: lost to rounding (cosine 0.")
     assert said.endswith("); use precision: fp32 or a larger rho")

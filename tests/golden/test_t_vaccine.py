@@ -32,8 +32,7 @@ ROLES = (Role.REFUSAL, Role.HARMFUL)
 def step(cuts: int = 4) -> dict[Role, list[Tokens]]:
     encoder, rows = tiny.encoder(), tiny.rows(n=4)
     return {
-        role: [encoder.batch(rows[role][i : i + cuts]) for i in range(0, 4, cuts)]
-        for role in ROLES
+        role: [encoder.batch(rows[role][i : i + cuts]) for i in range(0, 4, cuts)] for role in ROLES
     }
 
 
@@ -131,9 +130,7 @@ def test_with_all_layers_it_is_vaccine() -> None:
     model = tiny.model("mistral", spread=0.3)
     method = TVaccine(rho=1.5, layers=1.0)
     found, _ = method.gradient(model, step(2), begun(method, model))
-    expected, _ = Vaccine(rho=1.5).gradient(
-        model, {Role.REFUSAL: step(2)[Role.REFUSAL]}, None
-    )
+    expected, _ = Vaccine(rho=1.5).gradient(model, {Role.REFUSAL: step(2)[Role.REFUSAL]}, None)
     assert tiny.same(found, expected)
 
 

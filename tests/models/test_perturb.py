@@ -144,7 +144,10 @@ def test_gradients_at_the_outputs_are_each_rows_own(family: str, site: Site, how
     size = max(float(g.abs().max()) for g in expected.values())
     for layer, whole in found.items():
         for row, own in enumerate(by_row(part, whole, packed)):
-            assert (own - expected[row, layer]).abs().max() <= (2e-6 if exact else 2e-5) * size, (row, layer)
+            assert (own - expected[row, layer]).abs().max() <= (2e-6 if exact else 2e-5) * size, (
+                row,
+                layer,
+            )
         total = sum(float(own.abs().sum()) for own in by_row(part, whole, packed))
         assert float(whole.abs().sum()) == pytest.approx(total)  # padding holds nothing
 
@@ -210,7 +213,9 @@ def test_nothing_added_changes_no_bit(packed: bool, site: Site) -> None:
     with packed_passes(packed):
         plain, _ = models.nll(model, part)
         expected = torch.autograd.grad(plain, list(params.values()))
-        zeros = {k: g.zero_() for k, g in models.output_gradients(model, part, site=site)[0].items()}
+        zeros = {
+            k: g.zero_() for k, g in models.output_gradients(model, part, site=site)[0].items()
+        }
         with models.shifting(model, site) as now:
             now.by = zeros
             value, _ = models.nll(model, part)
@@ -231,7 +236,9 @@ def test_a_step_is_the_twins_for_every_decoder(family: str) -> None:
                 model, params, [batch(2)], worst(model, 0.7, site), where="here", site=site
             )
         value, expected = twin(model, [batch(2)], 0.7, site=site)
-        assert float(terms["refusal"].sum) / terms["refusal"].count == pytest.approx(value, rel=2e-6)
+        assert float(terms["refusal"].sum) / terms["refusal"].count == pytest.approx(
+            value, rel=2e-6
+        )
         compare(found, expected)
 
 
@@ -270,9 +277,7 @@ def test_an_adapter_learns_at_the_perturbed_outputs() -> None:
         with torch.no_grad():
             for name, p in params.items():
                 p.add_(0.05 if name.endswith("lora_b") else 0.0)
-        found, _ = models.perturbed_grad(
-            model, params, [batch(2)], worst(model, 0.7), where="here"
-        )
+        found, _ = models.perturbed_grad(model, params, [batch(2)], worst(model, 0.7), where="here")
         _, expected = twin(model, [batch(2)], 0.7, params=params)
         compare(found, expected, 1e-5)
 

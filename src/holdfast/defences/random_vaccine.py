@@ -67,7 +67,7 @@ class RandomVaccine(GradientDefence):
     site: Literal["attention", "block"] = "attention"
     """What is perturbed: the attention module's output, as Vaccine's code does, or the block's."""
     n: Count | None = None
-    """Distinct refusal rows; None takes all of the defender's (Vaccine's released script: 2,000)."""
+    """Distinct refusal rows; None takes all of the defender's (Vaccine's script: 2,000)."""
     loop: Loop = Loop(
         steps=20_000, batch=5, lr=1e-3, schedule="cosine", warmup=2000, weight_decay=0.1
     )

@@ -83,7 +83,8 @@ class TVaccine(GradientDefence):
     separable: ClassVar[bool] = False
     paper: ClassVar[str] = "arXiv 2410.09760"
     equation: ClassVar[str] = (
-        "min_{w_S} max_{|eps_S| <= rho} CE(D_ref; e_l + eps_l, l in S), S ~ p_l = |dCE_h/de_l| / sum"
+        "min_{w_S} max_{|eps_S| <= rho} CE(D_ref; e_l + eps_l for l in S), "
+        "S ~ p_l = |g_l| / (|g_1| + .. + |g_L|) of a harmful row"
     )
     cost: ClassVar[str] = "2F + 1B of S layers' weights + 2B of inputs alone; the perturbations"
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0, "layers": 1.0}
@@ -233,9 +234,7 @@ class TVaccine(GradientDefence):
         whole = self.freeze == "block"
         modules = models.blocks(model) if whole else models.attentions(model)
         chosen = state.chosen or ()
-        frozen = {
-            id(p) for i, m in enumerate(modules) if i not in chosen for p in m.parameters()
-        }
+        frozen = {id(p) for i, m in enumerate(modules) if i not in chosen for p in m.parameters()}
         for p in state.held.values():
             p.requires_grad_(id(p) not in frozen)
 

@@ -108,13 +108,13 @@ def output_gradients(
             output.requires_grad_(True)
         caught.setdefault(number, output)
 
-    with torch.enable_grad(), _weights_as_constants(model):
-        with _hooked({number: modules[number] for number in chosen}, catch):
-            value, count = nll(model, tokens)
-            asked = [caught[number] for number in chosen]
-            found = torch.autograd.grad(
-                value / max(count, 1), asked, allow_unused=True, materialize_grads=True
-            )
+    hooked = {number: modules[number] for number in chosen}
+    with torch.enable_grad(), _weights_as_constants(model), _hooked(hooked, catch):
+        value, count = nll(model, tokens)
+        asked = [caught[number] for number in chosen]
+        found = torch.autograd.grad(
+            value / max(count, 1), asked, allow_unused=True, materialize_grads=True
+        )
     _count_inputs_only(model, tokens, chosen[0], modules[chosen[0]])
     return dict(zip(chosen, _apart(found), strict=True)), value.detach(), count
 
@@ -129,9 +129,7 @@ def _apart(found: Sequence[Tensor]) -> list[Tensor]:
     return own
 
 
-def _count_inputs_only(
-    model: PreTrainedModel, tokens: Tokens, first: int, module: Module
-) -> None:
+def _count_inputs_only(model: PreTrainedModel, tokens: Tokens, first: int, module: Module) -> None:
     """Count the backward pass through inputs from the head's side to a layer's output."""
     meter = _METER.get()
     if meter is None:
