@@ -12,7 +12,6 @@ import torch
 from tests import tiny
 from tests.models.test_perturb import compare, twin, twin_gradients
 
-from holdfast import models
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
