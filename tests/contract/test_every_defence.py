@@ -41,6 +41,9 @@ PLAIN: dict[str, dict[str, float]] = {
     "booster": {"refusal": 1.0},
     "rep_noise": {"refusal": 1.0},
     "sdd": {"refusal": 1.0},
+    "vaccine": {"refusal": 1.0},
+    "t_vaccine": {"refusal": 1.0},
+    "random_vaccine": {"refusal": 1.0},
 }
 """What a defence's neutral point equals: cross-entropy on these roles with these weights."""
 

@@ -36,6 +36,9 @@ CASES: dict[str, dict[str, Any]] = {
     "booster": {"loop": LOOP},
     "rep_noise": {"loop": LOOP, "noise_weight": 0.1, "ascent_weight": 0.3},
     "sdd": {"loop": LOOP, "benign_weight": 0.5},
+    "vaccine": {"loop": LOOP},
+    "t_vaccine": {"loop": LOOP, "layers": 2, "measure_every": 10, "draw_every": 2},
+    "random_vaccine": {"loop": LOOP},
 }
 FAMILIES = ("llama", "qwen3")
 

@@ -13,6 +13,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "noise": ["noise_distance"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
+        "perturb": [
+            "attentions",
+            "equal_batches",
+            "gaussian",
+            "output_gradients",
+            "perturbed_grad",
+            "perturbed_loss",
+            "shifting",
+            "sites",
+            "total_norm",
+            "worst_case",
+        ],
         "states": [
             "FlopMeter",
             "blocks",

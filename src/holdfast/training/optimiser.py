@@ -49,6 +49,8 @@ class Optimiser:
                 weight_decay=loop.weight_decay,
                 foreach=True,
             )
+        self._steps = 0
+        self._own = dict.fromkeys(params, 0)
         self._kept: dict[str, dict[str, Tensor]] = {}
         for name, p in self._rounded.items():
             words = ["first", "second", *(["lost"] if loop.precision == "bf16_kahan" else [])]
@@ -57,27 +59,37 @@ class Optimiser:
             }
 
     def step(self, found: Mapping[str, Tensor], rate: float, step: int) -> None:
-        """Change the tensors by step `step` (from 0) along gradient `found` at rate `rate`."""
+        """Change the tensors by step `step` (from 0) along gradient `found` at rate `rate`.
+
+        A tensor that asks for no gradient now is left alone, moments and all: neither decay nor
+        momentum moves what a method has frozen, and its own count of steps waits.
+        """
+        self._steps += 1
+        moving = {name for name, p in self._params.items() if p.requires_grad}
         if self._plain is not None:
             for group in self._plain.param_groups:
                 group["lr"] = rate
             for name, p in self._params.items():
-                if name not in self._rounded:
+                if name not in self._rounded and name in moving:
                     p.grad = found[name].to(p.dtype)
             self._plain.step()
             for p in self._params.values():
                 p.grad = None
         with torch.no_grad():
             for name, p in self._rounded.items():
+                if name not in moving:
+                    continue
                 self._step_rounded(name, p, found[name].float(), rate, step)
+        for name in moving:
+            self._own[name] += 1
 
     def _step_rounded(self, name: str, p: Tensor, g: Tensor, rate: float, step: int) -> None:
-        loop, kept = self._loop, self._kept[name]
+        loop, kept, own = self._loop, self._kept[name], self._own[name] + 1
         draw = torch.Generator(p.device).manual_seed(seed_of(self._seed, "rounding", step, name))
         first = kept["first"].float().lerp_(g, 1 - loop.beta1)
         second = kept["second"].float().mul_(loop.beta2).addcmul_(g, g, value=1 - loop.beta2)
-        size = first / (1 - loop.beta1 ** (step + 1))
-        size.div_((second / (1 - loop.beta2 ** (step + 1))).sqrt_().add_(loop.eps))
+        size = first / (1 - loop.beta1**own)
+        size.div_((second / (1 - loop.beta2**own)).sqrt_().add_(loop.eps))
         old = p.float()
         change = size.mul_(-rate).sub_(old, alpha=rate * loop.weight_decay)
         if "lost" in kept:  # Kahan 1965: what rounding took is given back with the next step
@@ -98,6 +110,8 @@ class Optimiser:
                 value = held.get(word if name in self._kept else own)
                 if value is not None:
                     found[f"{word}/{name}"] = value
+            if self._own[name] != self._steps:
+                found[f"steps/{name}"] = torch.tensor(self._own[name])
         return found
 
     def _moments(self, p: Tensor) -> Mapping[str, Any]:
@@ -105,13 +119,17 @@ class Optimiser:
 
     def restore(self, state: Mapping[str, Tensor], step: int) -> None:
         """Put back what `state` gave after `step` steps."""
+        self._steps = step
         for name, p in self._params.items():
+            self._own[name] = own = int(state.get(f"steps/{name}", step))
+            if own == 0:  # it has never moved and has no moments yet
+                continue
             if name in self._kept:
                 for word, value in self._kept[name].items():
                     value.copy_(state[f"{word}/{name}"])
             elif self._plain is not None:
                 self._plain.state[p] = {
-                    "step": torch.tensor(float(step)),
+                    "step": torch.tensor(float(own)),
                     "exp_avg": state[f"first/{name}"].to(p.device),
                     "exp_avg_sq": state[f"second/{name}"].to(p.device),
                 }

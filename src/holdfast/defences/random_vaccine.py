@@ -1,0 +1,155 @@
+"""Random Vaccine, the control of Vaccine: the same place, the same length, a random direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from holdfast import models
+from holdfast.data.example import Example, Role, Side
+from holdfast.errors import ConfigError
+from holdfast.method import GradientDefence, Loss, Run, Step
+from holdfast.run import Count, Loop, NotNegative
+from holdfast.run import seed as seed_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.modeling_utils import PreTrainedModel
+
+    from holdfast.data.pool import Pool
+    from holdfast.data.tokens import Tokens
+    from holdfast.models.perturb import Shifts
+    from holdfast.models.vectors import ParamVector
+
+HELD_OUT = 96
+"""Most held-out refusals the diagnostic looks at."""
+
+Scale = Literal["norm", "variance"]
+
+
+def scaled(noise: Shifts, rho: float, scale: Scale) -> dict[int, Tensor]:
+    """Give standard normal noise brought to size; shapes are kept, the noise's memory is used.
+
+    `norm`: rho z_l / |(z_1, ..., z_L)|_2, as long as Vaccine's; `variance`: sqrt(rho) z_l.
+    """
+    if scale == "variance":
+        return {number: z.mul_(rho**0.5) for number, z in noise.items()}
+    size = models.total_norm(noise.values())
+    return {number: z.mul_(rho / size) for number, z in noise.items()}
+
+
+@dataclass
+class Noise:
+    """The seed and the step that the noise hangs on."""
+
+    seed: int
+    step: int = 0
+
+
+class RandomVaccine(GradientDefence):
+    """Minimise CE(refusal) with Gaussian noise added to every layer's output."""
+
+    roles: ClassVar[tuple[str, ...]] = ("refusal",)
+    separable: ClassVar[bool] = False
+    paper: ClassVar[str] = "arXiv 2402.01109, the ablation's control"
+    equation: ClassVar[str] = "min_w CE(D_ref; e_l + eps_l), eps_l = rho z_l / |z|, z ~ N(0, I)"
+    cost: ClassVar[str] = "1F + 1B; the perturbations"
+    neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"scale": "variance"}}
+
+    rho: NotNegative = 2.0
+    """Size of the noise, read by `scale`; Vaccine's own default, so that the two differ in nothing
+    but direction."""
+    scale: Scale = "norm"
+    """`norm`: rho is the L2 length over all layers, tokens and rows of a micro-batch together, as
+    in Vaccine (ours: else size and direction differ at once); `variance`: rho is the variance of
+    every entry, as the paper describes its control."""
+    site: Literal["attention", "block"] = "attention"
+    """What is perturbed: the attention module's output, as Vaccine's code does, or the block's."""
+    n: Count | None = None
+    """Distinct refusal rows; None takes all of the defender's (Vaccine's script: 2,000)."""
+    loop: Loop = Loop(
+        steps=20_000, batch=5, lr=1e-3, schedule="cosine", warmup=2000, weight_decay=0.1
+    )
+    """Source: Vaccine's released script (50 epochs of 2,000, batch 5, 1e-3 cosine, warm-up 0.1,
+    decay 0.1)."""
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the defender's refusals.
+
+        Raises:
+            ConfigError: compiled layers, which would not see a perturbation inside them.
+        """
+        if self.loop.compile_layers:
+            raise ConfigError(
+                f"{self.name()}.loop.compile_layers",
+                "a compiled layer does not see what is added inside it",
+                "turn it off",
+            )
+        draw = seed_of(seed, "draw")
+        refusals = pool.draw(Role.REFUSAL, Side.DEFENDER, self.n, draw, what=self.name())
+        return {Role.REFUSAL: refusals}
+
+    def setup(self, run: Run) -> Noise:
+        """Keep the seed that the noise hangs on."""
+        return Noise(run.seed)
+
+    def on_step(self, step: int, state: Noise) -> None:
+        """Draw other noise at every step."""
+        state.step = step
+
+    def gradient(
+        self, model: PreTrainedModel, step: Step, state: Noise
+    ) -> tuple[ParamVector, Loss]:
+        """Give the gradient at the noisy outputs; the norm is each micro-batch's own.
+
+        Raises:
+            TrainingError: the noise is lost to rounding.
+        """
+        return models.perturbed_grad(
+            model,
+            models.trainable(model),
+            step[Role.REFUSAL],
+            lambda tokens: (self._noise(model, tokens, state), {}),
+            where=self.name(),
+            site=self.site,
+        )
+
+    def _noise(self, model: PreTrainedModel, tokens: Tokens, state: Noise) -> Shifts:
+        if self.rho == 0.0:
+            return {}
+        noise = models.gaussian(model, tokens, state.seed, state.step)
+        return scaled(noise, self.rho, self.scale)
+
+    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+        """Measure the held-out refusals' loss as it is, under noise and, beside it, under the worst
+        perturbation of that length. It decides nothing: this method is a control.
+
+        Batches have the training's size. Empty where the pool has no refusals on the defender's
+        selection side.
+        """
+        if not run.pool.has(Role.REFUSAL, Side.DEFENDER_SELECTION):
+            return {}
+        draw = seed_of(run.seed, "draw")
+        rows = run.pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
+        size = self.loop.micro_batch or self.loop.batch
+        parts = models.equal_batches(run.encoder, rows, size)
+        noise = Noise(run.seed)
+        plain, noisy = models.perturbed_loss(
+            run.model,
+            parts,
+            lambda tokens: (self._noise(run.model, tokens, noise), {}),
+            site=self.site,
+        )
+        _, worst = models.perturbed_loss(
+            run.model,
+            parts,
+            lambda tokens: (
+                models.worst_case(
+                    models.output_gradients(run.model, tokens, site=self.site)[0], self.rho
+                ),
+                {},
+            ),
+            site=self.site,
+        )
+        return {"plain_loss": plain, "noisy_loss": noisy, "perturbed_loss": worst}
