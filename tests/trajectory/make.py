@@ -34,6 +34,8 @@ CASES: dict[str, dict[str, Any]] = {
         "cons": {"sigma": 0.2},
     },
     "booster": {"loop": LOOP},
+    "ctrap": {"loop": LOOP, "lam": 0.5, "alpha": 0.05},
+    "seam": {"loop": LOOP, "ascent_weight": 0.2, "couple_weight": 0.1, "eps": 0.01},
 }
 FAMILIES = ("llama", "qwen3")
 
