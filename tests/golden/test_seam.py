@@ -147,9 +147,8 @@ def test_the_directions_are_orthogonal_and_no_more_than_three_vectors_live() -> 
 
 def token_losses(model: Any, params: dict[str, Tensor], row: Row) -> tuple[Tensor, Tensor]:
     """Give -log p of a row's response tokens [n], and of every block's [L, n], in float64."""
-    out = functional_call(
-        model, params, (torch.tensor([row.ids]),), {"use_cache": False, "output_hidden_states": 1}
-    )
+    options = {"use_cache": False, "output_hidden_states": True}
+    out = functional_call(model, params, (torch.tensor([row.ids]),), options)
     head = params.get("lm_head.weight", params["model.embed_tokens.weight"])
     at = slice(row.start - 1, len(row.ids) - 1)
     labels = torch.tensor(row.ids[row.start :])[:, None]
@@ -248,16 +247,18 @@ def test_the_gradient_is_the_twins(family: str, bos: bool, dtype: torch.dtype) -
 
 
 def test_the_gradient_converges_to_autograds_of_the_objective() -> None:
-    """Only the cosine is estimated, and half the shift halves its error."""
+    """Only the cosine is estimated: half the shift, half its error, so two tell the limit."""
     model = tiny.model("llama", spread=0.3, num_hidden_layers=2).double()
     exact = Twin(model).by_autograd(LIGHT)
-    errors = []
-    for eps in (0.02, 0.01, 0.005):
-        found, _ = LIGHT.with_(eps=eps).gradient(model, step(), None)
-        errors.append((flat(found) - exact).norm().item() / exact.norm().item())
-    assert errors[-1] < 0.02
+    found = [
+        flat(LIGHT.with_(eps=eps).gradient(model, step(), None)[0]) for eps in (0.02, 0.01, 0.005)
+    ]
+    errors = [(one - exact).norm().item() / exact.norm().item() for one in found]
+    assert errors[0] < 0.2
     assert errors[1] / errors[0] == pytest.approx(0.5, abs=0.1)
     assert errors[2] / errors[1] == pytest.approx(0.5, abs=0.1)
+    limit = 2 * found[2] - found[1]
+    assert (limit - exact).norm() < 0.01 * exact.norm()
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -329,7 +330,6 @@ def test_the_benign_term_is_the_benign_cross_entropys_gradient_with_coupling_or_
     plain, _ = SEAM(**SEAM.neutral).gradient(model, step(), None)
     both, _ = LIGHT.with_(benign_weight=0.5).gradient(model, step(), None)
     coupled, _ = LIGHT.gradient(model, step(), None)
-    expected = Twin(model).gradient(Role.BENIGN, Twin(model).params)  # same weights twice
     twin = Twin(model)
     expected = 0.5 * twin.gradient(Role.BENIGN, twin.params)
     for with_it, without in ((alone, plain), (both, coupled)):
@@ -344,9 +344,10 @@ def test_the_terms_say_what_was_measured() -> None:
         "cosine": 0.01,
         "refusal": 1.0,
         "depth": 0.0,
-        "ascent": -1.0,
+        "ascent": 1.0,
     }
     assert terms["depth"].count == 3 * terms["harm"].count
+    assert terms["ascent"].sum < 0
 
 
 # ---- bad input, presets, the diagnostic

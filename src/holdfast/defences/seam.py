@@ -154,6 +154,8 @@ class SEAM(GradientDefence):
             )
             value, slope = ascent(float(seen["depth"].sum) / max(1.0, seen["depth"].count))
             found.add_(deep, self.ascent_weight * slope)
+            terms |= seen
+            terms["depth"].weight = 0.0  # only told: the term is its logarithm
             terms["ascent"] = Term(torch.tensor(value), 1.0, self.ascent_weight, once=True)
         return found, terms
 
