@@ -11,7 +11,7 @@ from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
-from holdfast import models
+from holdfast import find, models
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
@@ -298,6 +298,7 @@ def test_it_reads_the_reported_numbers() -> None:
     plain = CTRAP()
     assert (plain.lam, plain.alpha, plain.order, plain.normalise) == (0.1, 0.1, "first", False)
     assert plain.loop == Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1)
+    assert find.make("defence", {"ctrap": {"preset": "paper"}}, "test") == CTRAP(order="second")
 
 
 def test_the_diagnostic_steps_once_on_held_out_rows_of_any_model() -> None:

@@ -11,6 +11,7 @@ from holdfast import models
 from holdfast.data.example import Role
 from holdfast.data.tokens import Tokens
 from holdfast.errors import ModelError
+from holdfast.models.depth import final_norm
 from holdfast.models.packing import packable
 from holdfast.models.passes import packed_passes
 from holdfast.models.states import FlopMeter
@@ -25,7 +26,7 @@ def batch() -> Tokens:
 def test_every_block_is_read_through_the_final_norm_and_the_head(family: str) -> None:
     """Rows alone, unpadded, through Hugging Face's own states; the last is the model's own CE."""
     model = tiny.model(family, spread=0.3)
-    tokens, norm = batch(), models.final_norm(model)
+    tokens, norm = batch(), final_norm(model)
     cap = getattr(model.config, "final_logit_softcapping", None)
     expected = torch.zeros(())
     count = 0

@@ -76,7 +76,8 @@ class CTRAP(GradientDefence):
     )
     cost: ClassVar[str] = "3F + 3B, two gradient copies; second order 4F + 4B, three"
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
-    signal: ClassVar[str] = "collapse_after"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"order": "second"}}
+    signal: ClassVar[str] = "harm_loss_drop"
     moves: ClassVar[Literal["up", "down"]] = "down"
 
     lam: NotNegative = 0.1
@@ -91,7 +92,8 @@ class CTRAP(GradientDefence):
     formula does not."""
     order: Literal["first", "second"] = "first"
     """`first` takes the inner step's Jacobian as the identity, which the cost that the paper
-    reports implies (three gradients a step); `second` is the formula's own gradient."""
+    reports implies (three gradients a step); `second` is the formula's own gradient, and alone
+    ties the collapse to the step."""
     eps: Positive = 1e-3
     """Second order only: L2 length of the shift that stands for a second derivative; ours, as
     SEAM's."""
@@ -197,10 +199,12 @@ class CTRAP(GradientDefence):
         return lambda model, tokens: models.constant_nll(model, tokens, token)
 
     def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
-        """Measure the collapse loss before and after one simulated harmful step, and its drop.
+        """Measure what one simulated harmful step does to the harmful and to the collapse loss.
 
-        CTRAP lowers `collapse_after`. Over all parameters and all rows of the defender's selection
-        side; empty where it lacks harmful or benign rows, or where the harmful gradient is 0.
+        CTRAP lowers `harm_loss_drop`: a step that springs the trap teaches nothing. It raises
+        `collapse_drop`, the trap itself; `collapse_after` alone is low in any broken model. Over
+        all parameters and all rows of the defender's selection side; empty where it lacks harmful
+        or benign rows, or where the harmful gradient is 0.
         """
         side, draw = Side.DEFENDER_SELECTION, seed_of(run.seed, "draw")
         if not all(run.pool.has(role, side) for role in (Role.HARMFUL, Role.BENIGN)):

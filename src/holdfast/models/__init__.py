@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "adapter": ["lora", "without_adapter"],
         "collapse": ["constant_nll"],
         "compare": ["linear_cka", "openings", "spread"],
-        "depth": ["depth_nll", "final_norm"],
+        "depth": ["depth_nll"],
         "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
         "gradients": ["Mix", "all_trainable", "mean_gradient", "whole"],

@@ -38,6 +38,21 @@ def final_norm(model: PreTrainedModel) -> Module:
     return norms[-1]  # one that follows the embeddings comes first
 
 
+def head_nll(model: PreTrainedModel, states: Tensor, labels: Tensor) -> Tensor:
+    """Give the sum of -log p(label) of normed states, [M, H] and [M] -> [], in fp32.
+
+    States of several layers belong in one call: the head's gradient [V, H] then exists once.
+    """
+    head, cap = model.get_output_embeddings(), _cap(model)
+    _count(head.weight.numel(), len(labels), model, states.requires_grad)
+    if type(head) is Linear and not head._forward_hooks and not head._forward_pre_hooks:
+        return summed_nll(states, head.weight, head.bias, labels, cap=cap)
+    logits = head(states).float()
+    if cap:
+        logits = cap * torch.tanh(logits / cap)
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
 def depth_nll(model: PreTrainedModel, tokens: Tokens) -> tuple[Tensor, int]:
     """Give -log p(label) summed over labelled tokens and blocks, in fp32, and how many: N x L.
 
@@ -55,12 +70,4 @@ def depth_nll(model: PreTrainedModel, tokens: Tokens) -> tuple[Tensor, int]:
 
     last = forward(model, batch, see=see).last
     labels = _emitting(last, batch)[1].repeat(depth)
-    states, head = torch.cat(kept), model.get_output_embeddings()
-    cap = _cap(model)
-    _count(head.weight.numel(), len(labels), model, states.requires_grad)
-    if type(head) is Linear and not head._forward_hooks and not head._forward_pre_hooks:
-        return summed_nll(states, head.weight, head.bias, labels, cap=cap), len(labels)
-    logits = head(states).float()
-    if cap:
-        logits = cap * torch.tanh(logits / cap)
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum"), len(labels)
+    return head_nll(model, torch.cat(kept), labels), len(labels)
