@@ -30,8 +30,7 @@ LIGHT = CTRAP(lam=0.6, alpha=0.02)
 def step(cuts: int = 4, bos: bool = False) -> dict[Role, list[Tokens]]:
     encoder, rows = tiny.encoder(bos=bos), tiny.rows(n=4)
     return {
-        role: [encoder.batch(rows[role][i : i + cuts]) for i in range(0, 4, cuts)]
-        for role in ROLES
+        role: [encoder.batch(rows[role][i : i + cuts]) for i in range(0, 4, cuts)] for role in ROLES
     }
 
 
@@ -289,9 +288,7 @@ def test_a_word_that_ends_the_answer_is_refused() -> None:
     run.encoder.gap = ""
     with pytest.raises(ConfigError) as caught:
         CTRAP(word="<eos>").setup(run)
-    assert str(caught.value) == (
-        "ctrap.word: '<eos>' is no word of this tokenizer; choose another"
-    )
+    assert str(caught.value) == ("ctrap.word: '<eos>' is no word of this tokenizer; choose another")
 
 
 def test_it_reads_the_reported_numbers() -> None:

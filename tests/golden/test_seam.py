@@ -13,7 +13,7 @@ from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
-from holdfast import find, models
+from holdfast import find
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Row, Tokens
@@ -31,8 +31,7 @@ LIGHT = SEAM(ascent_weight=0.7, retain_weight=1.3, couple_weight=0.4, eps=0.05)
 def step(cuts: int = 4, bos: bool = False) -> dict[Role, list[Tokens]]:
     encoder, rows = tiny.encoder(bos=bos), tiny.rows(n=4)
     return {
-        role: [encoder.batch(rows[role][i : i + cuts]) for i in range(0, 4, cuts)]
-        for role in ROLES
+        role: [encoder.batch(rows[role][i : i + cuts]) for i in range(0, 4, cuts)] for role in ROLES
     }
 
 
@@ -348,6 +347,9 @@ def test_the_terms_say_what_was_measured() -> None:
     }
     assert terms["depth"].count == 3 * terms["harm"].count
     assert terms["ascent"].sum < 0
+    _, terms = SEAM(benign_tokens="all").gradient(tiny.model("llama"), step(), None)
+    rows = step()[Role.BENIGN][0].rows
+    assert terms["benign"].count == sum(len(row.ids) - 1 for row in rows)
 
 
 # ---- bad input, presets, the diagnostic
@@ -372,9 +374,7 @@ def test_a_gradient_of_0_is_told() -> None:
         model.lm_head.weight.requires_grad_(False)
     with pytest.raises(TrainingError) as caught:
         SEAM().gradient(model, step(), None)
-    assert (
-        str(caught.value) == "seam: the harmful gradient is 0; check the rows and the precision"
-    )
+    assert str(caught.value) == "seam: the harmful gradient is 0; check the rows and the precision"
 
 
 def test_rows_without_partners_or_benign_ones_are_told() -> None:

@@ -8,7 +8,6 @@ from tests import tiny
 from torch import nn
 
 from holdfast import models
-from holdfast.data.example import Role
 from holdfast.data.tokens import Tokens
 from holdfast.errors import ModelError
 from holdfast.models.depth import final_norm

@@ -161,9 +161,7 @@ class CTRAP(GradientDefence):
             found.add_(benign)
         return found, terms
 
-    def _trapped(
-        self, model: PreTrainedModel, step: Step, token: int, terms: Loss
-    ) -> ParamVector:
+    def _trapped(self, model: PreTrainedModel, step: Step, token: int, terms: Loss) -> ParamVector:
         """Give the collapse loss's gradient after the simulated step; note what was measured."""
         harm, seen = models.mean_gradient(model, step[Role.HARMFUL], "harm")
         terms |= seen

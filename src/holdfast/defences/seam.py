@@ -212,9 +212,7 @@ class SEAM(GradientDefence):
             for role in (Role.HARMFUL, Role.BENIGN):
                 rows = run.pool.draw(role, side, None, draw)
                 cut = self.loop.micro_batch or self.loop.batch
-                parts = [
-                    run.encoder.batch(rows[i : i + cut]) for i in range(0, len(rows), cut)
-                ]
+                parts = [run.encoder.batch(rows[i : i + cut]) for i in range(0, len(rows), cut)]
                 parts = self._benign(parts) if role is Role.BENIGN else parts
                 found[role.value] = models.mean_gradient(run.model, parts, "loss")
         (harm, _), (benign, _) = found["harmful"], found["benign"]
