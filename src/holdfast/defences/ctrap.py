@@ -10,6 +10,7 @@ from pydantic import Field
 from holdfast import models
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import ConfigError, TrainingError
+from holdfast.lazy import torch
 from holdfast.method import GradientDefence, Loss, Run, Step
 from holdfast.run import Count, Loop, NotNegative, Positive
 from holdfast.run import seed as seed_of
@@ -237,5 +238,6 @@ class CTRAP(GradientDefence):
 
 def _mean(value: Any, model: PreTrainedModel, parts: list[Tokens]) -> float:
     """Give a mean over the labelled tokens of all parts."""
-    found = [value(model, part) for part in parts]
+    with torch.no_grad():
+        found = [value(model, part) for part in parts]
     return sum(float(total) for total, _ in found) / sum(count for _, count in found)
