@@ -44,6 +44,8 @@ PLAIN: dict[str, dict[str, float]] = {
     "vaccine": {"refusal": 1.0},
     "t_vaccine": {"refusal": 1.0},
     "random_vaccine": {"refusal": 1.0},
+    "ctrap": {"refusal": 1.0},
+    "seam": {"refusal": 1.0},
 }
 """What a defence's neutral point equals: cross-entropy on these roles with these weights."""
 

@@ -39,6 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
     "vaccine": {"loop": LOOP},
     "t_vaccine": {"loop": LOOP, "layers": 2, "measure_every": 10, "draw_every": 2},
     "random_vaccine": {"loop": LOOP},
+    "ctrap": {"loop": LOOP, "lam": 0.5, "alpha": 0.05},
+    "seam": {"loop": LOOP, "ascent_weight": 0.2, "couple_weight": 0.1, "eps": 0.01},
 }
 FAMILIES = ("llama", "qwen3")
 

@@ -6,11 +6,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "adapter": ["lora", "without_adapter"],
+        "collapse": ["constant_nll"],
         "compare": ["linear_cka", "openings", "spread"],
+        "depth": ["depth_nll"],
         "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
         "lens": ["final_norm", "head_nll", "inside", "mlp_of"],
         "noise": ["noise_distance"],
+        "gradients": ["Mix", "all_trainable", "mean_gradient", "whole"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
         "perturb": [

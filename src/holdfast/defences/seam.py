@@ -1,0 +1,226 @@
+"""SEAM (Wang et al., ICLR 2026): make harmful descent a benign ascent, so that misuse destroys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from holdfast import models
+from holdfast.data.example import Example, Role, Side
+from holdfast.errors import TrainingError
+from holdfast.lazy import torch
+from holdfast.method import GradientDefence, Loss, Run, Step, Term
+from holdfast.run import Count, Loop, NotNegative, Positive
+from holdfast.run import seed as seed_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.modeling_utils import PreTrainedModel
+
+    from holdfast.data.pool import Pool
+    from holdfast.data.tokens import Tokens
+    from holdfast.models.vectors import ParamVector
+
+    Shifted = Callable[[Mapping[str, Tensor]], ParamVector]
+
+
+def cosine(harm: ParamVector, benign: ParamVector) -> float:
+    """Give c = g_a . g_b / (|g_a| |g_b|), summed in float64."""
+    return harm.dot(benign) / (harm.norm() * benign.norm())
+
+
+def cosine_gradient(
+    harm: ParamVector,
+    benign: ParamVector,
+    harm_at: Shifted,
+    benign_at: Shifted,
+    eps: float,
+    *,
+    weight: float = 1.0,
+    benign_weight: float = 0.0,
+) -> ParamVector:
+    """Give weight * grad cos(g_a, g_b) + benign_weight * g_b without any second derivative.
+
+    grad cos = H_a (u_b - c u_a) / |g_a| + H_b (u_a - c u_b) / |g_b| with u = g / |g|, and each
+    product H d is [g(w + eps d) - g(w)] / eps (Wang et al. 2026, the Hessian-free estimate).
+    At most three vectors live at once; `harm` and `benign` are used up.
+
+    Args:
+        harm: g_a at the weights, one tensor a parameter.
+        benign: g_b at the weights.
+        harm_at: direction d -> g_a at w + eps d, in a buffer of its own.
+        benign_at: the same for g_b.
+        eps: length of the shift along d, which is no longer than 1.
+    """
+    size_a, size_b, slope = harm.norm(), benign.norm(), weight / eps
+    c = harm.dot(benign) / (size_a * size_b)
+    harm.scale_(1 / size_a)
+    benign.scale_(1 / size_b)
+    found = harm_at(models.Mix((1.0, benign), (-c, harm))).scale_(slope / size_a)
+    found.add_(harm, -slope).add_(benign, benign_weight * size_b - slope)
+    harm.add_(benign, -c)  # from here on the direction of the second product
+    benign.clear()
+    return found.add_(benign_at(harm), slope / size_b)
+
+
+def ascent(mean: float) -> tuple[float, float]:
+    """Give -log(1 + m) and its derivative -1 / (1 + m): m is the harmful CE, layer-averaged."""
+    return -math.log1p(mean), -1 / (1 + mean)
+
+
+class SEAM(GradientDefence):
+    """Minimise -log(1 + harmful CE over depth) + CE(refusal) + beta * cos(g_harmful, g_benign)."""
+
+    roles: ClassVar[tuple[str, ...]] = ("refusal", "harmful", "benign")
+    paper: ClassVar[str] = "arXiv 2505.12186"
+    equation: ClassVar[str] = (
+        "-ascent * log(1 + mean_l CE_l(D_harm)) + retain * CE(D_ref) + couple * cos(g_a, g_b); "
+        "g_a = grad CE(D_harm), g_b = grad CE(D_ben)"
+    )
+    cost: ClassVar[str] = "6F + 6B, one of them with a head a block; three gradient copies"
+    neutral: ClassVar[dict[str, Any]] = {"ascent_weight": 0.0, "couple_weight": 0.0}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"loop": {"steps": 500}},
+        "released": {"benign_tokens": "all"},
+    }
+    signal: ClassVar[str] = "gradient_cosine"
+    moves: ClassVar[Literal["up", "down"]] = "down"
+
+    ascent_weight: NotNegative = 1.0
+    """Weight of -log(1 + harmful cross-entropy averaged over blocks); source: the released code,
+    where this term has no weight of its own."""
+    retain_weight: NotNegative = 1.0
+    """Weight of the refusals' cross-entropy, the paper's alpha; source: the released script (1)."""
+    couple_weight: NotNegative = 0.01
+    """Weight of the cosine of the two gradients, the paper's beta; source: the released YAML; the
+    command line's own default there is 0.001."""
+    eps: Positive = 1e-3
+    """L2 length of the shift that stands for a second derivative; source: the released script."""
+    benign_tokens: Literal["response", "all"] = "response"
+    """Which benign tokens have a cross-entropy: responses (ours, as every other term), or prompts
+    too (the released code)."""
+    benign_weight: NotNegative = 0.0
+    """Weight of the benign cross-entropy itself, 0 in the original; ours, so that methods can be
+    compared with the same benign data. Its gradient is at hand: it costs no pass."""
+    n: Count | None = None
+    """Distinct prompts, each with a refusal and a harmful answer; None takes all."""
+    n_benign: Count | None = None
+    """Distinct benign rows; None takes all."""
+    loop: Loop = Loop(steps=1000, batch=8, lr=2e-5, schedule="cosine", warmup=100, clip=None)
+    """Source: the released script (one epoch of 8,000, batch 8, 2e-5, a tenth of it warm-up,
+    cosine, no clipping)."""
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw prompts that have both answers, as the original's data has, and benign rows."""
+        draw = seed_of(seed, "draw")
+        pairs = pool.paired(Role.REFUSAL, Role.HARMFUL, Side.DEFENDER, self.n, draw)
+        benign = pool.draw(Role.BENIGN, Side.DEFENDER, self.n_benign, draw, what=self.name())
+        return {
+            Role.REFUSAL: [refusal for refusal, _ in pairs],
+            Role.HARMFUL: [harmful for _, harmful in pairs],
+            Role.BENIGN: benign,
+        }
+
+    def gradient(self, model: PreTrainedModel, step: Step, state: Any) -> tuple[ParamVector, Loss]:
+        """Give the gradient of the whole step; exact however the step is split.
+
+        The coupled passes come first: they alone need three vectors at once.
+
+        Raises:
+            TrainingError: a gradient is 0, or rounding eats the shift.
+        """
+        terms: Loss = {}
+        found: ParamVector | None = None
+        benign = self._benign(step[Role.BENIGN])
+        if self.couple_weight > 0:
+            found = self._coupled(model, step[Role.HARMFUL], benign, terms)
+        elif self.benign_weight > 0:
+            found, seen = models.mean_gradient(model, benign, "benign", weight=self.benign_weight)
+            terms |= seen
+        retain, seen = models.mean_gradient(
+            model, step[Role.REFUSAL], "refusal", weight=self.retain_weight
+        )
+        terms |= seen
+        found = retain if found is None else found.add_(retain)
+        if self.ascent_weight > 0:
+            del retain
+            deep, seen = models.mean_gradient(
+                model,
+                step[Role.HARMFUL],
+                "depth",
+                value=models.depth_nll,
+                each=len(models.blocks(model)),
+            )
+            value, slope = ascent(float(seen["depth"].sum) / max(1.0, seen["depth"].count))
+            found.add_(deep, self.ascent_weight * slope)
+            terms |= seen
+            terms["depth"].weight = 0.0  # only told: the term is its logarithm
+            terms["ascent"] = Term(torch.tensor(value), 1.0, self.ascent_weight, once=True)
+        return found, terms
+
+    def _benign(self, parts: Any) -> list[Tokens]:
+        """Label what `benign_tokens` names."""
+        return [models.whole(part) for part in parts] if self.benign_tokens == "all" else parts
+
+    def _coupled(
+        self, model: PreTrainedModel, harmful: Any, benign: list[Tokens], terms: Loss
+    ) -> ParamVector:
+        """Give the cosine's gradient, with the benign term's; note what was measured."""
+        first, seen = models.mean_gradient(model, harmful, "harm")
+        terms |= seen
+        terms["harm"].weight = 0.0  # only told: it is no summand
+        second, seen = models.mean_gradient(model, benign, "benign")
+        terms |= seen
+        terms["benign"].weight = self.benign_weight
+        for name, vector in (("harmful", first), ("benign", second)):
+            if vector.norm() == 0.0:
+                raise TrainingError(
+                    self.name(), f"the {name} gradient is 0", "check the rows and the precision"
+                )
+        value = torch.tensor(cosine(first, second))
+        terms["cosine"] = Term(value, 1.0, self.couple_weight, once=True)
+
+        def at(parts: Any) -> Shifted:
+            def gradient(direction: Mapping[str, Tensor]) -> ParamVector:
+                with models.shifted(model, direction, self.eps, where=self.name()):
+                    return models.mean_gradient(model, parts, "shifted")[0]
+
+            return gradient
+
+        return cosine_gradient(
+            first,
+            second,
+            at(harmful),
+            at(benign),
+            self.eps,
+            weight=self.couple_weight,
+            benign_weight=self.benign_weight,
+        )
+
+    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+        """Measure the cosine of the harmful and the benign gradient; SEAM lowers it.
+
+        Over all parameters and all rows of the defender's selection side; empty where it lacks
+        harmful or benign rows, or where either gradient is 0.
+        """
+        side, draw = Side.DEFENDER_SELECTION, seed_of(run.seed, "draw")
+        if not all(run.pool.has(role, side) for role in (Role.HARMFUL, Role.BENIGN)):
+            return {}
+        found: dict[str, Any] = {}
+        with models.all_trainable(run.model):
+            for role in (Role.HARMFUL, Role.BENIGN):
+                rows = run.pool.draw(role, side, None, draw)
+                cut = self.loop.micro_batch or self.loop.batch
+                parts = [run.encoder.batch(rows[i : i + cut]) for i in range(0, len(rows), cut)]
+                parts = self._benign(parts) if role is Role.BENIGN else parts
+                found[role.value] = models.mean_gradient(run.model, parts, "loss")
+        (harm, _), (benign, _) = found["harmful"], found["benign"]
+        sizes = {f"{name}_gradient": vector.norm() for name, (vector, _) in found.items()}
+        if not all(sizes.values()):
+            return {}
+        losses = {
+            f"{name}_loss": float(terms["loss"].sum) / terms["loss"].count
+            for name, (_, terms) in found.items()
+        }
+        return {"gradient_cosine": cosine(harm, benign)} | sizes | losses
