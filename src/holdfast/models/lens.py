@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module
 
+from holdfast.data.tokens import Tokens
 from holdfast.errors import ModelError
 from holdfast.models.entropy import CHUNK, summed_nll
+from holdfast.models.packing import pack, pack_for
 from holdfast.models.passes import current
-from holdfast.models.states import Batch, _cap, _count, blocks, body, forward
+from holdfast.models.states import Batch, _cap, _count, _emitting, blocks, body, forward
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -124,3 +126,23 @@ def head_nll(model: PreTrainedModel, states: Tensor, labels: Tensor) -> Tensor:
             logits = cap * torch.tanh(logits / cap)
         value = value + torch.nn.functional.cross_entropy(logits, own, reduction="sum")
     return value
+
+
+def depth_nll(model: PreTrainedModel, tokens: Tokens) -> tuple[Tensor, int]:
+    """Give -log p(label) summed over labelled tokens and blocks, in fp32, and how many: N x L.
+
+    A block's states pass the final norm and the head; the last block's are the model's own
+    output, normed once. One chunked product serves all blocks, so neither the logits nor a head's
+    gradient for each block are ever held.
+    """
+    batch = pack(tokens.rows) if pack_for(model) else tokens
+    norm, depth = final_norm(model), len(blocks(model))
+    kept: list[Tensor] = []
+
+    def see(number: int, states: Tensor) -> None:
+        emitting = _emitting(states, batch)[0]
+        kept.append(emitting if number == depth - 1 else norm(emitting))
+
+    last = forward(model, batch, see=see).last
+    labels = _emitting(last, batch)[1].repeat(depth)
+    return head_nll(model, torch.cat(kept), labels), len(labels)
