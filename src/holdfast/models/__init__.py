@@ -7,10 +7,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "adapter": ["lora", "without_adapter"],
         "compare": ["linear_cka", "openings", "spread"],
+        "depth": ["layer_number"],
         "distance": ["matched_distance"],
+        "divergence": ["head_kl", "summed_kl"],
         "files": ["ModelFiles", "resolve"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
+        "reference": ["as_it_started", "layer_states", "owners", "starting_model"],
         "states": [
             "FlopMeter",
             "blocks",
