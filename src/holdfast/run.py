@@ -22,9 +22,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Layer = Count | Annotated[float, Field(gt=0, le=1)]
-"""The state after so many blocks (an int), or after that share of them (a float): 1.0 is the last.
-"""
+Layer = Count | Share
+"""The state after so many blocks (an int), or after that share of them (a float), at least one."""
 
 
 def seed(study: int, purpose: Purpose, *parts: int | str) -> int:

@@ -277,20 +277,12 @@ class CircuitBreakers(LossDefence):
             draw = seed_of(run.seed, "draw")
             rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
             parts = [run.encoder.batch(rows[i : i + PART]) for i in range(0, len(rows), PART)]
-
-            def states(model: PreTrainedModel, parts: list[Tokens] = parts) -> list[Tensor]:
-                seen = []
-                for tokens in parts:
-                    spans = [_span(row, "response") for row in tokens.rows]
-                    seen.append(models.layer_states(model, tokens, spans, layers)[0])
-                return [torch.cat(each) for each in zip(*seen, strict=True)]
-
             with torch.no_grad():
-                new = states(run.model)
+                new = models.response_states(run.model, parts, layers)
                 with models.as_it_started(run.model, state, run.models) as start:
                     if start is None:
                         return {}
-                    old = states(start)
+                    old = models.response_states(start, parts, layers)
                 turns = [float(cosine(h, h_0).mean()) for h, h_0 in zip(new, old, strict=True)]
             result[f"cosine_{role.value}"] = sum(turns) / len(turns)
             if role is Role.HARMFUL:

@@ -13,7 +13,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "files": ["ModelFiles", "resolve"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
-        "reference": ["as_it_started", "layer_states", "owners", "starting_model"],
+        "reference": [
+            "as_it_started",
+            "layer_states",
+            "owners",
+            "response_states",
+            "starting_model",
+        ],
         "states": [
             "FlopMeter",
             "blocks",

@@ -89,6 +89,21 @@ def layer_states(
     return kept, None if emit is None else _picker(batch, emit, device)(end)
 
 
+def response_states(
+    model: PreTrainedModel,
+    parts: Sequence[Tokens],
+    layers: Sequence[int],
+    *,
+    final_norm: bool = True,
+) -> list[Tensor]:
+    """Give all response tokens' states after each of `layers`, [M, H] each, over all batches."""
+    seen = []
+    for tokens in parts:
+        spans = [(row.start, len(row.ids)) for row in tokens.rows]
+        seen.append(layer_states(model, tokens, spans, layers, final_norm=final_norm)[0])
+    return [torch.cat(each) for each in zip(*seen, strict=True)]
+
+
 def owners(spans: Sequence[Span]) -> Tensor:
     """Give the row [M] of each chosen token."""
     sizes = torch.tensor([b - a for a, b in spans], dtype=torch.long)
