@@ -34,6 +34,8 @@ CASES: dict[str, dict[str, Any]] = {
         "cons": {"sigma": 0.2},
     },
     "booster": {"loop": LOOP},
+    "circuit_breakers": {"loop": LOOP},
+    "triplet": {"loop": LOOP},
 }
 FAMILIES = ("llama", "qwen3")
 
