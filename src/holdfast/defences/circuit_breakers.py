@@ -122,7 +122,7 @@ class CircuitBreakers(LossDefence):
     floor: Share = 0.0
     """Least c_r / alpha; source: the paper's schedule, which starts at 0. Ours to raise where a
     small model falls apart in the first steps, as one public log shows."""
-    turn: NotNegative = 1e-3
+    turn: NotNegative = 0.01
     """Angle in radians by which the harmful reference is turned at each layer, in a direction drawn
     once; ours, because at the start the cosine has no gradient: the original leaves its start by
     rounding noise, which differs between machines. 0 is the original."""

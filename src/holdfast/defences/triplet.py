@@ -210,7 +210,7 @@ class Triplet(LossDefence):
         )
 
     def diagnostic(self, run: Run, state: Start | None) -> dict[str, float]:
-        """Measure both margins on held-out rows, at response tokens, meaned over the layers.
+        """Measure both margins on held-out rows, at response tokens, mean over the layers.
 
         `harmful_margin` = d(h'_h, h_h) - d(h'_h, c), which rises: the harmful states have left
         their old place and gathered; `harmful_moved` and `harmful_spread` are its two parts.

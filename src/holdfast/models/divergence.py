@@ -80,7 +80,8 @@ class _SummedKl(torch.autograd.Function):
             kind = torch.get_autocast_dtype(device)
         h, w = new.to(kind), weight.to(kind)
         b = None if bias is None else bias.to(kind)
-        old, old_w, old_b = (None if one is None else one.to(kind) for one in fixed)
+        old, old_w, old_b = fixed[0].to(kind), fixed[1].to(kind), fixed[2]
+        old_b = None if old_b is None else old_b.to(kind)
         d_new = torch.empty_like(new) if by_new else None
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if by_weight else None
         d_bias = (
