@@ -246,6 +246,8 @@ def test_a_micro_batch_has_a_centre_of_its_own_so_that_a_split_matters() -> None
     ]
     whole, _ = gradient(of, model, state, given)
     split, _ = models.grad(models.trainable(model), lambda p: of.loss(model, p, state), halves)
+    told = {name: term.count for name, term in of.loss(model, given, state).items()}
+    assert of.counts(given, state) == told
     assert split.add_(whole, -1.0).norm() > 1e-3 * whole.norm()
     assert not of.separable
 

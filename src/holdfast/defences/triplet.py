@@ -155,6 +155,16 @@ class Triplet(LossDefence):
             )
         return list(range(first, last + 1))
 
+    def counts(self, batch: Batch, state: Start) -> dict[str, float]:
+        """Count tokens times layers for both triplets, tokens for the KL."""
+        harmful, benign = (_answered(batch[role]) for role in (Role.HARMFUL, Role.BENIGN))
+        depth = len(state.layers)
+        return {
+            "harmful": float(depth * harmful),
+            "benign": float(depth * benign if harmful else 0),
+            "kl": float(benign),
+        }
+
     def loss(self, model: PreTrainedModel, batch: Batch, state: Start) -> Loss:
         """Give the three terms from one pass of the start and one of the model over both roles.
 
@@ -164,7 +174,7 @@ class Triplet(LossDefence):
         harmful, benign = batch[Role.HARMFUL], batch[Role.BENIGN]
         rows = [*harmful.rows, *benign.rows]
         spans = [(row.start, len(row.ids)) for row in rows]
-        cut = sum(b - a for a, b in spans[: len(harmful)])
+        cut = _answered(harmful)
         emit = None
         if self.kl_weight and len(benign):
             emit = [(0, 0)] * len(harmful)
@@ -184,17 +194,16 @@ class Triplet(LossDefence):
         _, last = models.layer_states(
             model, whole, spans, state.layers, final_norm=False, see=see, emit=emit
         )
-        terms: Loss = {}
-        depth, tokens = len(state.layers), sum(b - a for a, b in spans) - cut
-        if cut:
+        terms, counts = {}, self.counts(batch, state)
+        if counts["harmful"]:
             value = torch.stack([pair[0] for pair in pairs]).sum()
-            terms["harmful"] = Term(value, float(depth * cut), self.harmful_weight, "tokens")
-        if cut and tokens:
+            terms["harmful"] = Term(value, counts["harmful"], self.harmful_weight, "tokens")
+        if counts["benign"]:
             value = torch.stack([pair[1] for pair in pairs]).sum()
-            terms["benign"] = Term(value, float(depth * tokens), self.benign_weight, "tokens")
+            terms["benign"] = Term(value, counts["benign"], self.benign_weight, "tokens")
         if last is not None and old_last is not None:
             value = models.head_kl(state.teacher, old_last, model, last)  # Eq. third term
-            terms["kl"] = Term(value, float(tokens), self.kl_weight, "tokens")
+            terms["kl"] = Term(value, counts["kl"], self.kl_weight, "tokens")
         return terms
 
     def _apart(
@@ -261,3 +270,8 @@ class Triplet(LossDefence):
         draw = seed_of(run.seed, "draw")
         rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
         return [run.encoder.batch(rows[i : i + PART]) for i in range(0, len(rows), PART)]
+
+
+def _answered(tokens: Tokens) -> int:
+    """Count response tokens."""
+    return sum(len(row.ids) - row.start for row in tokens.rows)
