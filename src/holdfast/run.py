@@ -22,6 +22,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Layer = Count | Share
+"""The state after so many blocks (an int), or after that share of them (a float), at least one."""
 
 
 def seed(study: int, purpose: Purpose, *parts: int | str) -> int:
@@ -42,6 +44,8 @@ class LoRA(Fields):
     """Scale: the update is alpha / rank x B A."""
     targets: Literal["attention", "all"] = "all"
     """Which linear layers of each block: the four of attention, or all."""
+    through: Annotated[Layer, Field(json_schema_extra=LATER)] = 1.0
+    """The last block that is adapted, from the first on: its number, or a fraction of depth."""
 
 
 class Loop(Fields):

@@ -22,6 +22,7 @@ from holdfast.config import Fields, parse_yaml
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
+from holdfast.errors import ConfigError
 from holdfast.method import (
     Defence,
     GradientDefence,
@@ -340,6 +341,8 @@ def changes(group: Any) -> list[tuple[str, Any]]:
                 changed = group.with_(**{name: other})
             except ValueError:
                 continue
+            except ConfigError:  # another field rules it out
+                break
             if changed != group:
                 result.append((name, changed))
                 break

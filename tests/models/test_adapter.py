@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests import tiny
 
-from holdfast.errors import ModelError
+from holdfast.errors import ConfigError, ModelError
 from holdfast.models.adapter import lora
 from holdfast.run import LoRA
 
@@ -153,3 +153,22 @@ def test_bf16_weights_get_an_fp32_adapter_and_one_cast() -> None:
     update = 3.0 * kept[f"{layer}.lora_b"] @ kept[f"{layer}.lora_a"]
     merged = (before[f"{layer}.weight"].float() + update).bfloat16()
     torch.testing.assert_close(tiny.weights(model)[f"{layer}.weight"], merged, atol=0.0, rtol=2**-8)
+
+
+def test_it_reaches_the_last_block_that_is_asked_for_and_no_further(model: Any) -> None:
+    with lora(model, FIELD.with_(through=0.67), 0) as params:
+        whole = {name.split(".layers.")[1][0] for name in params}
+    with lora(model, FIELD.with_(through=1), 0) as params:
+        first = {name.split(".layers.")[1][0] for name in params}
+    assert (whole, first) == ({"0", "1"}, {"0"})
+    assert clean(model)
+
+
+def test_a_block_beyond_depth_is_told(model: Any) -> None:
+    with pytest.raises(ConfigError) as caught, lora(model, FIELD.with_(through=4), 0):
+        pass
+    assert str(caught.value) == (
+        "lora.through: layer 4 is beyond the model's 3 blocks; use 1 to 3, or a fraction of depth "
+        "such as 0.5"
+    )
+    assert clean(model)

@@ -41,6 +41,8 @@ CASES: dict[str, dict[str, Any]] = {
     "random_vaccine": {"loop": LOOP},
     "ctrap": {"loop": LOOP, "lam": 0.5, "alpha": 0.05},
     "seam": {"loop": LOOP, "ascent_weight": 0.2, "couple_weight": 0.1, "eps": 0.01},
+    "circuit_breakers": {"loop": LOOP, "turn": 0.1},
+    "triplet": {"loop": LOOP},
 }
 FAMILIES = ("llama", "qwen3")
 

@@ -8,7 +8,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "adapter": ["lora", "without_adapter"],
         "collapse": ["constant_nll"],
         "compare": ["linear_cka", "openings", "spread"],
+        "depth": ["layer_number"],
         "distance": ["matched_distance"],
+        "divergence": ["head_kl", "summed_kl"],
         "files": ["ModelFiles", "resolve"],
         "lens": ["depth_nll", "final_norm", "head_nll", "inside", "mlp_of"],
         "noise": ["noise_distance"],
@@ -26,6 +28,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "sites",
             "total_norm",
             "worst_case",
+        "reference": [
+            "as_it_started",
+            "layer_states",
+            "owners",
+            "response_states",
+            "starting_model",
         ],
         "states": [
             "FlopMeter",

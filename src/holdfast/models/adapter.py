@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Linear, Module, Parameter
 
 from holdfast.errors import ModelError
+from holdfast.models.depth import layer_number
 from holdfast.models.states import blocks
 from holdfast.run import LoRA
 
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 
-def _targets(model: PreTrainedModel, which: str) -> dict[str, Linear]:
+def _targets(model: PreTrainedModel, which: str, through: float) -> dict[str, Linear]:
     """Give the linear layers inside the blocks, by full name; `attention` keeps the four of it.
+
+    `through` is the last block counted in, by number or as a fraction of depth.
 
     Found by structure: attention's layers are those under a child that is named after it
     (`self_attn`, `attn`, `attention`, `self_attention`).
     """
     names = {id(module): name for name, module in model.named_modules()}
+    decoder = list(blocks(model))
     found = {
         names[id(module)]: module
-        for block in blocks(model)
+        for block in decoder[: layer_number(through, len(decoder), "lora.through")]
         for module in block.modules()
         if isinstance(module, Linear)
     }
@@ -52,7 +56,7 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
     `requires_grad` are left as found. After an error nothing is merged.
     """
     wanted = {name: p.requires_grad for name, p in model.named_parameters()}
-    targets = _targets(model, field.targets)
+    targets = _targets(model, field.targets, field.through)
     scale = field.alpha / field.rank
     generator = torch.Generator().manual_seed(seed)
     params: dict[str, Tensor] = {}
