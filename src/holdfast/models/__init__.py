@@ -12,9 +12,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "distance": ["matched_distance"],
         "divergence": ["head_kl", "summed_kl"],
         "files": ["ModelFiles", "resolve"],
+        "gradients": ["Mix", "all_trainable", "mean_gradient", "whole"],
         "lens": ["depth_nll", "final_norm", "head_nll", "inside", "mlp_of"],
         "noise": ["noise_distance"],
-        "gradients": ["Mix", "all_trainable", "mean_gradient", "whole"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
         "perturb": [
@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "sites",
             "total_norm",
             "worst_case",
+        ],
         "reference": [
             "as_it_started",
             "layer_states",
