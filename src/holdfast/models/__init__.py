@@ -24,7 +24,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "response_positions",
         ],
         "trigger": ["load_trigger", "model_hash", "trigger_about"],
-        "vectors": ["ParamVector", "grad", "holding", "shifted", "trainable"],
+        "vectors": [
+            "ParamVector",
+            "all_trainable",
+            "grad",
+            "holding",
+            "shifted",
+            "survived",
+            "trainable",
+        ],
         "weights": ["load", "save", "tensors"],
     },
 )
