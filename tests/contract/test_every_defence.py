@@ -39,6 +39,7 @@ PLAIN: dict[str, dict[str, float]] = {
     "refusal_sft": {"refusal": 1.0, "benign": 1.0},
     "sgt": {"benign": 1.0},
     "booster": {"refusal": 1.0},
+    "tar": {"benign": 1.0},
 }
 """What a defence's neutral point equals: cross-entropy on these roles with these weights."""
 

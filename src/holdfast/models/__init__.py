@@ -9,6 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "compare": ["linear_cka", "openings", "spread"],
         "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
+        "flatness": ["logits_entropy", "next_entropy", "summed_entropy"],
+        "moving": ["Moving", "adamw_step", "moving"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
         "states": [
@@ -20,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "insert",
             "log_probs",
             "nll",
+            "per_row",
             "response_nll",
             "response_positions",
         ],

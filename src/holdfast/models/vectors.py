@@ -182,7 +182,7 @@ def _collect(value: Tensor, params: Mapping[str, Tensor], sums: ParamVector) -> 
 
 
 def _gather(sums: ParamVector, name: str, piece: Tensor) -> None:
-    """Take a first gradient as it is, which saves a whole copy of them, unless another shares it."""
+    """Take a first gradient as it is, which saves a whole copy, unless another one shares it."""
     shared = any(piece.data_ptr() == other.data_ptr() for other in sums.values())
     sums[name] = piece.clone() if shared or not piece.is_contiguous() else piece
 
@@ -213,7 +213,7 @@ def shifted(
             for name, p in params.items():
                 step = direction[name].to(p.dtype if read is None else torch.float32) * scale
                 p.add_(step.to(p.dtype))
-                parts = _realised(p, saved[name], direction[name], scale, read)
+                parts = realised(p, saved[name], direction[name], read, scale=scale)
                 dot, want, got = dot + parts[0], want + parts[1], got + parts[2]
         yield survived(dot, want, got, where)
     finally:
@@ -239,18 +239,28 @@ def survived(dot: float, want: float, got: float, where: str) -> dict[str, float
     return {"cosine": cosine, "norm_ratio": ratio}
 
 
-def _realised(
-    now: Tensor, old: Tensor, direction: Tensor, scale: float, read: torch.dtype | None
+def realised(
+    now: Tensor,
+    old: Tensor,
+    meant: Tensor,
+    read: torch.dtype | None = None,
+    *,
+    scale: float | None = None,
 ) -> tuple[float, float, float]:
-    """Give intended . realised, |intended|^2, |realised|^2 of one tensor, read in dtype `read`."""
+    """Give intended . realised, |intended|^2 and |realised|^2 of one tensor's move, in fp64.
+
+    Args:
+        meant: where it was to go; with `scale`, `scale * meant` is how far from `old`.
+        read: the dtype that products read, where it is not the tensor's own.
+    """
     dot = want = got = 0.0
-    flat = (x.detach().flatten().split(PIECE) for x in (now, old, direction))
-    for new, before, along in zip(*flat, strict=True):
-        if read is not None:
-            new, before = new.to(read), before.to(read)
-        real, meant = new.double() - before.double(), along.double() * scale
-        dot += float(real @ meant)
-        want += float(meant @ meant)
+    flat = (x.detach().flatten().split(PIECE) for x in (now, old, meant))
+    for new, before, goal in zip(*flat, strict=True):
+        aim = goal.double() - before.double() if scale is None else goal.double() * scale
+        seen, was = (new, before) if read is None else (new.to(read), before.to(read))
+        real = seen.double() - was.double()
+        dot += float(real @ aim)
+        want += float(aim @ aim)
         got += float(real @ real)
     return dot, want, got
 
