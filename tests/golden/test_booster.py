@@ -125,9 +125,7 @@ def test_a_step_is_the_same_from_4_or_2_micro_batches_as_from_1(cuts: int) -> No
 def test_padding_changes_nothing() -> None:
     model = tiny.model()
     encoder, rows = tiny.encoder(), tiny.rows(n=4)
-    left = {
-        role: [encoder.batch(rows[role], left=True)] for role in (Role.REFUSAL, Role.HARMFUL)
-    }
+    left = {role: [encoder.batch(rows[role], left=True)] for role in (Role.REFUSAL, Role.HARMFUL)}
     found, _ = Booster(alpha=0.1).gradient(model, step(), None)
     other, _ = Booster(alpha=0.1).gradient(model, left, None)
     for name, tensor in found.items():
@@ -211,7 +209,7 @@ def test_a_step_that_changes_no_loss_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_harmful_answers_it_says_which_rows_it_wants() -> None:
-    pool = Pool([row for row in tiny.rows()[Role.REFUSAL]])
+    pool = Pool(tiny.rows()[Role.REFUSAL])
     with pytest.raises(DataError) as caught:
         Booster().rows(pool, 0)
     assert str(caught.value) == (

@@ -287,7 +287,7 @@ def test_outer_training_shows_after_a_real_attack_of_64_steps() -> None:
 
 @pytest.mark.parametrize("loss", ["dpo", "entropy"])
 def test_a_step_is_the_same_from_4_or_2_micro_batches_as_from_1(loss: str) -> None:
-    model = tiny.model()
+    model = tiny.model(num_hidden_layers=2)
     method = made(tamper_loss=loss, tamper_weight=4.0)
     state = set_up(method, model)
     whole, terms = method.gradient(model, step(), state)
@@ -299,7 +299,7 @@ def test_a_step_is_the_same_from_4_or_2_micro_batches_as_from_1(loss: str) -> No
 
 def test_padding_and_packing_change_nothing() -> None:
     for fields in ({}, {"tamper_loss": "entropy", "entropy_at": "all"}):
-        model = tiny.model("llama")
+        model = tiny.model("llama", num_hidden_layers=2)
         method = made(tamper_weight=4.0, **fields)
         state = set_up(method, model)
         whole, _ = method.gradient(model, step(), state)

@@ -34,7 +34,10 @@ CASES: dict[str, dict[str, Any]] = {
         "cons": {"sigma": 0.2},
     },
     "booster": {"loop": LOOP},
-    "tar": {"loop": LOOP, "attack": {"steps": 3, "every": 2, "rates": (0.003, 0.01), "switch": 0.5}},
+    "tar": {
+        "loop": LOOP,
+        "attack": {"steps": 3, "every": 2, "rates": (0.003, 0.01), "switch": 0.5},
+    },
 }
 FAMILIES = ("llama", "qwen3")
 
