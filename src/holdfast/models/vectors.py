@@ -20,7 +20,7 @@ SURVIVES = 0.9
 """Least cosine and least norm ratio of a realised perturbation; source: design 4."""
 
 PIECE = 2**20
-"""Numbers compared at once in fp64, so that the comparison takes no room beside the model."""
+"""Numbers compared at once, so that the comparison takes no room beside the model."""
 
 
 def trainable(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -247,18 +247,22 @@ def realised(
     *,
     scale: float | None = None,
 ) -> tuple[float, float, float]:
-    """Give intended . realised, |intended|^2 and |realised|^2 of one tensor's move, in fp64.
+    """Give intended . realised, |intended|^2 and |realised|^2 of one tensor's move.
+
+    In fp32, summed in fp64 over pieces: differences of neighbours are exact, and the judgement
+    needs one digit. fp64 tensors are compared in fp64.
 
     Args:
         meant: where it was to go; with `scale`, `scale * meant` is how far from `old`.
         read: the dtype that products read, where it is not the tensor's own.
     """
     dot = want = got = 0.0
+    kind = torch.promote_types(now.dtype, torch.float32)
     flat = (x.detach().flatten().split(PIECE) for x in (now, old, meant))
     for new, before, goal in zip(*flat, strict=True):
-        aim = goal.double() - before.double() if scale is None else goal.double() * scale
+        aim = goal.to(kind) - before.to(kind) if scale is None else goal.to(kind) * scale
         seen, was = (new, before) if read is None else (new.to(read), before.to(read))
-        real = seen.double() - was.double()
+        real = seen.to(kind) - was.to(kind)
         dot += float(real @ aim)
         want += float(aim @ aim)
         got += float(real @ real)
