@@ -402,6 +402,31 @@ def test_several_attacks_are_averaged() -> None:
     assert second.add_(first, -1.0).norm() > 1e-3 * first.norm()
 
 
+@pytest.mark.parametrize(
+    ("loss", "student", "reference"), [("dpo", 4 + 2 * 2 + 1, 3), ("entropy", 4 + 2 + 1, 1)]
+)
+def test_it_makes_no_pass_but_those_its_cost_counts(
+    loss: str, student: int, reference: int
+) -> None:
+    """K = 4 with 2 judgements: K + E (or 2 E) + 1, the reference 1 (and both answers once)."""
+    model = tiny.model(num_hidden_layers=1)
+    method = made(tamper_loss=loss, attack={"steps": 4, "every": 2})
+    state = set_up(method, model)
+    made_of = {"student": 0, "reference": 0}
+
+    def counting(name: str, of: Any) -> Any:
+        def hook(*_: Any) -> None:
+            made_of[name] += 1
+
+        return of.get_decoder().register_forward_hook(hook)
+
+    handles = [counting("student", model), counting("reference", state.reference)]
+    method.gradient(model, step(), state)
+    for handle in handles:
+        handle.remove()
+    assert made_of == {"student": student, "reference": reference}
+
+
 # ---- precision, LoRA
 
 
