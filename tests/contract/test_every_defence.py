@@ -47,6 +47,7 @@ PLAIN: dict[str, dict[str, float]] = {
     "random_vaccine": {"refusal": 1.0},
     "ctrap": {"refusal": 1.0},
     "seam": {"refusal": 1.0},
+    "tar": {"benign": 1.0},
 }
 """What a defence's neutral point equals: cross-entropy on these roles with these weights."""
 

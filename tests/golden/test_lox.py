@@ -11,6 +11,7 @@ from tests import tiny
 from holdfast.defences.lox import LoX, extrapolate, top_rank
 from holdfast.errors import ConfigError, ModelError
 from holdfast.method import Run
+from holdfast.training import harden
 
 
 def test_rank_1_worked_by_hand() -> None:
@@ -77,6 +78,90 @@ def test_matrices_are_edited_and_vectors_left() -> None:
     }
 
 
+def test_the_top_singular_values_grow_and_the_others_stay() -> None:
+    """Invariant: the delta's first k singular values times 1 + c, the rest as they were."""
+    generator = torch.Generator().manual_seed(0)
+    original, aligned = (torch.randn(7, 5, generator=generator) for _ in range(2))
+    before = torch.linalg.svdvals(aligned - original)
+    delta = extrapolate(aligned, original, 2, 0.5) - original
+    expected = torch.cat([1.5 * before[:2], before[2:]])
+    torch.testing.assert_close(torch.linalg.svdvals(delta), expected)
+
+
+def test_two_extrapolations_are_one() -> None:
+    """Invariant: by c, then by d, is by (1 + c)(1 + d) - 1, since the top stays the top."""
+    generator = torch.Generator().manual_seed(1)
+    original, aligned = (torch.randn(6, 8, generator=generator) for _ in range(2))
+    twice = extrapolate(extrapolate(aligned, original, 3, 0.5), original, 3, 2.0)
+    torch.testing.assert_close(twice, extrapolate(aligned, original, 3, 3.5))
+
+
+def test_it_knows_no_basis() -> None:
+    """Invariant: turning both models' matrices on either side turns the result alike."""
+    generator = torch.Generator().manual_seed(2)
+    original, aligned = (torch.randn(5, 4, generator=generator) for _ in range(2))
+    left, right = (torch.linalg.qr(torch.randn(n, n, generator=generator)).Q for n in (5, 4))
+    turned = extrapolate(left @ aligned @ right, left @ original @ right, 2, 1.25)
+    expected = left @ extrapolate(aligned, original, 2, 1.25) @ right
+    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_delta_of_low_rank_is_taken_whole() -> None:
+    """Invariant: a merged adapter of rank 2 is multiplied by 1 + c, whatever rank >= 2 is kept."""
+    generator = torch.Generator().manual_seed(3)
+    original = torch.randn(6, 8, generator=generator)
+    low = torch.randn(6, 2, generator=generator) @ torch.randn(2, 8, generator=generator)
+    for rank in (2, 5, None):
+        found = extrapolate(original + low, original, rank, 1.25)
+        torch.testing.assert_close(found, original + 2.25 * low, atol=1e-5, rtol=1e-5)
+
+
+def test_stacked_matrices_are_each_their_own() -> None:
+    generator = torch.Generator().manual_seed(4)
+    original, aligned = (torch.randn(3, 4, 6, generator=generator) for _ in range(2))
+    found = extrapolate(aligned, original, 2, 1.25)
+    for i in range(3):
+        torch.testing.assert_close(found[i], extrapolate(aligned[i], original[i], 2, 1.25))
+
+
+# ---- its own measurement
+
+
+def test_its_diagnostic_worked_by_hand() -> None:
+    """Each matrix becomes the original plus a known delta: singular values 3, 1 on a norm of 2."""
+
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor([[5.0, 0.0], [0.0, 1.0]]))
+            self.b = torch.nn.Parameter(torch.ones(2))
+
+    sources = {"original": {"w": torch.tensor([[2.0, 0.0], [0.0, 0.0]]), "b": torch.zeros(2)}}
+    found = LoX(rank=1).diagnostic(Run(Small(), None, None, 0, models=sources), None)
+    assert found == pytest.approx(
+        {"top_norm": 1.5, "delta_norm": 10**0.5 / 2, "top_share": 0.9}, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("rank", [2, None])
+def test_it_multiplies_its_diagnostic_by_1_and_the_coefficient(rank: int | None) -> None:
+    model, original = pair("qwen3")
+    method = LoX(rank=rank, coefficient=1.25)
+    run = Run(model, None, None, 0, models={"original": original})
+    before = method.diagnostic(run, None)
+    done = harden(
+        method, model, tiny.encoder(), tiny.pool(), seed=0, sources={"original": original}
+    )
+    after = done.diagnostics
+    assert after["top_norm"] == pytest.approx(2.25 * before["top_norm"], rel=1e-4)
+    assert after["top_share"] >= before["top_share"] - 1e-9
+    assert (LoX.signal, LoX.moves) == ("top_norm", "up")
+
+
+def test_without_an_original_there_is_no_diagnostic() -> None:
+    assert LoX().diagnostic(Run(tiny.model(), None, None, 0), None) == {}
+
+
 def test_without_coefficient_nothing_changes() -> None:
     model, original = pair()
     start = tiny.weights(model)
@@ -118,6 +203,22 @@ def test_another_architectures_original_is_refused() -> None:
     assert str(caught.value) == (
         "lox: the original has no 'model.embed_tokens.weight' of this shape; name its own base"
     )
+
+
+def test_without_an_original_it_says_so_before_anything_is_done() -> None:
+    with pytest.raises(ModelError) as caught:
+        harden(LoX(), tiny.model(), tiny.encoder(), tiny.pool(), seed=0)
+    assert str(caught.value) == "lox: needs the 'original' model; name it in the study"
+
+
+def test_alone_on_a_base_model_it_is_refused_and_nothing_is_written() -> None:
+    model = tiny.model()
+    original = tiny.weights(model)
+    with pytest.raises(ModelError, match=r"^lox: the model equals the original, so"):
+        harden(
+            LoX(rank=2), model, tiny.encoder(), tiny.pool(), seed=0, sources={"original": original}
+        )
+    assert tiny.same(tiny.weights(model), original)
 
 
 def test_its_defaults_are_the_papers() -> None:

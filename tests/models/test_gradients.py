@@ -86,19 +86,3 @@ def test_the_same_token_is_asked_for_at_every_position_of_the_response(packed: b
         value, count = models.constant_nll(model, tokens, 7)
     assert count == int((tokens.labels != IGNORE).sum())
     assert value.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_all_are_trainable_inside_and_as_before_outside_also_after_an_error() -> None:
-    model = tiny.model("llama")
-    model.model.norm.weight.requires_grad_(False)
-
-    def inside() -> None:
-        with torch.no_grad(), models.all_trainable(model):
-            assert torch.is_grad_enabled()
-            assert all(p.requires_grad for p in model.parameters())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        inside()
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    assert frozen == ["model.norm.weight"]

@@ -11,6 +11,7 @@ from tests import tiny
 from torch import Tensor, nn
 
 from holdfast import models
+from holdfast.data.example import Role
 from holdfast.errors import TrainingError
 from holdfast.method import Loss, Term
 from holdfast.models.vectors import total
@@ -142,6 +143,65 @@ def test_gradients_leave_no_trace_on_the_parameters() -> None:
     models.grad(dict(toy.named_parameters()), two_terms(toy), [DATA])
     assert toy.w.grad is None
     assert toy.b.grad is None
+
+
+@pytest.mark.parametrize("cuts", [[6], [2, 3, 1]])
+def test_a_gradient_can_be_scaled_and_added_to_another(cuts: list[int]) -> None:
+    toy = Toy()
+    params = dict(toy.named_parameters())
+    buffer, _ = models.grad(params, two_terms(toy), [DATA])
+    first = {name: tensor.clone() for name, tensor in buffer.items()}
+    found, terms = models.grad(
+        params, two_terms(toy), list(DATA.split(cuts)), into=buffer, scale=-3.0
+    )
+    assert found is buffer
+    value, expected = by_hand(toy, DATA)
+    assert total(terms) == pytest.approx(value, rel=1e-6)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], first[name] - 3 * tensor, rtol=1e-12, atol=1e-12)
+    assert not toy.w._backward_hooks
+    assert toy.w.grad is None
+
+
+def test_tied_weights_are_added_once_and_as_a_whole() -> None:
+    model = tiny.model("qwen3")
+    params = models.trainable(model)
+    tokens = tiny.encoder().batch(tiny.rows(n=2)[Role.HARMFUL])
+
+    def loss(part: Any) -> Loss:
+        value, count = models.nll(model, part)
+        return {"x": Term(value, count)}
+
+    alone, _ = models.grad(params, loss, [tokens])
+    twice, _ = models.grad(params, loss, [tokens], into=models.ParamVector.zeros(params))
+    for name, tensor in alone.items():
+        torch.testing.assert_close(twice[name], tensor)
+
+
+def test_a_second_gradient_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `autograd.grad` gives back, where a sum is there already, is one number spread out."""
+    toy = Toy()
+    params = dict(toy.named_parameters())
+    sizes = []
+    inner = torch.autograd.grad
+
+    def watched(*given: Any, **options: Any) -> Any:
+        found = inner(*given, **options)
+        sizes.append([piece.untyped_storage().nbytes() for piece in found])
+        return found
+
+    monkeypatch.setattr(torch.autograd, "grad", watched)
+    models.grad(params, two_terms(toy), list(DATA.split([2, 4])))
+    assert sizes == [[4 * 8, 2 * 8], [8, 8]]
+
+
+def test_every_parameter_can_have_a_gradient_for_a_while() -> None:
+    toy = Toy()
+    toy.b.requires_grad_(False)
+    with torch.no_grad(), models.all_trainable(toy) as params:
+        assert list(params) == ["w", "b"]
+        assert (toy.w * 2).requires_grad
+    assert (toy.w.requires_grad, toy.b.requires_grad) == (True, False)
 
 
 # ---- shifted

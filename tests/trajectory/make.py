@@ -43,6 +43,10 @@ CASES: dict[str, dict[str, Any]] = {
     "seam": {"loop": LOOP, "ascent_weight": 0.2, "couple_weight": 0.1, "eps": 0.01},
     "circuit_breakers": {"loop": LOOP, "turn": 0.1},
     "triplet": {"loop": LOOP},
+    "tar": {
+        "loop": LOOP,
+        "attack": {"steps": 3, "every": 2, "rates": (0.003, 0.01), "switch": 0.5},
+    },
 }
 FAMILIES = ("llama", "qwen3")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import models
 from holdfast.data.example import Example, Role, Side
+from holdfast.data.tokens import IGNORE
 from holdfast.errors import TrainingError
 from holdfast.lazy import torch
 from holdfast.method import GradientDefence, Loss, Run, Step, Term
@@ -20,15 +22,8 @@ if TYPE_CHECKING:
     from holdfast.models.vectors import ParamVector
 
 
-def booster_gradient(
-    align: ParamVector, harm: ParamVector, harm_after: ParamVector, lam: float
-) -> ParamVector:
-    """Give g = grad f + lam * (grad h(w) - grad h(w - alpha grad h / |grad h|)).
-
-    The inner step's Jacobian is taken as the identity (Huang et al. 2025, Eq. 3). `harm` is used
-    up: its buffer becomes the result.
-    """
-    return harm.add_(harm_after, -1.0).scale_(lam).add_(align)
+PART = 8
+"""Rows of one pass of the diagnostic."""
 
 
 class Booster(GradientDefence):
@@ -37,8 +32,18 @@ class Booster(GradientDefence):
     roles: ClassVar[tuple[str, ...]] = ("refusal", "harmful")
     paper: ClassVar[str] = "arXiv 2409.01586"
     equation: ClassVar[str] = "f(w) + lam * [h(w) - h(w - alpha * grad h / |grad h|_2)]"
-    cost: ClassVar[str] = "3F + 3B; two gradient copies"
+    cost: ClassVar[str] = "3F + 3B; one copy of the weights"
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "released": {
+            "loop": {
+                "lora": {"rank": 32, "alpha": 4.0, "targets": "attention"},
+                "precision": "fp32_master",
+            }
+        }
+    }
+    signal: ClassVar[str] = "harm_loss_drop"
+    moves: ClassVar[Literal["up", "down"]] = "down"
 
     lam: NotNegative = 5.0
     """Weight of the attenuated harmful drop; source: the released script (lamb 5)."""
@@ -60,53 +65,85 @@ class Booster(GradientDefence):
         }
 
     def gradient(self, model: PreTrainedModel, step: Step, state: Any) -> tuple[ParamVector, Loss]:
-        """Give the gradient of the whole step; exact however the step is split."""
+        """Give g = grad f(w) + lam * (grad h(w) - grad h(w - alpha grad h / |grad h|)).
+
+        The inner step's Jacobian is taken as the identity (Huang et al. 2025, Eq. 3). One buffer
+        holds in turn grad h(w), the bracket and the result; the weights of `h` are restored by
+        copy. Exact however the step is split.
+
+        Raises:
+            TrainingError: the harmful gradient is 0, the step is lost to rounding, or changes
+                nothing.
+        """
         params = models.trainable(model)
 
-        def mean(name: str) -> Any:
-            def loss(tokens: Tokens) -> Loss:
-                value, count = models.nll(model, tokens)
-                return {name: Term(value, count, 1.0, "tokens")}
+        def pull(role: Role, name: str, **options: Any) -> tuple[ParamVector, Loss]:
+            return models.grad(params, _mean(model, name), step[role], _counts(name), **options)
 
-            return loss
-
-        def counts(name: str) -> Any:
-            return lambda tokens: {name: float((tokens.labels != -100).sum())}
-
-        align, terms = models.grad(params, mean("align"), step[Role.REFUSAL], counts("align"))
-        harm, before = models.grad(params, mean("harm"), step[Role.HARMFUL], counts("harm"))
-        norm = harm.norm()
+        buffer, before = pull(Role.HARMFUL, "harm")
+        norm = buffer.norm()
         if norm == 0.0:
             raise TrainingError(
                 self.name(), "the harmful gradient is 0", "check the harmful rows and the precision"
             )
-        with models.shifted(model, harm, -self.alpha / norm, where=self.name()):
-            after, later = models.grad(
-                params, mean("harm_after"), step[Role.HARMFUL], counts("harm_after")
-            )
-        terms |= before | later
+        with models.shifted(model, buffer, -self.alpha / norm, where=self.name()):
+            buffer, after = pull(Role.HARMFUL, "harm_after", into=buffer, scale=-1.0)
+        self._moved(before["harm"], after["harm_after"])
+        buffer, terms = pull(Role.REFUSAL, "align", into=buffer.scale_(self.lam))  # Eq. 3
+        terms |= before | after
         terms["harm"].weight = self.lam
         terms["harm_after"].weight = -self.lam
-        return booster_gradient(align, harm, after, self.lam), terms
+        return buffer, terms
+
+    def _moved(self, before: Term, after: Term) -> None:
+        """Refuse a simulated step that changes no loss: Booster would be plain fine-tuning."""
+        if float(before.sum) == float(after.sum):
+            raise TrainingError(
+                self.name(),
+                f"the simulated step leaves the harmful loss at {float(after.sum) / after.count}",
+                "use a larger alpha or precision: fp32",
+            )
 
     def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
         """Measure how far the harmful loss falls after one simulated step; Booster lowers it.
 
-        Empty where the pool has no harmful rows on the defender's selection side.
+        `harm_loss` in nats a token and `harm_loss_drop`, all weights moving. Empty where the pool
+        has no harmful rows on the defender's selection side.
         """
         if not run.pool.has(Role.HARMFUL, Side.DEFENDER_SELECTION):
             return {}
         rows = run.pool.draw(Role.HARMFUL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw"))
-        tokens = run.encoder.batch(rows)
-        params = {name: p.requires_grad_(True) for name, p in run.model.named_parameters()}
+        parts = [run.encoder.batch(rows[i : i + PART]) for i in range(0, len(rows), PART)]
+        loss = _mean(run.model, "harm")
+        with models.all_trainable(run.model) as params:
+            harm, before = models.grad(params, loss, parts, _counts("harm"))
+        first, norm = _only(before), harm.norm()
+        if norm == 0.0:
+            return {"harm_loss": first, "harm_loss_drop": 0.0}
+        with (
+            torch.no_grad(),
+            models.shifted(run.model, harm, -self.alpha / norm, where=self.name()),
+        ):
+            found = [models.nll(run.model, part) for part in parts]
+        second = float(sum(value for value, _ in found)) / sum(count for _, count in found)
+        return {"harm_loss": first, "harm_loss_drop": first - second}
 
-        def loss(part: Tokens) -> Loss:
-            value, count = models.nll(run.model, part)
-            return {"harm": Term(value, count, 1.0, "tokens")}
 
-        with torch.enable_grad():
-            harm, before = models.grad(params, loss, [tokens])
-        with models.shifted(run.model, harm, -self.alpha / harm.norm(), where=self.name()):
-            value, count = models.nll(run.model, tokens)
-        first = float(before["harm"].sum) / before["harm"].count
-        return {"harm_loss": first, "harm_loss_drop": first - float(value) / count}
+def _only(loss: Loss) -> float:
+    """Give the mean of the one term there is."""
+    (term,) = loss.values()
+    return float(term.sum) / term.count
+
+
+def _mean(model: PreTrainedModel, name: str) -> Callable[[Tokens], Loss]:
+    """Give the cross-entropy of a batch as one term of that name."""
+
+    def loss(tokens: Tokens) -> Loss:
+        value, count = models.nll(model, tokens)
+        return {name: Term(value, count, 1.0, "tokens")}
+
+    return loss
+
+
+def _counts(name: str) -> Callable[[Tokens], dict[str, float]]:
+    return lambda tokens: {name: float((tokens.labels != IGNORE).sum())}

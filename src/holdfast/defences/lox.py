@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def top_rank(delta: Tensor, rank: int | None) -> Tensor:
-    """Give the best approximation of `delta [out, in]` of rank `rank`; None gives all of it.
+    """Give the best approximation of `delta [..., out, in]` of rank `rank`; None gives all of it.
 
-    The truncated singular value decomposition, in the dtype given.
+    The truncated singular value decomposition, in the dtype given; stacked matrices each their own.
     """
     if rank is None:
         return delta
     u, s, vh = torch.linalg.svd(delta, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vh[:rank]
+    return (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
 
 
 def extrapolate(aligned: Tensor, original: Tensor, rank: int | None, coefficient: float) -> Tensor:
-    """Give W_aligned + c * top_k(W_aligned - W_original), [out, in], in fp32."""
+    """Give W_aligned + c * top_k(W_aligned - W_original), [..., out, in], in fp32."""
     delta = aligned.float() - original.float()
     return aligned.float() + coefficient * top_rank(delta, rank)
 
@@ -39,11 +39,14 @@ class LoX(WeightDefence):
     equation: ClassVar[str] = "W <- W_aligned + coefficient * SVD_rank(W_aligned - W_original)"
     cost: ClassVar[str] = "one singular value decomposition a matrix"
     neutral: ClassVar[dict[str, Any]] = {"coefficient": 0.0}
+    signal: ClassVar[str] = "top_norm"
+    moves: ClassVar[Literal["up", "down"]] = "up"
 
     rank: Count | None = 6
-    """Singular directions kept; None keeps all (the original's `k=0`). Source: the paper's 6."""
+    """Singular directions kept; None keeps all (the original's `k=0`). Source: the paper's 6 for
+    Llama-2-7B, from memory, unverified."""
     coefficient: NotNegative = 1.25
-    """How far to extrapolate; source: the paper's 1.25 for Llama-2-7B."""
+    """How far to extrapolate; source: the paper's 1.25 for Llama-2-7B, from memory, unverified."""
     embeddings: bool = True
     """Whether embeddings and head are edited too; the released code does."""
 
@@ -55,11 +58,7 @@ class LoX(WeightDefence):
             ConfigError: the rank is larger than the smallest edited matrix.
         """
         start, original = run.models["start"], run.models["original"]
-        skipped = set()
-        if not self.embeddings:
-            parts = (run.model.get_input_embeddings(), run.model.get_output_embeddings())
-            own = {id(p) for part in parts if part is not None for p in part.parameters()}
-            skipped = {name for name, p in run.model.named_parameters() if id(p) in own}
+        skipped = self._skipped(run.model)
         edited: dict[str, Tensor] = {}
         moved = False
         for name, tensor in start.items():
@@ -69,14 +68,15 @@ class LoX(WeightDefence):
                 raise ModelError(
                     run.where, f"the original has no '{name}' of this shape", "name its own base"
                 )
-            if self.rank is not None and self.rank > min(tensor.shape):
+            if self.rank is not None and self.rank > min(tensor.shape[-2:]):
                 raise ConfigError(
                     f"{run.where}.rank",
                     f"{self.rank} is larger than {name} {tuple(tensor.shape)}",
-                    f"use at most {min(tensor.shape)}",
+                    f"use at most {min(tensor.shape[-2:])}",
                 )
-            moved = moved or not torch.equal(tensor, original[name])
-            edited[name] = extrapolate(tensor, original[name], self.rank, self.coefficient)
+            base = original[name].to(tensor.device)
+            moved = moved or not torch.equal(tensor, base.to(tensor.dtype))
+            edited[name] = extrapolate(tensor, base, self.rank, self.coefficient)
         if not moved:
             raise ModelError(
                 run.where,
@@ -85,13 +85,40 @@ class LoX(WeightDefence):
             )
         return edited
 
+    def _skipped(self, model: Any) -> set[str]:
+        """Name the tensors of embeddings and head where these are left as they are."""
+        if self.embeddings:
+            return set()
+        parts = (model.get_input_embeddings(), model.get_output_embeddings())
+        own = {id(p) for part in parts if part is not None for p in part.parameters()}
+        return {name for name, p in model.named_parameters() if id(p) in own}
+
     def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
-        """Give the share of the delta's squared norm that lies in its top directions."""
-        start, original = run.models["start"], run.models["original"]
-        kept = whole = 0.0
-        for name, tensor in start.items():
-            if tensor.ndim >= 2 and name in original:
-                delta = tensor.float() - original[name].float()
-                kept += float(top_rank(delta, self.rank).square().sum())
-                whole += float(delta.square().sum())
-        return {"top_share": kept / whole if whole else 0.0}
+        """Measure the spectrum of the delta to the original over the matrices that are edited.
+
+        `top_norm`, the L2 norm of the deltas' top directions beside that of the original; LoX
+        multiplies it by 1 + coefficient. `delta_norm`, that of the whole deltas; `top_share`, the
+        share of their squared norm in the top directions. Read from the model and the original
+        alone; empty without an original of these shapes.
+        """
+        original = run.models.get("original")
+        if original is None:
+            return {}
+        kept = whole = size = 0.0
+        skipped = self._skipped(run.model)
+        with torch.no_grad():
+            for name, p in run.model.named_parameters():
+                if p.ndim < 2 or name in skipped or name not in original:
+                    continue
+                base = original[name].to(p.device).float()
+                if base.shape != p.shape:
+                    continue
+                squares = torch.linalg.svdvals(p.float() - base).double().square()
+                kept += float(squares[..., : self.rank].sum())
+                whole += float(squares.sum())
+                size += float(base.double().square().sum())
+        if not size:
+            return {}
+        share = kept / whole if whole else 0.0
+        norms = {"top_norm": (kept / size) ** 0.5, "delta_norm": (whole / size) ** 0.5}
+        return norms | {"top_share": share}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -79,20 +78,3 @@ def whole(tokens: Tokens) -> Tokens:
     for number, offset in enumerate(tokens.offsets):
         labels[number, offset] = IGNORE
     return replace(tokens, labels=labels, rows=rows)
-
-
-@contextmanager
-def all_trainable(model: PreTrainedModel) -> Generator[None]:
-    """Let every parameter have a gradient inside, also under `torch.no_grad`; flags are restored.
-
-    A diagnostic that reads gradients is thus the same however the model was trained.
-    """
-    wanted = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for p, _ in wanted:
-            p.requires_grad_(True)
-        with torch.enable_grad():
-            yield
-    finally:
-        for p, flag in wanted:
-            p.requires_grad_(flag)

@@ -19,10 +19,31 @@ if TYPE_CHECKING:
 SURVIVES = 0.9
 """Least cosine and least norm ratio of a realised perturbation; source: design 4."""
 
+PIECE = 2**20
+"""Numbers compared at once, so that the comparison takes no room beside the model."""
+
 
 def trainable(model: PreTrainedModel) -> dict[str, Tensor]:
     """Give the parameters that require a gradient, by name, in the model's own order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def all_trainable(model: PreTrainedModel) -> Generator[dict[str, Tensor]]:
+    """Let every parameter have a gradient inside, under `torch.no_grad` too; flags are restored.
+
+    Yields them by name. What a diagnostic reads from gradients is thus the same however the model
+    was trained.
+    """
+    wanted = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for p, _ in wanted:
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            yield trainable(model)
+    finally:
+        for p, flag in wanted:
+            p.requires_grad_(flag)
 
 
 class ParamVector(dict[str, Tensor]):
@@ -73,6 +94,9 @@ def grad(
     loss: Callable[[Part], Loss],
     parts: Sequence[Part],
     counts: Callable[[Part], dict[str, float] | None] | None = None,
+    *,
+    into: ParamVector | None = None,
+    scale: float = 1.0,
 ) -> tuple[ParamVector, Loss]:
     """Give the gradient of a whole optimiser step and its terms, summed over its parts.
 
@@ -82,6 +106,9 @@ def grad(
         parts: the step's micro-batches.
         counts: one part -> each term's count without a forward pass; None has it measured by a
             forward pass without graph. Only asked where there are several parts.
+        into: a vector over `params` that the gradient is added to and that is given back. Each
+            tensor is added as the backward pass finds it, so no second gradient is ever held.
+        scale: what the gradient is multiplied by; the terms are given as they are.
 
     Every term is divided by its count over the *whole* step, so a split changes nothing. A term
     whose count is 0 is left out. `once` terms enter with the first part only.
@@ -96,7 +123,7 @@ def grad(
                     known = {k: t.count for k, t in loss(part).items() if not t.once or number == 0}
             for name, count in known.items():
                 counted[name] = counted.get(name, 0.0) + count
-    sums = ParamVector()
+    sums = ParamVector() if into is None else into
     summed: Loss = {}
     for number, part in enumerate(parts):
         terms = loss(part)
@@ -118,20 +145,44 @@ def grad(
             )
         if value is None or not value.requires_grad:
             continue
-        found = torch.autograd.grad(value, list(params.values()), allow_unused=True)
-        for name, piece in zip(params, found, strict=True):
-            if piece is not None:
-                _gather(sums, name, piece.to(_owned(params[name])))
+        _collect(value if scale == 1.0 else value * scale, params, sums)
     missing = {name: p for name, p in params.items() if name not in sums}
     zeros = ParamVector.zeros(missing)
+    if into is not None:
+        into.update(zeros)
+        return into, summed
     return ParamVector({n: sums[n] if n in sums else zeros[n] for n in params}), summed
 
 
+def _collect(value: Tensor, params: Mapping[str, Tensor], sums: ParamVector) -> None:
+    """Add the gradient of `value` to `sums`; what has a sum is added and let go as it appears.
+
+    A hook on a leaf sees its whole gradient before `autograd.grad` keeps it, and may hand on
+    another of the same shape: here one number, spread out.
+    """
+    known = [name for name in params if name in sums]
+
+    def adding(name: str) -> Callable[[Tensor], Tensor]:
+        def add(piece: Tensor) -> Tensor:
+            sums[name].add_(piece.to(sums[name].dtype))
+            return piece.new_zeros(()).expand_as(piece)
+
+        return add
+
+    handles = [params[name].register_hook(adding(name)) for name in known]
+    try:
+        found = torch.autograd.grad(value, list(params.values()), allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    added = set(known)
+    for name, piece in zip(params, found, strict=True):
+        if piece is not None and name not in added:
+            _gather(sums, name, piece.to(_owned(params[name])))
+
+
 def _gather(sums: ParamVector, name: str, piece: Tensor) -> None:
-    """Add a gradient to its sum; the first is taken as it is, which saves a whole copy of them."""
-    if name in sums:
-        sums[name].add_(piece)
-        return
+    """Take a first gradient as it is, which saves a whole copy, unless another one shares it."""
     shared = any(piece.data_ptr() == other.data_ptr() for other in sums.values())
     sums[name] = piece.clone() if shared or not piece.is_contiguous() else piece
 
@@ -162,26 +213,60 @@ def shifted(
             for name, p in params.items():
                 step = direction[name].to(p.dtype if read is None else torch.float32) * scale
                 p.add_(step.to(p.dtype))
-                seen = p if read is None else p.to(read)
-                old = saved[name] if read is None else saved[name].to(read)
-                real = (seen.double() - old.double()).flatten()
-                meant = (direction[name].double() * scale).flatten()
-                dot += float(real @ meant)
-                want += float(meant @ meant)
-                got += float(real @ real)
-        cosine = dot / (want * got) ** 0.5 if want > 0 and got > 0 else 0.0
-        ratio = (got / want) ** 0.5 if want > 0 else 0.0
-        if want > 0 and (cosine < SURVIVES or ratio < SURVIVES):
-            raise TrainingError(
-                where,
-                f"lost to rounding (cosine {cosine:.2f}, norm ratio {ratio:.2f})",
-                "use precision: fp32 or a larger step",
-            )
-        yield {"cosine": cosine, "norm_ratio": ratio}
+                parts = realised(p, saved[name], direction[name], read, scale=scale)
+                dot, want, got = dot + parts[0], want + parts[1], got + parts[2]
+        yield survived(dot, want, got, where)
     finally:
         with torch.no_grad():
             for name, p in params.items():
                 p.copy_(saved[name])
+
+
+def survived(dot: float, want: float, got: float, where: str) -> dict[str, float]:
+    """Give cosine and norm ratio from intended . realised, |intended|^2 and |realised|^2.
+
+    Raises:
+        TrainingError: either is below 0.9: rounding has eaten the perturbation.
+    """
+    cosine = dot / (want * got) ** 0.5 if want > 0 and got > 0 else 0.0
+    ratio = (got / want) ** 0.5 if want > 0 else 0.0
+    if want > 0 and (cosine < SURVIVES or ratio < SURVIVES):
+        raise TrainingError(
+            where,
+            f"lost to rounding (cosine {cosine:.2f}, norm ratio {ratio:.2f})",
+            "use precision: fp32 or a larger step",
+        )
+    return {"cosine": cosine, "norm_ratio": ratio}
+
+
+def realised(
+    now: Tensor,
+    old: Tensor,
+    meant: Tensor,
+    read: torch.dtype | None = None,
+    *,
+    scale: float | None = None,
+) -> tuple[float, float, float]:
+    """Give intended . realised, |intended|^2 and |realised|^2 of one tensor's move.
+
+    In fp32, summed in fp64 over pieces: differences of neighbours are exact, and the judgement
+    needs one digit. fp64 tensors are compared in fp64.
+
+    Args:
+        meant: where it was to go; with `scale`, `scale * meant` is how far from `old`.
+        read: the dtype that products read, where it is not the tensor's own.
+    """
+    dot = want = got = 0.0
+    kind = torch.promote_types(now.dtype, torch.float32)
+    flat = (x.detach().flatten().split(PIECE) for x in (now, old, meant))
+    for new, before, goal in zip(*flat, strict=True):
+        aim = goal.to(kind) - before.to(kind) if scale is None else goal.to(kind) * scale
+        seen, was = (new, before) if read is None else (new.to(read), before.to(read))
+        real = seen.to(kind) - was.to(kind)
+        dot += float(real @ aim)
+        want += float(aim @ aim)
+        got += float(real @ real)
+    return dot, want, got
 
 
 @contextmanager
