@@ -6,11 +6,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "adapter": ["lora", "without_adapter"],
+        "anchoring": ["places_of", "states_apart", "triggered_states"],
         "compare": ["linear_cka", "openings", "spread"],
         "distance": ["matched_distance"],
         "files": ["ModelFiles", "resolve"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
+        "spans": ["matched_span"],
         "states": [
             "FlopMeter",
             "blocks",

@@ -53,6 +53,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
             steps = 0
             if isinstance(trajectory.attack, TrainedAttack):
                 steps = trajectory.attack.step_of(max(trajectory.points))
+                steps += loop_steps(trajectory.attack)
             found[attack] = Task(
                 attack,
                 ("attack", own),

@@ -49,7 +49,7 @@ def left(plan: Plan, store: Store) -> Work:
             continue
         todo_trajectories.append(trajectory)
         if isinstance(trajectory.attack, TrainedAttack):
-            steps += trajectory.attack.step_of(max(missing))
+            steps += trajectory.attack.step_of(max(missing)) + loop_steps(trajectory.attack)
     for step in todo_generate:
         prompts = plan.prompts[step.evaluation]
         if prompts.chosen:
