@@ -15,7 +15,7 @@ __all__ = ["drift", "linear_cka"]
 
 
 def drift(before: ArrayLike, after: ArrayLike) -> float:
-    """Give |after - before|^2 over |before - its mean|^2, summed over rows, [N, H] twice -> [0, inf).
+    """Give |after - before|^2 over |before - its mean|^2, sums over rows, [N, H] -> [0, inf).
 
     What CKA cannot see: states that all move one way keep their geometry. 1 means that states have
     moved as far as they lie apart; 0 where neither moves nor varies.
