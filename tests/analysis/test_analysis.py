@@ -82,14 +82,14 @@ def test_strangers_overlap_by_chance() -> None:
     assert np.mean(each) == pytest.approx(5 / 39, abs=0.02)
 
 
-def test_knn_overlap_equals_sklearns_neighbours() -> None:
-    from sklearn.neighbors import NearestNeighbors
-
+def test_knn_overlap_equals_its_twin() -> None:
     x, y = RNG.normal(size=(25, 4)), RNG.normal(size=(25, 9))
-    found = [
-        NearestNeighbors(n_neighbors=6).fit(s).kneighbors(return_distance=False) for s in (x, y)
-    ]
-    twin = np.mean([len({*a} & {*b}) / 6 for a, b in zip(*found, strict=True)])
+
+    def nearest(states: np.ndarray, i: int) -> set[int]:
+        far = {j: math.dist(states[i], states[j]) for j in range(len(states)) if j != i}
+        return set(sorted(far, key=far.__getitem__)[:6])
+
+    twin = sum(len(nearest(x, i) & nearest(y, i)) / 6 for i in range(25)) / 25
     assert analysis.knn_overlap(x, y, 6) == pytest.approx(twin)
 
 

@@ -35,7 +35,7 @@ OUTCOME_FILLS = {
 """Fill of each outcome: what is safe is pale, harm is the darkest, in grey as in colour."""
 
 CLOUDS = {
-    "undefended": ("#8f8f89", "+", True), "released": ("#1d7a70", "o", False),
+    "undefended": ("#7d7d77", "+", True), "released": ("#1d7a70", "o", False),
     "attacked": ("#16262b", "^", True),
 }  # fmt: skip
 """Colour, marker and filling of each set of states: crosses, rings and triangles, also in grey."""
@@ -215,7 +215,7 @@ def clouds(
             colour, marker, filled = CLOUDS[name]
             x, y = [p[0] for p in points], [p[1] for p in points]
             axes.plot(
-                x, y, linestyle="none", marker=marker, color=colour, markersize=5,
+                x, y, linestyle="none", marker=marker, color=colour, markersize=4.5,
                 markerfacecolor=colour if filled else "white", markeredgewidth=1,
                 alpha=0.85, zorder=2 + i,
             )  # fmt: skip
@@ -226,7 +226,7 @@ def clouds(
         axes.grid(visible=True)
         axes.set_axisbelow(True)
 
-    return _svg(draw, (3.6, 3.4), label, prefix)
+    return _svg(draw, (2.9, 2.75), label, prefix)
 
 
 def profile(
