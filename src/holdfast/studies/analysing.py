@@ -69,7 +69,8 @@ class Looking:
                 f"no attacker '{said.attack}'",
                 did_you_mean(said.attack, plan.attacks),
             )
-        labels = [choice.label() for choice in plan.attacks[said.attack]]
+        own = (track.variant for track in plan.tracks if track.attacker == said.attack)
+        labels = list(dict.fromkeys(own))
         variant = labels[0] if said.variant is None else said.variant
         if variant not in labels:
             raise ConfigError(
