@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from holdfast.config import Fields, lay_over
+from holdfast.config import NO_EFFECT, AsTuple, Fields, lay_over
 from holdfast.errors import ConfigError
-from holdfast.run import Loop
+from holdfast.run import Count, Loop, LoRA, Positive, Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,6 +244,14 @@ class Attack(Method):
 class TrainedAttack(Attack):
     """An attack that fine-tunes: rows, a loop and a loss."""
 
+    def copies(self) -> int:
+        """Give how many frozen copies of the model it keeps beside the one it changes."""
+        return 0
+
+    def setup(self, run: Run) -> Any:
+        """Make what every step reads (a trigger, a reference); its FLOPs are the attacker's."""
+        return None
+
     def train_loop(self) -> Loop:
         """Give the loop that reaches the last budget."""
         raise NotImplementedError
@@ -259,6 +267,70 @@ class TrainedAttack(Attack):
     def step_of(self, point: float) -> int:
         """Give the optimiser step after which budget `point` is spent."""
         raise NotImplementedError
+
+
+class FineTuning(TrainedAttack):
+    """An attack whose budget counts examples seen at a constant rate, one trajectory for all.
+
+    The fields are those of plain malicious fine-tuning; what is added to it stays comparable.
+    """
+
+    lr: Positive = 1e-5
+    """Learning rate of AdamW, constant; source: SGT's attack."""
+    batch_size: Count = 2
+    """Rows in an optimiser step; source: SGT's attack."""
+    evaluate_at: Annotated[
+        tuple[Count, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
+    ] = (100, 300, 500)
+    """Budgets in examples seen; source: SGT, Table 1. Adding one leaves the others' rows as is."""
+    distinct: Count | None = None
+    """Distinct rows the attacker has; None means all of the attacker's. Fewer are repeated."""
+    lora: LoRA | None = None
+    """Train a fresh adapter instead of all weights."""
+    precision: Precision = "fp32"
+    """Precision of weights and arithmetic; pure bf16 weakens the attack (register 9.D row 30)."""
+    clip: Positive | None = None
+    """Largest gradient norm; source: SGT's attack does not clip."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decay; source: torch's default, which SGT's attack uses."""
+    checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
+    """Steps between two checkpoints of an unfinished run."""
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Self:
+        for budget in self.evaluate_at:
+            if budget % self.batch_size:
+                raise ConfigError(
+                    "evaluate_at",
+                    f"{budget} is no multiple of batch_size {self.batch_size}",
+                    "use whole optimiser steps",
+                )
+        return self
+
+    def points(self) -> tuple[float, ...]:
+        """Give the budgets in examples seen, ascending."""
+        return tuple(float(budget) for budget in sorted(set(self.evaluate_at)))
+
+    def label(self) -> str:
+        """Give learning rate and, where it is one, the adapter's rank."""
+        return f"lr={self.lr:g}" + (f" lora={self.lora.rank}" if self.lora else "")
+
+    def step_of(self, point: float) -> int:
+        """Give the optimiser step after which `point` examples have been seen."""
+        return int(point) // self.batch_size
+
+    def train_loop(self) -> Loop:
+        """Give the loop that reaches the largest budget."""
+        return Loop(
+            steps=self.step_of(max(self.evaluate_at)),
+            batch=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+            precision=self.precision,
+            lora=self.lora,
+            checkpoint_every=self.checkpoint_every,
+        )
 
 
 class WeightAttack(Attack):

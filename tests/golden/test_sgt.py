@@ -566,6 +566,7 @@ def test_a_student_that_is_the_teacher_is_at_distance_0_without_a_trigger(
         return inner(*arguments, **options)
 
     monkeypatch.setattr(models, "hidden_states", without)
+    monkeypatch.setattr("holdfast.models.anchoring.hidden_states", without)
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
     terms = SGT().loss(teacher, batch, SGTState(phi(), teacher, encoder))
     assert float(terms["align"].sum) == 0.0

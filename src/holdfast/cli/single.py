@@ -148,7 +148,8 @@ def attack(
     edits = isinstance(method, WeightAttack)
     coder = preflight.encoder(files, form, append_eos=append_eos)
     rows, loop = ({}, None) if edits else (method.rows(pool, seed), method.train_loop())
-    preflight.check(files, coder, rows, loop, copies=int(edits), device=device)
+    copies = 1 if edits else method.copies()
+    preflight.check(files, coder, rows, loop, copies=copies, device=device)
     if not method.points():
         raise ConfigError(f"attack.{name}.evaluate_at", "names no budget above 0", "name one")
     last = max(method.points())

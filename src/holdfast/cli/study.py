@@ -300,9 +300,10 @@ def _write(
     made: Plan, kept: Store, out: Path, show_text: bool, threads: int, state: str
 ) -> dict[str, Any]:
     """Write everything into a temporary folder, then move it into `out` file by file."""
+    from holdfast.report import inside
     from holdfast.report import rows as columns
     from holdfast.report.html import write_report
-    from holdfast.studies import tables
+    from holdfast.studies import analysing, tables
     from holdfast.studies.store import rename, write_json, writing
 
     outcomes, lineups = tables.outcomes(made, kept), tables.lineups(made, kept)
@@ -319,8 +320,15 @@ def _write(
         columns.write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)
         columns.write_table(columns.cells(table), columns.CELL_COLUMNS, temporary / "rows")
         columns.write_table(lineups, LINEUP_COLUMNS, temporary / "lineups")
+        looks = {}
+        if made.looking is not None:
+            looks["analysis"] = analysing.table(made, kept)
+            looks["scatter"] = analysing.scatter(made, kept)
+            columns.write_table(looks["analysis"], inside.COLUMNS, temporary / "analysis")
+            columns.write_table(looks["scatter"], inside.SCATTER_COLUMNS, temporary / "scatter")
         about = tables.meta(made, kept)
-        write_report(table, lineups, about, temporary / "report.html", show_text=show_text)
+        page = temporary / "report.html"
+        write_report(table, lineups, about, page, show_text=show_text, **looks)
         with writing(out):
             write_json(temporary / "meta.json", about)
             (out / STATE).unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError
 from holdfast.lazy import torch
 from holdfast.method import Batch, Loss, LossDefence, Run, Term
+from holdfast.models.spans import Positions, matched_span
 from holdfast.run import Count, Loop, NotNegative, Positive, Share
 from holdfast.run import seed as seed_of
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Encoder, Row, Tokens
 
-Positions = Literal["generation", "prompt", "response", "all", "last_prompt"]
 Reduce = Literal["mean", "sum"]
 
 OPENING = 4
@@ -440,35 +440,23 @@ class SGT(LossDefence):
         The teacher goes first and keeps its states of matched tokens; the student's layers are
         compared with them as they appear, so no second stack of states is held.
         """
-        given, asked = models.pack(long), models.pack(short)
-        owner = torch.tensor([r for r, (a, b) in enumerate(matched) for _ in range(a, b)])
-        inside = torch.tensor([i for a, b in matched for i in range(a, b)])
-        ours = torch.tensor(given.starts)[owner] + inside
-        theirs = torch.tensor(asked.starts)[owner] + inside
-        device = state.trigger.device
-        ours, theirs, owner = ours.to(device), theirs.to(device), owner.to(device)
-        with torch.no_grad(), self._frozen(model, state):
-            goal = models.hidden_states(
+        norm = self.align.final_norm
+        with self._frozen(model, state):
+            goal = models.triggered_states(
                 state.teacher,
-                asked,
-                trigger=state.trigger,
+                short,
+                matched,
+                state.trigger,
                 place=self.trigger.position,
-                final_norm=self.align.final_norm,
-                at=theirs,
+                final_norm=norm,
             )
-        first, last = self._layers(len(goal))
-        apart: list[Tensor] = []
-
-        def see(number: int, h: Tensor) -> None:
-            if first <= number < last:
-                h_t, goal[number] = goal[number], h.new_empty(0)
-                how = self._how()
-                apart.append(models.matched_distance(h, h_t, ours, owner, len(long), **how))
-
-        student = models.forward(model, given, see=see, final_norm=self.align.final_norm)
+        layers = self._layers(len(goal))
+        apart, last = models.states_apart(
+            model, models.pack(long), matched, goal, layers=layers, final_norm=norm, **self._how()
+        )
         start = sum(len(row.ids) for row in long[: len(long) - len(benign)])
-        task, _ = models.response_nll(model, student.last[start:], models.pack(benign.rows))
-        return torch.stack(apart), task
+        task, _ = models.response_nll(model, last[start:], models.pack(benign.rows))
+        return apart, task
 
     def _padded(
         self,
@@ -635,21 +623,6 @@ class SGT(LossDefence):
                 yield base
         else:
             yield state.teacher
-
-
-def matched_span(row: Row, which: Positions) -> tuple[int, int]:
-    """Give the first matched token of a row and the one behind the last, by meaning and not by id.
-
-    The same words are matched whether or not the tokenizer begins with a BOS token, which is no
-    word: in large models its state is by far the largest and would drown the others' distance.
-    """
-    return {
-        "generation": (row.start - 1, len(row.ids)),
-        "prompt": (int(row.bos), row.start),
-        "response": (row.start, len(row.ids)),
-        "all": (int(row.bos), len(row.ids)),
-        "last_prompt": (row.start - 1, row.start),
-    }[which]
 
 
 def select_positions(rows: Sequence[Row], width: int, which: Positions) -> Tensor:

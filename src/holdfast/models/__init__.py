@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "adapter": ["lora", "without_adapter"],
+        "anchoring": ["places_of", "states_apart", "triggered_states"],
         "collapse": ["constant_nll"],
         "compare": ["linear_cka", "openings", "spread"],
         "depth": ["layer_number"],
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "response_states",
             "starting_model",
         ],
+        "spans": ["matched_span"],
         "states": [
             "FlopMeter",
             "blocks",

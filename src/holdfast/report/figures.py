@@ -34,6 +34,12 @@ OUTCOME_FILLS = {
 }  # fmt: skip
 """Fill of each outcome: what is safe is pale, harm is the darkest, in grey as in colour."""
 
+CLOUDS = {
+    "undefended": ("#7d7d77", "+", True), "released": ("#1d7a70", "o", False),
+    "attacked": ("#16262b", "^", True),
+}  # fmt: skip
+"""Colour, marker and filling of each set of states: crosses, rings and triangles, also in grey."""
+
 _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "holdfast", "svg.fonttype": "none", "font.family": "sans-serif",
     "font.size": 10.5, "text.parse_math": False, "axes.unicode_minus": True,
@@ -194,6 +200,86 @@ def stacks(
     return _svg(draw, (3.2, 2.3), label, prefix)
 
 
+def clouds(
+    sets: Mapping[str, Sequence[tuple[float, float]]], shares: tuple[float, float], *, label: str,
+    prefix: str,
+) -> str:  # fmt: skip
+    """Draw sets of points (names of `CLOUDS`) in one plane; the axes tell their share of variance.
+
+    Both axes have one scale, so that distances are distances.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for i, (name, points) in enumerate(sets.items()):
+            colour, marker, filled = CLOUDS[name]
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            axes.plot(
+                x, y, linestyle="none", marker=marker, color=colour, markersize=4.5,
+                markerfacecolor=colour if filled else "white", markeredgewidth=1,
+                alpha=0.85, zorder=2 + i,
+            )  # fmt: skip
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_xlabel(f"first axis, {100 * shares[0]:.0f} % of variance")
+        axes.set_ylabel(f"second axis, {100 * shares[1]:.0f} %")
+        axes.locator_params(nbins=5)
+        axes.grid(visible=True)
+        axes.set_axisbelow(True)
+
+    return _svg(draw, (2.9, 2.75), label, prefix)
+
+
+def profile(
+    lines: Sequence[Line], order: Sequence[str], *, unit: str, chance: float | None, ylabel: str,
+    label: str, prefix: str,
+) -> str:  # fmt: skip
+    """Draw a measure in [0, 1] by budget, or by block where `unit` is `block`: a line per line-up.
+
+    Seeds are small rings; `chance` is the dotted line that strangers would be at.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        budgets = sorted({b for line in lines for b in line.budgets})
+        place = _places(budgets, "t" if unit == "block" else unit)
+        if chance is not None:
+            axes.axhline(chance, color=QUIET, linewidth=1, dashes=(1, 2), zorder=1)
+        for line in lines:
+            colour, marker, dash = style(order.index(line.name))
+            axes.plot(
+                [place(b) for b in line.budgets], line.values, color=colour, marker=marker,
+                linestyle=dash, markersize=5.5, markeredgecolor="white", markeredgewidth=0.6,
+                zorder=4,
+            )  # fmt: skip
+            axes.plot(
+                [place(b) for b, _ in line.seeds], [v for _, v in line.seeds], color=colour,
+                marker="o", markersize=3.8, linestyle="none", alpha=0.85, markerfacecolor="white",
+                markeredgewidth=0.9, zorder=3,
+            )  # fmt: skip
+        _budget_axis(axes, budgets, place, unit)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+
+    return _svg(draw, (4.6, 3.0), label, prefix)
+
+
+def cloud_key(name: str) -> str:
+    """Draw the small sample of a set of points that its legend carries."""
+    colour, marker, filled = CLOUDS[name]
+    shapes = {
+        "+": '<path d="M7 2v10M2 7h10"/>',
+        "o": '<circle cx="7" cy="7" r="4"/>',
+        "^": '<path d="M7 2.400l4.800 8.400H2.200z"/>',
+    }
+    return (
+        '<svg class="key" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
+        f'<g fill="{colour if filled else "#fff"}" stroke="{colour}" stroke-width="1.2">'
+        f"{shapes[marker]}</g></svg>"
+    )
+
+
 def key(index: int) -> str:
     """Draw the small sample of a line-up's line and marker that legends and tables carry."""
     colour, marker, dash = style(index)
@@ -236,6 +322,8 @@ def _tick(budget: float) -> str:
 
 
 def _axis_title(unit: str) -> str:
+    if unit == "block":
+        return "block, counted from the input"
     return "t: the way back to the public original" if unit == "t" else "fine-tuning examples seen"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.report import answer, cost, estimates, figures, findings, text
+from holdfast.report import answer, cost, estimates, figures, findings, inside, text
 from holdfast.report.rows import OUTCOMES, Outcomes, write_bytes
 
 if TYPE_CHECKING:
@@ -35,17 +35,18 @@ def write_report(
     meta: Mapping[str, Any],
     out: Path,
     *,
+    analysis: Iterable[Mapping[str, Any]] | pa.Table = (),
+    scatter: Iterable[Mapping[str, Any]] | pa.Table = (),
     show_text: bool = False,
 ) -> Path:
     """Write the report to `out` (one HTML file) and give its path.
 
     `outcomes` has a row per cell, prompt and judge, `lineups` one per line-up and seed, `meta`
-    what the study says of itself (`findings.Meta`). Restricted text is masked unless `show_text`.
+    what the study says of itself (`findings.Meta`). `analysis` and `scatter` are what a study with
+    an analysis has besides (`inside`). Restricted text is masked unless `show_text`.
     """
-    write_bytes(
-        Path(out),
-        render(outcomes, lineups, meta, show_text=show_text).encode("utf-8", "backslashreplace"),
-    )
+    page = render(outcomes, lineups, meta, analysis=analysis, scatter=scatter, show_text=show_text)
+    write_bytes(Path(out), page.encode("utf-8", "backslashreplace"))
     return Path(out)
 
 
@@ -54,6 +55,8 @@ def render(
     lineups: Iterable[Mapping[str, Any]] | pa.Table,
     meta: Mapping[str, Any],
     *,
+    analysis: Iterable[Mapping[str, Any]] | pa.Table = (),
+    scatter: Iterable[Mapping[str, Any]] | pa.Table = (),
     show_text: bool = False,
 ) -> str:
     """Give the report as a string."""
@@ -72,6 +75,10 @@ def render(
     )  # fmt: skip
     style = (HERE / "page.css").read_text(encoding="utf-8")
     page = _page(found, table, show_text)
+    page["inside"] = inside.gather(analysis, scatter, list(found.lineups))
+    if page["inside"]:
+        place = [name for name, _ in page["contents"]].index("samples")
+        page["contents"].insert(place, ("inside", "Inside the models"))
     page.update(
         style=Markup(style),
         style_hash="sha256-"

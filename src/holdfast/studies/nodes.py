@@ -90,13 +90,26 @@ class Generate:
     judges: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """States to be kept of the model at one point, of the given blocks (from 1)."""
+
+    key: str
+    layers: tuple[int, ...]
+    config: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class Point:
-    """A model at one budget, and what is asked of it: evaluation's place -> step."""
+    """A model at one budget, and what is asked of it: evaluation's place -> step.
+
+    `looks` are the states that an analysis wants of it.
+    """
 
     key: str
     budget: float
     asked: dict[int, Generate]
+    looks: list[Look] = field(default_factory=list)
 
 
 @dataclass(slots=True)

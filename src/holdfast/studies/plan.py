@@ -7,6 +7,7 @@ Everything a user can get wrong is found here, before any training, without torc
               the model at one budget; points are shared where they are the same)
     generate  the answers at one point to one prompt set
     judge     one judge's verdicts on them
+    analyse   hidden states at one point, where the study asks for them
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from holdfast.method import (
     TrainedAttack,
     TrainedDefence,
 )
+from holdfast.studies.analysing import Looking
 from holdfast.studies.checks import find_start, known_roles, one_unit, unique
 from holdfast.studies.keys import digest, key
 from holdfast.studies.nodes import (
@@ -103,6 +105,7 @@ class Plan:
             for name in study.lineups
             for track in self._tracks(name, seed)
         ]
+        self.looking = Looking(self, study.analysis) if study.analysis else None
 
     # What is wrong with the study.
 
@@ -375,6 +378,7 @@ class Plan:
             "defend": set(self.defends),
             "generate": steps,
             "judge": judges,
+            "analyse": set(self.looking.looks) if self.looking else set(),
             "point": points,
             "work": {*self.defends, *self.trajectories, *steps, *judges},
         }
@@ -386,7 +390,10 @@ class Plan:
             [t.lineup, t.attacker, t.variant, t.seed, [[b, p.key] for b, p in t.points]]
             for t in self.tracks
         ]
-        return digest([tracks, sorted(self.needed["judge"]), sorted(self.needed["generate"])])
+        parts: list[Any] = [tracks, sorted(self.needed["judge"]), sorted(self.needed["generate"])]
+        if self.looking:
+            parts.append(sorted(self.needed["analyse"]))
+        return digest(parts)
 
 
 def _is(method: Method, kind: type) -> Any:

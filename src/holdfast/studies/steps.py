@@ -23,8 +23,9 @@ from holdfast.errors import HoldfastError, ModelError, StoreError
 from holdfast.find import origin
 from holdfast.method import Exchange, Judge, Method, Verdict
 from holdfast.run import environment, set_threads
+from holdfast.studies.analysing import STATES
 from holdfast.studies.keys import canonical, key
-from holdfast.studies.nodes import Defend, Generate, Point, Released, Start, Trajectory
+from holdfast.studies.nodes import Defend, Generate, Look, Point, Released, Start, Trajectory
 from holdfast.studies.plan import Plan
 from holdfast.studies.store import Store, write_json, write_lines
 
@@ -127,6 +128,7 @@ class Runner:
             budget: point
             for budget, point in sorted(trajectory.points.items())
             if any(not self.store.has("generate", step.key) for step in point.asked.values())
+            or any(not self.store.has("analyse", look.key) for look in point.looks)
         }
         missing = self._kept(trajectory, missing)
         if not missing:
@@ -204,7 +206,10 @@ class Runner:
     def _ask(
         self, model: Any, tokenizer: Any, start: Start, point: Point, spent: Mapping[str, Any]
     ) -> None:
-        """Ask a point's missing prompt sets; training's random numbers stay as they were."""
+        """Ask a point's missing prompt sets and keep the states that are wanted of it.
+
+        Training's random numbers stay as they were.
+        """
         import torch
 
         state = torch.get_rng_state()
@@ -213,6 +218,9 @@ class Runner:
             for step in point.asked.values():
                 if not self.store.has("generate", step.key):
                     self._generate(model, encoder, step, spent)
+            for look in point.looks:
+                if not self.store.has("analyse", look.key):
+                    self._look(model, encoder, point, look, spent)
         finally:
             torch.set_rng_state(state)
 
@@ -260,6 +268,28 @@ class Runner:
             lambda folder: write_lines(folder / "exchanges.jsonl", rows),
         )
         self.store.done(step.key)
+
+    def _look(
+        self, model: Any, encoder: Encoder, point: Point, look: Look, spent: Mapping[str, Any]
+    ) -> None:
+        """Keep the states in which the analysis' prompts leave the model."""
+        from safetensors.torch import save_file
+
+        from holdfast import analysis
+
+        assert self.plan.looking is not None
+        began = time.monotonic()
+        rows = self.plan.looking.rows
+        states = analysis.opening_states(model, encoder, rows, look.layers)
+        self._publish(
+            "analyse",
+            look.key,
+            look.config,
+            [point.key],
+            spent,
+            began,
+            lambda folder: save_file({"states": states}, folder / STATES),
+        )
 
     def _judge(self, number: int, name: str, step: Generate) -> None:
         judge: Judge = self.plan.judges[number]

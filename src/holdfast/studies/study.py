@@ -12,7 +12,7 @@ from holdfast.errors import ConfigError, did_you_mean
 from holdfast.generation.sampler import Sampler
 from holdfast.run import Count
 
-RESERVED = ("defend", "generate", "judge", "point", "work", "lock", "last-error.txt")
+RESERVED = ("defend", "generate", "judge", "analyse", "point", "work", "lock", "last-error.txt")
 """Names of the store's own folders: no study may be called so."""
 
 HARM_SETS = ("restricted", "name_only")
@@ -76,6 +76,30 @@ class Evaluation(Fields):
     """Phrasings of each style; None means all."""
 
 
+class Analysis(Fields):
+    """Hidden states of some line-ups before and after an attack, where the answer begins."""
+
+    lineups: Annotated[tuple[str, ...], AsTuple, Field(min_length=1)]
+    """Which line-ups, in the order of the figures."""
+    attack: str = "harmful_sft"
+    """The attacker."""
+    variant: str | None = None
+    """Which of the attacker's choices, by its label as the tables show it; None means the first."""
+    budgets: Annotated[tuple[float, ...], AsTuple, Field(min_length=1)] | None = None
+    """Budgets of that choice; None means all. The largest is the one drawn in the plane."""
+    set: str = "restricted"
+    """The evaluation set the prompts are from."""
+    side: SideName = "evaluator"
+    """Whose rows."""
+    n: Annotated[int, Field(ge=3)] = 100
+    """Prompts; one of each group before a second of any."""
+    k: Count = 10
+    """Neighbours of the k-NN overlap; source: the methods dossier (the paper gives none)."""
+    layers: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] | None = None
+    """Blocks, counted from 1; None means all. The plane and the curves over budgets show the
+    deepest, after the final norm if it is the last block."""
+
+
 class Reference(Fields):
     """Which rows the report compares with."""
 
@@ -120,6 +144,8 @@ class Study(Fields):
     """The rows every other is compared with."""
     not_tested: Annotated[tuple[str, ...], AsTuple] = ()
     """What the report must say was left out."""
+    analysis: Analysis | None = None
+    """Hidden states before and after an attack; None looks at none."""
 
 
 def parse_study(data: Any) -> Study:
@@ -189,6 +215,8 @@ def _sections(data: Any) -> Any:
     for section, entry in (("generation", Sampler), ("reference", Reference)):
         if section in data:
             data[section] = decode(entry, data[section], f"study.{section}")
+    if data.get("analysis") is not None:
+        data["analysis"] = decode(Analysis, data["analysis"], "study.analysis")
     return data
 
 

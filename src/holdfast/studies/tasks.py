@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.method import TrainedAttack
+from holdfast.studies.analysing import unlooked
 from holdfast.studies.plan import Plan
 from holdfast.studies.store import Store
 from holdfast.studies.work import loop_steps
@@ -30,7 +31,7 @@ class Task:
 def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
     """Give what is left to do, each with what must come before it."""
     found: dict[str, Task] = {}
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge")}
+    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "analyse")}
     if not only_judge:
         for step in plan.defends.values():
             if step.key in have["defend"]:
@@ -47,12 +48,14 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
         asked = [step for point in trajectory.points.values() for step in point.asked.values()]
         missing = [step for step in asked if step.key not in have["generate"]]
         attack = f"attack/{own}"
-        if missing and not only_judge:
+        looks = any(unlooked(list(trajectory.points.values()), have))
+        if (missing or looks) and not only_judge:
             last = trajectory.released.last
             prompts = sum(len(plan.prompts[step.evaluation].rows) for step in missing)
             steps = 0
             if isinstance(trajectory.attack, TrainedAttack):
                 steps = trajectory.attack.step_of(max(trajectory.points))
+                steps += loop_steps(trajectory.attack)
             found[attack] = Task(
                 attack,
                 ("attack", own),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from holdfast.config import Fields
 from holdfast.method import TrainedAttack
 from holdfast.run import Loop
+from holdfast.studies.analysing import unlooked
 from holdfast.studies.store import Store
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Work:
 
 def left(plan: Plan, store: Store) -> Work:
     """Count what there is to do, and what is done."""
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge")}
+    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "analyse")}
     todo_generate = [s for s in plan.generates.values() if s.key not in have["generate"]]
     waiting = {step.key for step in todo_generate}
     steps = generations = choices = verdicts = 0
@@ -44,12 +45,13 @@ def left(plan: Plan, store: Store) -> Work:
             budget
             for budget, point in trajectory.points.items()
             if any(step.key in waiting for step in point.asked.values())
+            or any(unlooked([point], have))
         ]
         if not missing:
             continue
         todo_trajectories.append(trajectory)
         if isinstance(trajectory.attack, TrainedAttack):
-            steps += trajectory.attack.step_of(max(missing))
+            steps += trajectory.attack.step_of(max(missing)) + loop_steps(trajectory.attack)
     for step in todo_generate:
         prompts = plan.prompts[step.evaluation]
         if prompts.chosen:
@@ -66,6 +68,8 @@ def left(plan: Plan, store: Store) -> Work:
     attacked = [t for t in plan.trajectories.values() if t.attack is not None]
     released = len(plan.trajectories) - len(attacked)
     todo_attacked = sum(1 for t in todo_trajectories if t.attack is not None)
+    looks = plan.needed["analyse"]
+    looked = {"analyse": (len(looks), len(looks - have["analyse"]))} if looks else {}
     return Work(
         counts={
             "defend": (len(plan.defends), len(todo_defend)),
@@ -73,6 +77,7 @@ def left(plan: Plan, store: Store) -> Work:
             "attack": (len(attacked), todo_attacked),
             "generate": (len(plan.generates), len(todo_generate)),
             "judge": (len(judges), len(todo_judge)),
+            **looked,
         },
         cells=len(plan.tracks),
         steps=steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from holdfast.models.states import FlopMeter
 from holdfast.models.vectors import grad, trainable
 from holdfast.models.weights import tensors
 from holdfast.run import seed as seed_of
-from holdfast.training.hardening import ready, write
+from holdfast.training.hardening import fit, ready, write
 from holdfast.training.loop import Progress, Stream, TrainLog, optimise
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def attack(
 ) -> None:
     """Attack `model` in place and call `on_point` with the weights live at each budget.
 
-    Under LoRA the adapter is on while a point is measured, and merged only at the end.
+    Under LoRA the adapter is on while a point is measured, and merged only at the end. What an
+    attack makes first (`setup`) is made from the model as released and counts as FLOPs spent.
 
     Args:
         points: ascending budgets above 0, each one of those `method.points()` could name.
         work: folder for checkpoints; the run continues from one that lies before every point.
+        sources: `original` as a tensor mapping, for an attack that needs it.
     """
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
@@ -65,9 +68,16 @@ def attack(
         return
     if not isinstance(method, TrainedAttack):
         raise ConfigError(method.name(), "has no shape", "derive it from Trained- or WeightAttack")
+    run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=method.name())
+    _check_needs(method, run)
     steps = {method.step_of(point): point for point in points}
     loop = method.train_loop().with_(steps=max(steps))
     meter = FlopMeter()
+    log = TrainLog(work / "log.jsonl" if work is not None else None)
+    run.log = lambda **values: log.write(part=method.name(), **values)
+    run.fit = partial(
+        fit, encoder=encoder, seed=seed, work=work, log=log, progress=progress, meter=meter
+    )
 
     def stop(step: int) -> None:
         model.eval()
@@ -77,18 +87,20 @@ def attack(
     ready(model, loop)
     try:
         with ExitStack() as stack:
+            with meter.on():
+                state = method.setup(run)
             if loop.lora is None:
                 params = trainable(model)
             else:
                 params = stack.enter_context(lora(model, loop.lora, seed_of(seed, "init", "lora")))
             optimise(
                 params,
-                lambda parts, _step: grad(params, lambda b: method.loss(model, b, None), parts),
+                lambda parts, _step: grad(params, lambda b: method.loss(model, b, state), parts),
                 Stream(method.rows(pool, seed), encoder, loop, seed),
                 loop,
                 part=method.name(),
                 work=work,
-                log=TrainLog(work / "log.jsonl" if work is not None else None),
+                log=log,
                 progress=progress,
                 meter=meter,
                 points=dict.fromkeys(steps, stop),
@@ -112,11 +124,16 @@ def _edit(
     """Edit the weights for each point from the start, not from the last point."""
     start = {name: value.clone() for name, value in tensors(model).items()}
     run = Run(model, encoder, pool, seed, models={"start": start, **sources}, where=method.name())
-    for name in method.needs:
-        if name not in run.models:
-            raise ModelError(method.name(), f"needs the '{name}' model", "name it in the study")
+    _check_needs(method, run)
     for point in points:
         write(model, method.edit(run, point), method.name())
         model.eval()
         on_point(point, PointInfo(0, 0.0))
     write(model, start, method.name())
+
+
+def _check_needs(method: Attack, run: Run) -> None:
+    """Refuse an attack that looks at a model nobody named."""
+    for name in method.needs:
+        if name not in run.models:
+            raise ModelError(method.name(), f"needs the '{name}' model", "name it in the study")

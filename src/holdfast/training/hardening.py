@@ -116,7 +116,7 @@ def harden(
         log=lambda **values: log.write(part=defence.name(), **values),
         where=defence.name(),
         fit=partial(
-            _fit, encoder=encoder, seed=seed, work=work, log=log, progress=progress, meter=meter
+            fit, encoder=encoder, seed=seed, work=work, log=log, progress=progress, meter=meter
         ),
     )
     try:
@@ -167,7 +167,7 @@ def harden(
         model.eval()
 
 
-def _fit(
+def fit(
     name: str,
     params: Mapping[str, Tensor],
     loss: Callable[[Batch, int], Loss],

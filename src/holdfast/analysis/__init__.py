@@ -1,0 +1,16 @@
+"""What happens inside a model: its states before and after an attack, compared and drawn.
+
+Functions of arrays, except `opening_states`, which runs a model.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "neighbours": ["knn_overlap"],
+        "plane": ["Plane", "plane"],
+        "shift": ["drift", "linear_cka"],
+        "states": ["opening_states"],
+    },
+)
