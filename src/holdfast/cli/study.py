@@ -342,6 +342,8 @@ def _write(
 
 LINEUP_COLUMNS = {
     "lineup": "str", "model": "str", "defences": "str", "seed": "int", "steps": "int",
-    "flops": "float", "inert": "bool", "note": "str",
+    "flops": "float", "inert": "bool", "signal": "str", "moves": "str", "measured": "float",
+    "beside": "float", "undecided": "str", "note": "str",
 }  # fmt: skip
-"""Columns of the line-ups table; `steps` and `flops` are what the defences cost."""
+"""Columns of the line-ups table; `steps` and `flops` are what the defences cost, `measured` is the
+diagnostic `signal` of the line-up's own model, `beside` that of plain refusal fine-tuning's."""

@@ -7,6 +7,7 @@ Everything a user can get wrong is found here, before any training, without torc
               the model at one budget; points are shared where they are the same)
     generate  the answers at one point to one prompt set
     judge     one judge's verdicts on them
+    measure   a defence's own diagnostic on the model of plain refusal fine-tuning
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from holdfast.method import (
     TrainedDefence,
 )
 from holdfast.studies.checks import find_start, known_roles, one_unit, unique
+from holdfast.studies.inert import measures
 from holdfast.studies.keys import digest, key
 from holdfast.studies.nodes import (
     Defend,
     Generate,
+    Measure,
     Point,
     Prompts,
     Released,
@@ -103,6 +106,7 @@ class Plan:
             for name in study.lineups
             for track in self._tracks(name, seed)
         ]
+        self.measures: dict[tuple[str, int], Measure] = measures(self.study, self.tracks)
 
     # What is wrong with the study.
 
@@ -375,6 +379,7 @@ class Plan:
             "defend": set(self.defends),
             "generate": steps,
             "judge": judges,
+            "measure": {step.key for step in self.measures.values()},
             "point": points,
             "work": {*self.defends, *self.trajectories, *steps, *judges},
         }
@@ -386,7 +391,8 @@ class Plan:
             [t.lineup, t.attacker, t.variant, t.seed, [[b, p.key] for b, p in t.points]]
             for t in self.tracks
         ]
-        return digest([tracks, sorted(self.needed["judge"]), sorted(self.needed["generate"])])
+        made = [sorted(self.needed[kind]) for kind in ("judge", "generate", "measure")]
+        return digest([tracks, *made])
 
 
 def _is(method: Method, kind: type) -> Any:

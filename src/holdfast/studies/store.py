@@ -7,6 +7,7 @@ Its folders:
     defend/KEY/    a hardened checkpoint, its log and diagnostics
     generate/KEY/  answers of one model at one budget to one set of prompts
     judge/KEY/     one judge's verdicts on them
+    measure/KEY/   a defence's own diagnostic on the model of plain refusal fine-tuning
     point/KEY/     attacked weights, only where they are kept on purpose
     work/KEY/      checkpoints of a step that is not finished
 """
@@ -26,7 +27,7 @@ from typing import Any
 
 from holdfast.errors import StoreError
 
-KINDS = ("defend", "generate", "judge", "point")
+KINDS = ("defend", "generate", "judge", "measure", "point")
 MANIFEST = "manifest.json"
 TODO = "free some space and run the same command again"
 _TEMPORARY = "tmp-"

@@ -34,7 +34,7 @@ class Work:
 
 def left(plan: Plan, store: Store) -> Work:
     """Count what there is to do, and what is done."""
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge")}
+    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "measure")}
     todo_generate = [s for s in plan.generates.values() if s.key not in have["generate"]]
     waiting = {step.key for step in todo_generate}
     steps = generations = choices = verdicts = 0
@@ -60,6 +60,7 @@ def left(plan: Plan, store: Store) -> Work:
     steps += sum(loop_steps(d.method) for d in todo_defend)
     judges = plan.needed["judge"]
     todo_judge = judges - have["judge"]
+    measures = plan.needed["measure"]
     for step in plan.generates.values():
         size = len(plan.prompts[step.evaluation].rows)
         verdicts += size * len(todo_judge.intersection(step.judges.values()))
@@ -73,6 +74,7 @@ def left(plan: Plan, store: Store) -> Work:
             "attack": (len(attacked), todo_attacked),
             "generate": (len(plan.generates), len(todo_generate)),
             "judge": (len(judges), len(todo_judge)),
+            "measure": (len(measures), len(measures - have["measure"])),
         },
         cells=len(plan.tracks),
         steps=steps,
