@@ -41,8 +41,9 @@ KeepWeights = Annotated[
 ]
 
 
-def plan(study: StudyFile, store: StoreFolder = Path("runs")) -> None:
+def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "cpu") -> None:
     """Say what a study would do, what is there already and what is left. Runs nothing."""
+    from holdfast.studies.fit import check_fit
     from holdfast.studies.plan import Plan
     from holdfast.studies.store import Store
     from holdfast.studies.study import load_study
@@ -67,6 +68,7 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs")) -> None:
         f"to do: at most {work.steps:,} optimiser steps, {work.generations:,} answers, "
         f"{work.choices:,} choices, {work.verdicts:,} verdicts"
     )
+    check_fit(made, Store(store), device=device)  # last: what does not fit here may fit elsewhere
 
 
 def run(
@@ -212,6 +214,7 @@ def conduct(
     """Plan a study, do what is left, write the report if it is new; give the exit code."""
     from holdfast.cli.progress import display
     from holdfast.studies import engine, tables
+    from holdfast.studies.fit import check_fit
     from holdfast.studies.plan import Plan
     from holdfast.studies.store import Store
 
@@ -219,6 +222,9 @@ def conduct(
         raise ConfigError("--workers", f"got {workers}", "give at least 1")
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
+    workers = workers or min(2, os.cpu_count() or 1)
+    if not only_judge:
+        check_fit(made, kept, device=device, workers=workers)
     planned = time.monotonic()
     show = display()
     with kept.held():
@@ -226,7 +232,7 @@ def conduct(
             done = engine.run(
                 made,
                 kept,
-                workers=workers or min(2, os.cpu_count() or 1),
+                workers=workers,
                 threads=threads,
                 device=device,
                 keep_weights=keep_weights,
