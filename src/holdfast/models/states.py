@@ -20,6 +20,7 @@ from torch.nn import Linear, Module, ModuleList
 from holdfast.data.tokens import IGNORE, Row, Tokens
 from holdfast.errors import ModelError
 from holdfast.models.entropy import summed_nll
+from holdfast.models.head import logit_cap, logit_scale
 from holdfast.models.packing import Packed, Segments, attending, insert_packed, pack, pack_for
 from holdfast.models.passes import through
 
@@ -68,17 +69,20 @@ def _count(weights: int, tokens: float, model: PreTrainedModel, inputs_need_grad
 
 
 def blocks(model: PreTrainedModel) -> ModuleList:
-    """Give the decoder blocks: the one module list of length `num_hidden_layers`."""
+    """Give the decoder blocks: the one module list of length `num_hidden_layers` in the body."""
     depth = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
+    for module in body(model).modules():
         if isinstance(module, ModuleList) and len(module) == depth:
             return module
     raise ModelError("model", f"no list of {depth} decoder blocks", "use a decoder-only model")
 
 
 def body(model: PreTrainedModel) -> Module:
-    """Give the model without its head."""
-    return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    """Give the model without its head; of one that also sees, the text's part alone."""
+    inner = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    while hasattr(inner, "lm_head"):  # Llama 4's decoder is itself a model with a head
+        inner = inner.model
+    return inner
 
 
 def _body_size(model: PreTrainedModel) -> int:
@@ -305,10 +309,6 @@ def _emitting(last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return emitting, labels.to(last.device), rows
 
 
-def _cap(model: PreTrainedModel) -> float | None:
-    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-
-
 def generation_logits(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor]:
     """Give logits [N, V] at the positions that emit a labelled token, and those labels [N].
 
@@ -317,7 +317,9 @@ def generation_logits(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tu
     emitting, labels, _ = _emitting(last, tokens)
     head = model.get_output_embeddings()
     logits = head(emitting)
-    cap = _cap(model)
+    scale, cap = logit_scale(model), logit_cap(model)
+    if scale != 1:
+        logits = scale * logits
     if cap:
         logits = cap * torch.tanh(logits / cap)
     _count(head.weight.numel(), len(labels), model, last.requires_grad)
@@ -364,7 +366,11 @@ def response_nll(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[T
         values = token_log_probs(model, last, tokens)
         return -values.sum(), len(values)
     emitting, labels, _ = _emitting(last, tokens)
-    value = summed_nll(emitting, head.weight, head.bias, labels, cap=_cap(model))
+    bias, scale = head.bias, logit_scale(model)
+    if scale != 1:  # s (W h + b) = W (s h) + s b: no logit is touched twice
+        emitting = scale * emitting
+        bias = bias if bias is None else bias * scale
+    value = summed_nll(emitting, head.weight, bias, labels, cap=logit_cap(model))
     _count(head.weight.numel(), len(labels), model, last.requires_grad)
     return value, len(labels)
 
