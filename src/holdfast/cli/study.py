@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast import __version__
+from holdfast.cli.device import Device
 from holdfast.errors import ConfigError, HoldfastError, InvalidResultsError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="Arithmetic threa
 ShowText = Annotated[
     bool, typer.Option("--show-text", help="Do not mask restricted text in the report.")
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 KeepWeights = Annotated[
     bool,
     typer.Option("--keep-weights", help="Keep attacked checkpoints (not LoRA's) in the store."),
