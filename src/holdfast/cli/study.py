@@ -223,12 +223,12 @@ def conduct(
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
     workers = workers or min(2, os.cpu_count() or 1)
-    if not only_judge:
-        check_fit(made, kept, device=device, workers=workers)
     planned = time.monotonic()
     show = display()
     with kept.held():
         try:
+            if not only_judge:
+                check_fit(made, kept, device=device, workers=workers)
             done = engine.run(
                 made,
                 kept,

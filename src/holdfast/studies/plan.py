@@ -31,7 +31,7 @@ from holdfast.method import (
     TrainedAttack,
     TrainedDefence,
 )
-from holdfast.studies.checks import find_start, known_roles, one_unit, unique
+from holdfast.studies.checks import find_start, known_roles, one_unit, unique, variants
 from holdfast.studies.inert import measures
 from holdfast.studies.keys import digest, key
 from holdfast.studies.nodes import (
@@ -84,8 +84,11 @@ class Plan:
             for name, choices in study.attacks.items()
         }
         for name, choices in self.attacks.items():
-            unique([choice.label() for choice in choices], f"study.attacks.{name}")
             one_unit(choices, f"study.attacks.{name}")
+        self.variants = {
+            name: variants(choices, f"study.attacks.{name}")
+            for name, choices in self.attacks.items()
+        }
         self.starts = {name: find_start(name, entry) for name, entry in study.models.items()}
         self.original = self.starts[study.original] if study.original else None
         self._check_methods()
@@ -231,10 +234,10 @@ class Plan:
         released = Released(start, last)
         first = self._released(released, seed)
         for attacker, choices in self.attacks.items():
-            for choice in choices:
-                found = self._trajectory(released, choice, attacker, name, seed)
+            for choice, variant in zip(choices, self.variants[attacker], strict=True):
+                found = self._trajectory(released, choice, f"{attacker} {variant}", name, seed)
                 points = [(0.0, first), *((b, found.points[b]) for b in choice.points())]
-                yield Track(name, attacker, choice.label(), choice, seed, released, tuple(points))
+                yield Track(name, attacker, variant, choice, seed, released, tuple(points))
 
     def _original(self, needs: Sequence[str]) -> str | None:
         return self.original.key if self.original and "original" in needs else None
@@ -286,8 +289,7 @@ class Plan:
         }
         name = key("point", **shared)
         if name not in self.trajectories:
-            variant = f" {attack.label()}" if attack.label() else ""
-            label = f"attack {lineup}: {attacker}{variant}, seed {seed}"
+            label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
             self.trajectories[name] = Trajectory(name, released, attack, seed, label, shared, {})
         found = self.trajectories[name]
         if attack is not found.attack and found.attack is not None:
