@@ -14,6 +14,7 @@ from holdfast.errors import DataError
 from holdfast.method import MOST_UNSCORED
 from holdfast.report import cost, estimates
 from holdfast.report.rows import OUTCOMES, UTILITY_SETS, Outcomes
+from holdfast.studies.study import HARM_SETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -483,7 +484,7 @@ def _lineup(
     release = {}
     for kind in outcomes.distinct("set", here):
         rows = here & outcomes.is_("set", kind)
-        if kind in ("restricted", "name_only", "contrast"):
+        if kind in (*HARM_SETS, "contrast"):
             word = "refusal" if kind == "contrast" else "harmful_useful"
             if (rows & outcomes.is_("judge", judge)).any():
                 rows &= outcomes.is_("judge", judge)
