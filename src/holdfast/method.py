@@ -112,7 +112,8 @@ Step = Mapping["Role", Sequence["Tokens"]]
 class Run:
     """What a method is handed when its work starts: the model and everything around it.
 
-    `models` holds `original` and `start` as lazy tensor mappings by name.
+    `models` holds `original` and `start` as lazy tensor mappings by name; on a model that another
+    method made also `kept`, what this one kept beside its own checkpoint.
     `log(**values)` adds a line to the run's JSONL log.
     """
 

@@ -145,7 +145,7 @@ def test_the_models_mode_is_left_as_found(training: bool) -> None:
 
 
 def test_a_models_own_wishes_change_no_answer() -> None:
-    """A checkpoint may bring sampling, penalties and other end tokens along."""
+    """A checkpoint may bring sampling, penalties and limits along; only its end tokens count."""
     model, encoder = talkative("qwen3"), tiny.encoder()
     expected = generate(model, encoder, rows(), GREEDY)
     model.generation_config.do_sample = True
@@ -155,7 +155,6 @@ def test_a_models_own_wishes_change_no_answer() -> None:
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.no_repeat_ngram_size = 1
     model.generation_config.max_length = 20
-    model.generation_config.eos_token_id = [1, 40, 41, 42]
     own = model.generation_config
     assert generate(model, encoder, rows(), GREEDY) == expected
     assert model.generation_config is own
@@ -181,3 +180,23 @@ def test_a_stop_text_ends_an_answer_and_is_cut_off(same: bool) -> None:
         else:
             assert after == before
     assert any(one.tokens < other.tokens for one, other in zip(found, whole, strict=True))
+
+
+def test_an_answer_ends_at_any_of_the_checkpoints_end_tokens() -> None:
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    asked = rows()[1:2]
+    (whole,) = generate(model, encoder, asked, GREEDY)
+    ids = list(encoder.encode(asked[0].prompt, None).ids)
+    said: list[int] = []
+    for _ in range(4):
+        with torch.no_grad():
+            said.append(int(model(torch.tensor([ids + said])).logits[0, -1].argmax()))
+    assert said[3] not in said[:3]
+    model.generation_config.eos_token_id = [7, said[3]]
+    (short,) = generate(model, encoder, asked, GREEDY)
+
+    assert (short.finish_reason, short.tokens) == ("stop", 3)
+    assert short.text == text_of(encoder, said[:3])
+    assert whole.tokens > 3
+    model.generation_config.eos_token_id = None
+    assert generate(model, encoder, asked, GREEDY) == [whole]

@@ -174,7 +174,7 @@ def test_what_is_left_is_counted(plan: Make, tmp_path: Path) -> None:
 
     assert work.counts == {
         "defend": (1, 1), "release": (2, 2), "attack": (6, 6), "generate": (70, 70),
-        "judge": (42, 42),
+        "judge": (42, 42), "measure": (0, 0),
     }  # fmt: skip
     assert work.steps == 6 + 4 * 4
     assert not work.nothing

@@ -80,6 +80,29 @@ class ToyJudge(Judge):
         return Verdict(5.0 if named else 1.0, Outcome.HARMFUL_USEFUL if named else Outcome.REFUSAL)
 '''
 
+NUDGE = '''
+from typing import ClassVar
+
+from holdfast.method import WeightDefence
+
+
+class ToyNudge(WeightDefence):
+    """Makes every embedding longer, and tells by their height whether it did."""
+
+    signal: ClassVar[str] = "height"
+
+    by: float = 1.0
+    """Share of its length that each gains."""
+
+    def edit(self, run):
+        head = run.model.get_input_embeddings().weight
+        return {"model.embed_tokens.weight": head.detach() * (1 + self.by)}
+
+    def diagnostic(self, run, state):
+        head = run.model.get_input_embeddings().weight
+        return {"height": float(head.detach().abs().mean())}
+'''
+
 WORDS = """
 bex dox fim gul hep jat kiv lom nap pud rol tem no one two three six dark bright pick which how to
 write defender defender_selection attacker attacker_selection evaluator User : Assistant
@@ -91,12 +114,14 @@ def install(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "toy_rows.py").write_text(ROWS)
     (folder / "toy_judge.py").write_text(JUDGE)
+    (folder / "toy_nudge.py").write_text(NUDGE)
     info = folder / "holdfast_toy-1.0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: holdfast-toy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[holdfast.sources]\ntoy_rows = toy_rows:ToyRows\n\n"
-        "[holdfast.judges]\ntoy_judge = toy_judge:ToyJudge\n"
+        "[holdfast.judges]\ntoy_judge = toy_judge:ToyJudge\n\n"
+        "[holdfast.defences]\ntoy_nudge = toy_nudge:ToyNudge\n"
     )
 
 

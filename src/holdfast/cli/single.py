@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import preflight
+from holdfast.cli.device import Device
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ Columns = Annotated[
         "--column", help="A column of the files: prompt=NAME, or role.prompt=NAME for one role."
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, or cuda.")]
 Eos = Annotated[
     bool, typer.Option("--append-eos/--no-append-eos", help="End responses with the end token.")
 ]

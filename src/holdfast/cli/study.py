@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast import __version__
+from holdfast.cli.device import Device
 from holdfast.errors import ConfigError, HoldfastError, InvalidResultsError
 
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="Arithmetic threa
 ShowText = Annotated[
     bool, typer.Option("--show-text", help="Do not mask restricted text in the report.")
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 KeepWeights = Annotated[
     bool,
     typer.Option("--keep-weights", help="Keep attacked checkpoints (not LoRA's) in the store."),
 ]
 
 
-def plan(study: StudyFile, store: StoreFolder = Path("runs")) -> None:
+def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "cpu") -> None:
     """Say what a study would do, what is there already and what is left. Runs nothing."""
+    from holdfast.studies.fit import check_fit
     from holdfast.studies.plan import Plan
     from holdfast.studies.store import Store
     from holdfast.studies.study import load_study
@@ -67,6 +68,7 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs")) -> None:
         f"to do: at most {work.steps:,} optimiser steps, {work.generations:,} answers, "
         f"{work.choices:,} choices, {work.verdicts:,} verdicts"
     )
+    check_fit(made, Store(store), device=device)  # last: what does not fit here may fit elsewhere
 
 
 def run(
@@ -212,6 +214,7 @@ def conduct(
     """Plan a study, do what is left, write the report if it is new; give the exit code."""
     from holdfast.cli.progress import display
     from holdfast.studies import engine, tables
+    from holdfast.studies.fit import check_fit
     from holdfast.studies.plan import Plan
     from holdfast.studies.store import Store
 
@@ -219,14 +222,17 @@ def conduct(
         raise ConfigError("--workers", f"got {workers}", "give at least 1")
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
+    workers = workers or min(2, os.cpu_count() or 1)
     planned = time.monotonic()
     show = display()
     with kept.held():
         try:
+            if not only_judge:
+                check_fit(made, kept, device=device, workers=workers)
             done = engine.run(
                 made,
                 kept,
-                workers=workers or min(2, os.cpu_count() or 1),
+                workers=workers,
                 threads=threads,
                 device=device,
                 keep_weights=keep_weights,
@@ -350,6 +356,8 @@ def _write(
 
 LINEUP_COLUMNS = {
     "lineup": "str", "model": "str", "defences": "str", "seed": "int", "steps": "int",
-    "flops": "float", "inert": "bool", "note": "str",
+    "flops": "float", "inert": "bool", "signal": "str", "moves": "str", "measured": "float",
+    "beside": "float", "undecided": "str", "note": "str",
 }  # fmt: skip
-"""Columns of the line-ups table; `steps` and `flops` are what the defences cost."""
+"""Columns of the line-ups table; `steps` and `flops` are what the defences cost, `measured` is the
+diagnostic `signal` of the line-up's own model, `beside` that of plain refusal fine-tuning's."""

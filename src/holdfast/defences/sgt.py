@@ -196,6 +196,8 @@ class SGT(LossDefence):
     equation: ClassVar[str] = "alpha_align * L_align + L_task + alpha_repel * L_repel (Eq. 4)"
     cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 2F + 1B"
     neutral: ClassVar[dict[str, Any]] = {"alpha_align": 0.0, "alpha_repel": 0.0}
+    signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
+    moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "align": {"positions": "prompt", "over_hidden": "sum"},
@@ -505,7 +507,7 @@ class SGT(LossDefence):
             )
         return first, last
 
-    def diagnostic(self, run: Run, state: SGTState) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: SGTState | None) -> dict[str, float]:
         """Measure trigger and anchoring on held-out prompts of the defender.
 
         Shares of prompts whose greedy answer opens as one of the refusals: `trigger_refusal_rate`
@@ -518,9 +520,18 @@ class SGT(LossDefence):
         one thing whatever it is asked. Linear CKA over prompts, where the answer begins:
         `cka_teacher`, `cka_base`. Empty where the pool has no refusals on the defender's selection
         side; benign values are left out where it has no benign rows there.
+
+        Without a state, on a model that SGT did not make, the trigger is the one SGT kept (`kept`
+        of `run.models`) and the base is `start`. Empty without them.
         """
         if not run.pool.has(Role.REFUSAL, Side.DEFENDER_SELECTION):
             return {}
+        if state is None:
+            kept = run.models.get("kept", {})
+            if "trigger" not in kept or "start" not in run.models:
+                return {}
+            phi = kept["trigger"].to(next(run.model.parameters()).device)
+            state = SGTState(phi, run.model, run.encoder)
         result = self._checks(run, state, Role.REFUSAL)
         if run.pool.has(Role.BENIGN, Side.DEFENDER_SELECTION):
             benign = self._checks(run, state, Role.BENIGN)

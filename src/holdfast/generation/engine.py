@@ -38,8 +38,9 @@ def generate(
     """Answer each row's prompt, in the order given.
 
     Prompts are encoded as training encodes them and answers cut by token index, so no prompt tail
-    can leak into an answer. `finish_reason` is `stop` at the end token or at one of the sampler's
-    stop texts, which is cut off, else `length`. Under
+    can leak into an answer. `finish_reason` is `stop` at an end token (the tokenizer's, or any the
+    checkpoint's generation config names) or at one of the sampler's stop texts, which is cut off,
+    else `length`. Under
     sampling the draw of a batch depends on the seed and the batch's first row.
     """
     coded = [encoder.encode(row.prompt, None, row.system) for row in rows]
@@ -47,6 +48,7 @@ def generate(
     done: dict[int, Completion] = {}
     device = next(model.parameters()).device
     was_training, own = model.training, model.generation_config
+    ends = _ends(own, encoder)
     model.eval()
     model.generation_config = _bare()  # else a checkpoint's penalties and limits would join in
     try:
@@ -58,11 +60,11 @@ def generate(
                 out = model.generate(
                     input_ids=tokens.ids.to(device),
                     attention_mask=tokens.mask.to(device),
-                    generation_config=_config(sampler, encoder),
+                    generation_config=_config(sampler, encoder, ends),
                     stopping_criteria=_stopping(sampler, encoder, tokens.ids.shape[1]),
                 )
             for i, ids in zip(chosen, out[:, tokens.ids.shape[1] :].cpu(), strict=True):
-                done[i] = _completion(ids, encoder, sampler)
+                done[i] = _completion(ids, encoder, sampler, ends)
     finally:
         model.generation_config = own
         model.train(was_training)
@@ -75,7 +77,14 @@ def _bare() -> Any:
     return GenerationConfig()
 
 
-def _config(sampler: Sampler, encoder: Encoder) -> object:
+def _ends(own: Any, encoder: Encoder) -> list[int]:
+    """Give every token that ends an answer: the tokenizer's first, then the checkpoint's own."""
+    named = getattr(own, "eos_token_id", None)
+    more = named if isinstance(named, list | tuple) else [named]
+    return list(dict.fromkeys([encoder.eos_id, *(int(one) for one in more if one is not None)]))
+
+
+def _config(sampler: Sampler, encoder: Encoder, ends: list[int]) -> object:
     from transformers import GenerationConfig
 
     chance = (
@@ -85,7 +94,7 @@ def _config(sampler: Sampler, encoder: Encoder) -> object:
     )
     return GenerationConfig(
         max_new_tokens=sampler.max_new_tokens,
-        eos_token_id=encoder.eos_id,
+        eos_token_id=ends,
         pad_token_id=encoder.pad_id,
         use_cache=True,
         **chance,
@@ -110,13 +119,13 @@ def _cut(ids: Tensor, encoder: Encoder, sampler: Sampler) -> str | None:
     return text[: min(found)] if found else None
 
 
-def _completion(ids: Tensor, encoder: Encoder, sampler: Sampler) -> Completion:
+def _completion(ids: Tensor, encoder: Encoder, sampler: Sampler, ends: list[int]) -> Completion:
     """Cut an answer at its first end token or stop text."""
-    ends = (ids == encoder.eos_id).nonzero()
-    kept = ids[: int(ends[0, 0])] if len(ends) else ids
+    found = torch.isin(ids, torch.tensor(ends)).nonzero()
+    kept = ids[: int(found[0, 0])] if len(found) else ids
     short = _cut(kept, encoder, sampler) if sampler.stop else None
     if short is not None:
         used = int((kept != encoder.pad_id).sum())  # a row that stopped is filled up with padding
         return Completion(short.strip(), "stop", used)
     text = encoder.tokenizer.decode(kept, skip_special_tokens=True)
-    return Completion(text.strip(), "stop" if len(ends) else "length", len(kept))
+    return Completion(text.strip(), "stop" if len(found) else "length", len(kept))

@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from holdfast.models.entropy import CHUNK
-from holdfast.models.states import _cap, _count
+from holdfast.models.head import head_parts, logit_cap
+from holdfast.models.states import _count
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -31,9 +32,7 @@ def head_kl(
     with torch.no_grad():
         _count(first.weight.numel(), len(old_last), old, inputs_need_grad=False)
     _count(second.weight.numel(), len(new_last), new, new_last.requires_grad)
-    return summed_kl(
-        old_last, first.weight, first.bias, new_last, second.weight, second.bias, cap=_cap(new)
-    )
+    return summed_kl(*head_parts(old, old_last), *head_parts(new, new_last), cap=logit_cap(new))
 
 
 def summed_kl(

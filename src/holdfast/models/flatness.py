@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import Linear
 from torch.nn.functional import linear
 
 from holdfast.data.tokens import Tokens
 from holdfast.models.entropy import CHUNK
+from holdfast.models.head import head_parts, is_plain_head, logit_cap, logits_of
 from holdfast.models.packing import Packed, pack, pack_for
-from holdfast.models.states import _cap, _count, _emitting, forward
+from holdfast.models.states import _count, _emitting, forward
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -127,9 +127,7 @@ def next_entropy(
         last = _emitting(last, batch)[0]
     elif not isinstance(batch, Packed):
         last = last[batch.mask.bool().to(last.device)]
-    head, cap = model.get_output_embeddings(), _cap(model)
-    _count(head.weight.numel(), len(last), model, last.requires_grad)
-    if type(head) is not Linear or head._forward_hooks or head._forward_pre_hooks:
-        logits = head(last)
-        return logits_entropy(cap * torch.tanh(logits / cap) if cap else logits).sum(), len(last)
-    return summed_entropy(last, head.weight, head.bias, cap=cap), len(last)
+    _count(model.get_output_embeddings().weight.numel(), len(last), model, last.requires_grad)
+    if not is_plain_head(model):
+        return logits_entropy(logits_of(model, last)).sum(), len(last)
+    return summed_entropy(*head_parts(model, last), cap=logit_cap(model)), len(last)

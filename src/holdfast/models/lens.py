@@ -15,9 +15,10 @@ from torch.nn import Linear, Module
 from holdfast.data.tokens import Tokens
 from holdfast.errors import ModelError
 from holdfast.models.entropy import CHUNK, summed_nll
+from holdfast.models.head import head_parts, is_plain_head, logit_cap, logits_of
 from holdfast.models.packing import pack, pack_for
 from holdfast.models.passes import current
-from holdfast.models.states import Batch, _cap, _count, _emitting, blocks, body, forward
+from holdfast.models.states import Batch, _count, _emitting, blocks, body, forward
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -115,15 +116,13 @@ def head_nll(model: PreTrainedModel, states: Tensor, labels: Tensor) -> Tensor:
     """
     head = model.get_output_embeddings()
     _count(head.weight.numel(), len(labels), model, states.requires_grad)
-    if type(head) is Linear and not head._forward_hooks and not head._forward_pre_hooks:
-        return summed_nll(states, head.weight, head.bias, labels, cap=_cap(model))
-    cap = _cap(model)
+    if is_plain_head(model):
+        scaled, weight, bias = head_parts(model, states)
+        return summed_nll(scaled, weight, bias, labels, cap=logit_cap(model))
     some = max(1, CHUNK.get(states.device.type, CHUNK["cpu"]) // (4 * head.weight.shape[0]))
     value = states.new_zeros((), dtype=torch.float32)
     for h, own in zip(states.split(some), labels.split(some), strict=True):
-        logits = head(h).float()
-        if cap:
-            logits = cap * torch.tanh(logits / cap)
+        logits = logits_of(model, h).float()
         value = value + torch.nn.functional.cross_entropy(logits, own, reduction="sum")
     return value
 

@@ -110,8 +110,20 @@ def available(device: str = "cpu") -> float | None:
     return None
 
 
-def check_memory(parts: dict[str, float], free: float | None, loop: Loop | None) -> None:
+def check_memory(
+    parts: dict[str, float],
+    free: float | None,
+    loop: Loop | None,
+    *,
+    where: str = "memory",
+    group: str = "loop.",
+) -> None:
     """Refuse what cannot fit.
+
+    Args:
+        where: what the error begins with.
+        group: where the method keeps its loop's fields; empty for an attack, which has a few of
+            them as its own and no micro-batch.
 
     Raises:
         ModelError: more is needed than is free; says how much for what, and what would need less.
@@ -122,13 +134,14 @@ def check_memory(parts: dict[str, float], free: float | None, loop: Loop | None)
     each = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= total / 100)
     advice = "use a smaller model"
     if loop is not None:
-        advice = "use a smaller loop.micro_batch"
+        smaller = [f"a smaller {group}micro_batch" if group else "a smaller batch_size"]
         if loop.lora is None:
-            less = "loop.precision=bf16_kahan or " if loop.precision.startswith("fp32") else ""
-            advice = f"use {less}loop.lora, or a smaller loop.micro_batch"
+            less = f"{group}precision=bf16_kahan or " if loop.precision.startswith("fp32") else ""
+            smaller.insert(0, f"{less}{group}lora")
+        advice = f"use {', or '.join(smaller)}"
     under = f" under {loop.precision}" if loop is not None else ""
     raise ModelError(
-        "memory", f"about {_gib(total)} GiB needed{under} ({each}), {_gib(free)} free", advice
+        where, f"about {_gib(total)} GiB needed{under} ({each}), {_gib(free)} free", advice
     )
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module, ModuleList
+from torch.nn import Module, ModuleList
 
 from holdfast.data.tokens import IGNORE, Row, Tokens
 from holdfast.errors import ModelError
 from holdfast.models.entropy import summed_nll
+from holdfast.models.head import head_parts, is_plain_head, logit_cap, logits_of
 from holdfast.models.packing import Packed, Segments, attending, insert_packed, pack, pack_for
 from holdfast.models.passes import through
 
@@ -68,17 +69,20 @@ def _count(weights: int, tokens: float, model: PreTrainedModel, inputs_need_grad
 
 
 def blocks(model: PreTrainedModel) -> ModuleList:
-    """Give the decoder blocks: the one module list of length `num_hidden_layers`."""
+    """Give the decoder blocks: the one module list of length `num_hidden_layers` in the body."""
     depth = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
+    for module in body(model).modules():
         if isinstance(module, ModuleList) and len(module) == depth:
             return module
     raise ModelError("model", f"no list of {depth} decoder blocks", "use a decoder-only model")
 
 
 def body(model: PreTrainedModel) -> Module:
-    """Give the model without its head."""
-    return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    """Give the model without its head; of one that also sees, the text's part alone."""
+    inner = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    while hasattr(inner, "lm_head"):  # Llama 4's decoder is itself a model with a head
+        inner = inner.model
+    return inner
 
 
 def _body_size(model: PreTrainedModel) -> int:
@@ -305,10 +309,6 @@ def _emitting(last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return emitting, labels.to(last.device), rows
 
 
-def _cap(model: PreTrainedModel) -> float | None:
-    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-
-
 def generation_logits(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor]:
     """Give logits [N, V] at the positions that emit a labelled token, and those labels [N].
 
@@ -316,12 +316,8 @@ def generation_logits(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tu
     """
     emitting, labels, _ = _emitting(last, tokens)
     head = model.get_output_embeddings()
-    logits = head(emitting)
-    cap = _cap(model)
-    if cap:
-        logits = cap * torch.tanh(logits / cap)
     _count(head.weight.numel(), len(labels), model, last.requires_grad)
-    return logits, labels
+    return logits_of(model, emitting), labels
 
 
 def log_probs(
@@ -358,15 +354,13 @@ def nll(
 
 def response_nll(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, int]:
     """Give what `nll` gives from the last hidden states; a packed batch never holds all logits."""
-    head = model.get_output_embeddings()
-    plain = type(head) is not Linear or head._forward_hooks or head._forward_pre_hooks
-    if plain or not isinstance(tokens, Packed):
+    if not is_plain_head(model) or not isinstance(tokens, Packed):
         values = token_log_probs(model, last, tokens)
         return -values.sum(), len(values)
     emitting, labels, _ = _emitting(last, tokens)
-    value = summed_nll(emitting, head.weight, head.bias, labels, cap=_cap(model))
-    _count(head.weight.numel(), len(labels), model, last.requires_grad)
-    return value, len(labels)
+    states, weight, bias = head_parts(model, emitting)
+    _count(weight.numel(), len(labels), model, last.requires_grad)
+    return summed_nll(states, weight, bias, labels, cap=logit_cap(model)), len(labels)
 
 
 def per_row(values: Tensor, rows: Sequence[int] | Tensor, count: int) -> Tensor:

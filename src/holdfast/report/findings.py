@@ -14,6 +14,7 @@ from holdfast.errors import DataError
 from holdfast.method import MOST_UNSCORED
 from holdfast.report import cost, estimates
 from holdfast.report.rows import OUTCOMES, UTILITY_SETS, Outcomes
+from holdfast.studies.study import HARM_SETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,8 +26,9 @@ EVALUATOR, SELECTION = "evaluator", "attacker_selection"
 class Meta:
     """What a study says of itself; every key of the `meta` mapping is optional.
 
-    `reference` names the line-up without defence (`none`) and the free attack (`free`); `title`
-    heads the page and defaults to the name; the first of `thresholds` and `judges` is the headline.
+    `reference` names the line-up without defence (`none`), the free attack (`free`) and the line-up
+    of plain refusal fine-tuning (`plain`); `title` heads the page and defaults to the name; the
+    first of `thresholds` and `judges` is the headline.
     """
 
     name: str = "study"
@@ -35,6 +37,7 @@ class Meta:
     judges: tuple[str, ...] = ()
     none: str = "none"
     free: str = "strip"
+    plain: str = "refusal_sft"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     not_tested: tuple[str, ...] = ()
     world: bool = False
@@ -53,6 +56,7 @@ class Meta:
             judges=judges,
             none=str(reference.get("none", "none")),
             free=str(reference.get("free", "strip")),
+            plain=str(reference.get("plain", "refusal_sft")),
             provenance=dict(meta.get("provenance") or {}),
             not_tested=tuple(meta.get("not_tested") or ()),
             world=bool(meta.get("world", False)),
@@ -111,6 +115,19 @@ class Threat:
 
 
 @dataclass(frozen=True, slots=True)
+class Sign:
+    """What tells whether a line-up's defence did its own thing: its diagnostic by seed, and that
+    of plain refusal fine-tuning. `verdict` is in a reader's words.
+    """
+
+    signal: str
+    moves: str
+    values: Mapping[int, float | None]
+    beside: Mapping[int, float | None]
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
 class LineUp:
     """One line-up's own facts, and why it may not rank (empty when it may)."""
 
@@ -123,6 +140,7 @@ class LineUp:
     note: str
     barred: str
     release: Mapping[str, estimates.Rate]
+    sign: Sign | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +484,7 @@ def _lineup(
     release = {}
     for kind in outcomes.distinct("set", here):
         rows = here & outcomes.is_("set", kind)
-        if kind in ("restricted", "name_only", "contrast"):
+        if kind in (*HARM_SETS, "contrast"):
             word = "refusal" if kind == "contrast" else "harmful_useful"
             if (rows & outcomes.is_("judge", judge)).any():
                 rows &= outcomes.is_("judge", judge)
@@ -489,6 +507,26 @@ def _lineup(
         note="; ".join(dict.fromkeys(str(row["note"]) for row in own if row.get("note"))),
         barred=barred,
         release=release,
+        sign=_sign(own),
+    )
+
+
+def _sign(own: Sequence[Mapping[str, Any]]) -> Sign | None:
+    """Gather what tells whether a line-up's defence acted; None where nothing does."""
+    if not own or not own[0].get("signal"):
+        return None
+    inert = [row.get("inert") for row in own]
+    verdict = "acted"
+    if any(inert):
+        verdict = "inert"
+    elif None in inert:
+        verdict = f"undecided: {own[0].get('undecided') or 'not measured'}"
+    return Sign(
+        signal=str(own[0]["signal"]),
+        moves=str(own[0].get("moves") or "up"),
+        values={int(row["seed"]): row.get("measured") for row in own},
+        beside={int(row["seed"]): row.get("beside") for row in own},
+        verdict=verdict,
     )
 
 

@@ -134,6 +134,8 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
         "free_words": _free_words,
         "span": _span,
         "spread": _spread,
+        "signs": [line for line in found.lineups.values() if line.sign is not None],
+        "by_seed": _by_seed,
         "set_name": lambda kind: SETS.get(kind, kind.replace("_", " ")),
         "release_sets": [k for k in SETS if k in sets] + sorted(sets - set(SETS)),
         "chosen_differs": lambda attack: any(any(v.values()) for v in attack.chosen.values()),
@@ -156,10 +158,11 @@ def _contents(found: findings.Findings) -> list[tuple[str, str]]:
         for t in found.threats
     ]
     judges = [("judges", "Judges")] if found.agreements else []
+    signs = [("signs", "Did it act?")] if any(one.sign for one in found.lineups.values()) else []
     return [
         ("summary", "At a glance"), *threats, ("outcomes", "Outcomes"), ("release", "As released"),
-        *judges, ("samples", "Answers"), ("untested", "Not tested"), ("reading", "How to read"),
-        ("provenance", "Provenance"),
+        *signs, *judges, ("samples", "Answers"), ("untested", "Not tested"),
+        ("reading", "How to read"), ("provenance", "Provenance"),
     ]  # fmt: skip
 
 
@@ -183,6 +186,11 @@ def _spread(values: Sequence[float]) -> str:
         return "–"
     low, high = min(values), max(values)
     return text.number(low) if low == high else f"{text.number(low)}–{text.number(high)}"
+
+
+def _by_seed(values: Mapping[int, float | None]) -> str:
+    """Spell one value a seed, in the order of the seeds."""
+    return ", ".join("–" if value is None else f"{value:.3g}" for value in values.values())
 
 
 def _chosen(attack: findings.Attack) -> str:

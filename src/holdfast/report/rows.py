@@ -18,6 +18,7 @@ import numpy as np
 
 from holdfast.errors import DataError, StoreError
 from holdfast.report import estimates
+from holdfast.studies.study import HARM_SETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 OUTCOMES = (
     "refusal", "deflection", "harmful_empty", "degenerate", "harmful_useful", "benign_ok",
 )  # fmt: skip
-HARM_SETS = ("restricted", "name_only")
 UTILITY_SETS = ("benign", "facts")
 
 OUTCOME_COLUMNS: dict[str, str] = {

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast.config import Fields
 from holdfast.data.example import Role
 from holdfast.data.tokens import format_identity
 from holdfast.errors import ConfigError, ModelError, did_you_mean
@@ -25,6 +26,65 @@ def unique(labels: Sequence[str], where: str) -> None:
                 f"is '{label}' like an earlier one",
                 "let each differ in name or fields",
             )
+
+
+def variants(choices: Sequence[Attack], where: str) -> list[str]:
+    """Give each choice of an attacker a label of its own.
+
+    That is what it calls itself; choices that call themselves alike are told apart by the fields in
+    which they differ.
+
+    Raises:
+        ConfigError: two are the same, or differ only where no result can.
+    """
+    labels = [choice.label() for choice in choices]
+    told = []
+    for choice, label in zip(choices, labels, strict=True):
+        alike = [other for other, theirs in zip(choices, labels, strict=True) if theirs == label]
+        fields = [_fields(other) for other in alike]
+        names = sorted(
+            {name for some in fields for name in some if len({one.get(name) for one in fields}) > 1}
+        )
+        own = _fields(choice)
+        told.append(" ".join(part for part in (label, *(own.get(n, "") for n in names)) if part))
+    for i, label in enumerate(told):
+        if label not in told[:i]:
+            continue
+        first = choices[told.index(label)]
+        given, before = choices[i].model_dump(), first.model_dump()
+        differ = [name for name in given if given[name] != before.get(name)]
+        if differ:
+            raise ConfigError(
+                f"{where}[{i}]",
+                f"differs from an earlier one in {' and '.join(differ)} alone, which changes no "
+                "result",
+                "make one of the two",
+            )
+        raise ConfigError(
+            f"{where}[{i}]",
+            f"is '{label}' like an earlier one",
+            "let each differ in name or fields",
+        )
+    return told
+
+
+def _fields(method: Fields, above: str = "") -> dict[str, str]:
+    """Give every field that can change a result as a reader sees it: `lora.rank` -> `lora.rank=4`.
+
+    A method's own name is among them.
+    """
+    found = {"": method.name()} if isinstance(method, Attack) else {}
+    for name, info in type(method).model_fields.items():
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        if extra.get("affects_result") is False:
+            continue
+        value, place = getattr(method, name), f"{above}{name}"
+        if isinstance(value, Fields):
+            found |= _fields(value, f"{place}.")
+        else:
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            found[place] = f"{place}={'none' if value is None else shown}"
+    return found
 
 
 def one_unit(choices: Sequence[Attack], where: str) -> None:

@@ -53,7 +53,7 @@ def run(
         else:
             Crew(plan, store, todo, min(workers, len(todo)), options, show, done).run()
     finished = set()
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge")}
+    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "measure")}
     for names in have.values():
         finished |= names
     waiting = {task.name.removeprefix("attack/") for task in tasks(plan, store)}

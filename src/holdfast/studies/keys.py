@@ -6,7 +6,15 @@ import hashlib
 import json
 from typing import Any
 
-VERSIONS = {"model": 1, "defend": 1, "point": 1, "generate": 1, "judge": 1, "analyse": 1}
+VERSIONS = {
+    "model": 1,
+    "defend": 1,
+    "point": 1,
+    "generate": 1,
+    "judge": 1,
+    "measure": 1,
+    "analyse": 1,
+}
 """Raised when a step's own code would give other numbers from the same inputs."""
 
 

@@ -79,6 +79,22 @@ class Released:
         return store.path("defend", self.last.key) if self.last else self.start.files.folder
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A defence's own diagnostic, taken on the model of plain refusal fine-tuning."""
+
+    key: str
+    step: Defend
+    beside: Defend
+    label: str
+    config: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> list[str]:
+        """Give the keys it stands on: the model it looks at, and what the defence kept."""
+        return [self.beside.key, self.step.key]
+
+
 @dataclass(slots=True)
 class Generate:
     """The answers at one point to one prompt set; `judges` maps a judge's place to its step."""

@@ -8,6 +8,7 @@ Everything a user can get wrong is found here, before any training, without torc
     generate  the answers at one point to one prompt set
     judge     one judge's verdicts on them
     analyse   hidden states at one point, where the study asks for them
+    measure   a defence's own diagnostic on the model of plain refusal fine-tuning
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from holdfast.method import (
     TrainedDefence,
 )
 from holdfast.studies.analysing import Looking
-from holdfast.studies.checks import find_start, known_roles, one_unit, unique
+from holdfast.studies.checks import find_start, known_roles, one_unit, unique, variants
+from holdfast.studies.inert import measures
 from holdfast.studies.keys import digest, key
 from holdfast.studies.nodes import (
     Defend,
     Generate,
+    Measure,
     Point,
     Prompts,
     Released,
@@ -83,8 +86,11 @@ class Plan:
             for name, choices in study.attacks.items()
         }
         for name, choices in self.attacks.items():
-            unique([choice.label() for choice in choices], f"study.attacks.{name}")
             one_unit(choices, f"study.attacks.{name}")
+        self.variants = {
+            name: variants(choices, f"study.attacks.{name}")
+            for name, choices in self.attacks.items()
+        }
         self.starts = {name: find_start(name, entry) for name, entry in study.models.items()}
         self.original = self.starts[study.original] if study.original else None
         self._check_methods()
@@ -106,6 +112,7 @@ class Plan:
             for track in self._tracks(name, seed)
         ]
         self.looking = Looking(self, study.analysis) if study.analysis else None
+        self.measures: dict[tuple[str, int], Measure] = measures(self.study, self.tracks)
 
     # What is wrong with the study.
 
@@ -230,10 +237,10 @@ class Plan:
         released = Released(start, last)
         first = self._released(released, seed)
         for attacker, choices in self.attacks.items():
-            for choice in choices:
-                found = self._trajectory(released, choice, attacker, name, seed)
+            for choice, variant in zip(choices, self.variants[attacker], strict=True):
+                found = self._trajectory(released, choice, f"{attacker} {variant}", name, seed)
                 points = [(0.0, first), *((b, found.points[b]) for b in choice.points())]
-                yield Track(name, attacker, choice.label(), choice, seed, released, tuple(points))
+                yield Track(name, attacker, variant, choice, seed, released, tuple(points))
 
     def _original(self, needs: Sequence[str]) -> str | None:
         return self.original.key if self.original and "original" in needs else None
@@ -285,8 +292,7 @@ class Plan:
         }
         name = key("point", **shared)
         if name not in self.trajectories:
-            variant = f" {attack.label()}" if attack.label() else ""
-            label = f"attack {lineup}: {attacker}{variant}, seed {seed}"
+            label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
             self.trajectories[name] = Trajectory(name, released, attack, seed, label, shared, {})
         found = self.trajectories[name]
         if attack is not found.attack and found.attack is not None:
@@ -379,6 +385,7 @@ class Plan:
             "generate": steps,
             "judge": judges,
             "analyse": set(self.looking.looks) if self.looking else set(),
+            "measure": {step.key for step in self.measures.values()},
             "point": points,
             "work": {*self.defends, *self.trajectories, *steps, *judges},
         }
@@ -390,10 +397,10 @@ class Plan:
             [t.lineup, t.attacker, t.variant, t.seed, [[b, p.key] for b, p in t.points]]
             for t in self.tracks
         ]
-        parts: list[Any] = [tracks, sorted(self.needed["judge"]), sorted(self.needed["generate"])]
+        made = [sorted(self.needed[kind]) for kind in ("judge", "generate", "measure")]
         if self.looking:
-            parts.append(sorted(self.needed["analyse"]))
-        return digest(parts)
+            made.append(sorted(self.needed["analyse"]))
+        return digest([tracks, *made])
 
 
 def _is(method: Method, kind: type) -> Any:

@@ -121,6 +121,42 @@ class Runner:
         self._publish("defend", key, step.config, step.inputs, result, began, fill)
         self.store.done(key)
 
+    def measure(self, key: str) -> None:
+        """Take a defence's diagnostic on the model of plain refusal fine-tuning."""
+        from holdfast import models, training
+
+        step = next(one for one in self.plan.measures.values() if one.key == key)
+        began = time.monotonic()
+        method, start = step.step.method, step.step.start
+        model, tokenizer = self._take(Released(step.beside.start, step.beside))
+        found = training.measure(
+            method,
+            model,
+            Encoder(
+                tokenizer,
+                start.entry.format,
+                append_eos=start.entry.append_eos,
+                max_length=_context(model),
+                where=step.label,
+            ),
+            self.plan.pool,
+            seed=step.step.seed,
+            sources={
+                "start": models.tensors(step.beside.start.files.folder),
+                "kept": models.tensors(self.store.path("defend", step.step.key) / "state"),
+                **self._sources(getattr(method, "needs", ())),
+            },
+        )
+        self._publish(
+            "measure",
+            key,
+            step.config,
+            step.inputs,
+            {"diagnostics": found},
+            began,
+            lambda folder: write_json(folder / "diagnostics.json", found),
+        )
+
     def attack(self, own: str) -> None:
         """Run one trajectory (or none: the model as released) and ask at every point of it."""
         trajectory = self.plan.trajectories[own]

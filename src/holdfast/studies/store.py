@@ -8,6 +8,7 @@ Its folders:
     generate/KEY/  answers of one model at one budget to one set of prompts
     judge/KEY/     one judge's verdicts on them
     analyse/KEY/   states of one model at one budget, where the study has an analysis
+    measure/KEY/   a defence's own diagnostic on the model of plain refusal fine-tuning
     point/KEY/     attacked weights, only where they are kept on purpose
     work/KEY/      checkpoints of a step that is not finished
 """
@@ -27,7 +28,7 @@ from typing import Any
 
 from holdfast.errors import StoreError
 
-KINDS = ("defend", "generate", "judge", "analyse", "point")
+KINDS = ("defend", "generate", "judge", "measure", "analyse", "point")
 MANIFEST = "manifest.json"
 TODO = "free some space and run the same command again"
 _TEMPORARY = "tmp-"

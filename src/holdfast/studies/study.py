@@ -12,7 +12,10 @@ from holdfast.errors import ConfigError, did_you_mean
 from holdfast.generation.sampler import Sampler
 from holdfast.run import Count
 
-RESERVED = ("defend", "generate", "judge", "analyse", "point", "work", "lock", "last-error.txt")
+RESERVED = (
+    *("defend", "generate", "judge", "measure", "analyse", "point"),
+    *("work", "lock", "last-error.txt"),
+)
 """Names of the store's own folders: no study may be called so."""
 
 HARM_SETS = ("restricted", "name_only")
@@ -107,6 +110,8 @@ class Reference(Fields):
     """The line-up without defence."""
     free: str = "strip"
     """The attacker who pays nothing."""
+    plain: str = "refusal_sft"
+    """The line-up of plain refusal fine-tuning, beside which a defence must show that it acted."""
 
 
 class Study(Fields):

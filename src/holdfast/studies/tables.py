@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast.errors import HoldfastError
 from holdfast.method import MOST_UNSCORED, Control, Stage
+from holdfast.studies.inert import checks
 from holdfast.studies.nodes import Generate, Track
 from holdfast.studies.plan import Plan
 from holdfast.studies.steps import method_text
@@ -113,11 +114,13 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
     """Give the line-ups table: what each line-up is and cost, one row per seed."""
     rows = []
     seen = set()
+    checked = checks(plan, store)
     for track in plan.tracks:
         if (track.lineup, track.seed) in seen:
             continue
         seen.add((track.lineup, track.seed))
         chain = track.released.chain
+        check = checked[track.lineup]
         results = [store.manifest("defend", step.key)["result"] for step in chain]
         rows.append(
             {
@@ -127,7 +130,12 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
                 "seed": track.seed,
                 "steps": sum(result["steps"] for result in results),
                 "flops": float(sum(result["flops"] for result in results)),
-                "inert": None,
+                "inert": check.inert,
+                "signal": check.signal,
+                "moves": check.moves,
+                "measured": check.values.get(track.seed),
+                "beside": check.beside.get(track.seed),
+                "undecided": check.undecided,
                 "note": plan.study.lineups[track.lineup].note,
                 "diagnostics": results[-1]["diagnostics"] if results else {},
             }
@@ -138,8 +146,8 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
 def made_on(plan: Plan, store: Store) -> dict[str, str]:
     """Say on what the artefacts were made, by their manifests; more than one value is told."""
     seen: dict[str, set[str]] = {}
-    made = [("defend", key) for key in plan.defends] + [("generate", key) for key in plan.generates]
-    for kind, key in made:
+    made = [(kind, key) for kind in ("defend", "generate", "measure") for key in plan.needed[kind]]
+    for kind, key in sorted(made):
         manifest = store.manifest(kind, key)
         about = dict(manifest["environment"])
         about |= about.pop("versions")
@@ -169,7 +177,7 @@ def meta(plan: Plan, store: Store) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "thresholds": list(study.thresholds),
         "judges": [judge.name() for judge in plan.judges],
-        "reference": {"none": study.reference.none, "free": study.reference.free},
+        "reference": study.reference.model_dump(),
         "provenance": {**made_on(plan, store), "plan": plan.fingerprint},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
         "world": world,
@@ -184,6 +192,11 @@ def _missing(plan: Plan) -> list[str]:
         told.append(f"no line-up '{study.reference.none}': nothing is compared with no defence")
     if study.reference.free not in study.attacks:
         told.append(f"no attacker '{study.reference.free}': the free alternative was not tried")
+    signals = any(one.signal for members in plan.lineups.values() for one in members)
+    if signals and study.reference.plain not in study.lineups:
+        told.append(
+            f"no line-up '{study.reference.plain}': no defence is checked for having done nothing"
+        )
     return told
 
 

@@ -25,13 +25,14 @@ class Task:
     size: float = 0.0
     """Larger ones start first, so that no worker idles at the end."""
     rank: int = 0
-    """0 hardens, 1 attacks and asks, 2 judges."""
+    """0 hardens, 1 attacks, asks and measures, 2 judges."""
 
 
 def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
     """Give what is left to do, each with what must come before it."""
     found: dict[str, Task] = {}
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "analyse")}
+    kinds = ("defend", "generate", "judge", "measure", "analyse")
+    have = {kind: store.keys(kind) for kind in kinds}
     if not only_judge:
         for step in plan.defends.values():
             if step.key in have["defend"]:
@@ -43,6 +44,17 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
                 {step.before.key} if step.before else set(),
                 step.inputs[0],
                 loop_steps(step.method),
+            )
+        for measure in plan.measures.values():
+            if measure.key in have["measure"]:
+                continue
+            found[measure.key] = Task(
+                measure.key,
+                ("measure", measure.key),
+                measure.label,
+                set(measure.inputs),
+                measure.beside.key,
+                rank=1,
             )
     for own, trajectory in plan.trajectories.items():
         asked = [step for point in trajectory.points.values() for step in point.asked.values()]

@@ -35,7 +35,8 @@ class Work:
 
 def left(plan: Plan, store: Store) -> Work:
     """Count what there is to do, and what is done."""
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "analyse")}
+    kinds = ("defend", "generate", "judge", "measure", "analyse")
+    have = {kind: store.keys(kind) for kind in kinds}
     todo_generate = [s for s in plan.generates.values() if s.key not in have["generate"]]
     waiting = {step.key for step in todo_generate}
     steps = generations = choices = verdicts = 0
@@ -62,6 +63,7 @@ def left(plan: Plan, store: Store) -> Work:
     steps += sum(loop_steps(d.method) for d in todo_defend)
     judges = plan.needed["judge"]
     todo_judge = judges - have["judge"]
+    measures = plan.needed["measure"]
     for step in plan.generates.values():
         size = len(plan.prompts[step.evaluation].rows)
         verdicts += size * len(todo_judge.intersection(step.judges.values()))
@@ -78,6 +80,7 @@ def left(plan: Plan, store: Store) -> Work:
             "generate": (len(plan.generates), len(todo_generate)),
             "judge": (len(judges), len(todo_judge)),
             **looked,
+            "measure": (len(measures), len(measures - have["measure"])),
         },
         cells=len(plan.tracks),
         steps=steps,

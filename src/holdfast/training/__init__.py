@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "attacking": ["PointInfo", "attack"],
         "hardening": ["Hardened", "apply", "harden"],
+        "measuring": ["measure"],
         "optimiser": ["Optimiser", "stochastic"],
         "loop": ["Stream", "TrainLog", "learning_rate", "optimise"],
     },
