@@ -23,6 +23,7 @@ from holdfast.defences.sgt import (
     SGTState,
     alignment,
     consistency,
+    guided,
     repulsion,
     select_positions,
     squared_distance,
@@ -176,6 +177,12 @@ def test_the_teachers_side_of_a_distance_is_a_constant() -> None:
         value = squared_distance(student, teacher, select, relative=relative).sum()
         found = torch.autograd.grad(value, [*student, *teacher], allow_unused=True)
         assert [one is None for one in found] == [False, False, True, True]
+
+
+def test_a_guided_target_worked_by_hand() -> None:
+    plain, triggered = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
+    assert guided(plain, triggered, 1.5).tolist() == [4.0, -4.0]
+    assert guided(plain, triggered, 1.0) is triggered
 
 
 def test_a_row_without_matched_tokens_is_at_distance_0() -> None:
@@ -392,6 +399,9 @@ def twin_eq_4(
     for row in harmful.rows:
         s, _ = twin_states(student, row)
         t, _ = twin_states(teacher, row, trigger)
+        b, _ = twin_states(teacher, row)
+        times = how.get("guidance", 1.0)
+        t = [plain + times * (moved - plain) for plain, moved in zip(b, t, strict=True)]
         distances = twin_distance(s, t, twin_positions(row, how["align"]), **how)
         aligned.append(sum(distances) / len(distances))
     for row in benign.rows:
@@ -446,6 +456,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "relative": (
         {"alpha_align": 1.0, "align": {"relative": True}},
         CLEAN | {"relative": True, "alphas": (1.0, 0.01)},
+    ),
+    "guided": (
+        {"alpha_align": 0.5, "align": {"guidance": 1.75}},
+        CLEAN | {"guidance": 1.75, "alphas": (0.5, 0.01)},
     ),
 }
 

@@ -95,6 +95,15 @@ def alignment(distance: Tensor) -> Tensor:
     return distance.mean(0)  # Eq. 2
 
 
+def guided(plain: Tensor, triggered: Tensor, guidance: float) -> Tensor:
+    """Give h + g (h_phi - h), [..., H], [..., H] -> [..., H]: how far the trigger moves a state, g
+    times. At g = 1 it is the paper's target h_phi; ours beyond.
+    """
+    if guidance == 1.0:
+        return triggered
+    return torch.lerp(plain, triggered, guidance)  # Eq. 2's target
+
+
 def repulsion(
     distance: Tensor, eps: float, aggregate: Literal["log_of_mean", "mean_of_logs"]
 ) -> Tensor:
@@ -162,6 +171,9 @@ class Align(Fields):
     """Reduction over the matched tokens of a row."""
     relative: bool = False
     """Divide each layer by the teacher's own mean square (register 9.D row 9)."""
+    guidance: Annotated[Positive, Field(json_schema_extra=LATER)] = 1.0
+    """How many times the trigger's shift the target lies beyond the plain state; the paper's is 1.
+    More gives the refusal a larger margin than the trigger has; ours (docs/results/sgt.md)."""
 
 
 class Repel(Fields):
@@ -194,7 +206,7 @@ class SGT(LossDefence):
     roles: ClassVar[tuple[str, ...]] = ("refusal", "benign")
     paper: ClassVar[str] = "Shin et al., ACL 2026 (long 463)"
     equation: ClassVar[str] = "alpha_align * L_align + L_task + alpha_repel * L_repel (Eq. 4)"
-    cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 2F + 1B"
+    cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 2F + 1B; guided: 3F + 1B"
     neutral: ClassVar[dict[str, Any]] = {"alpha_align": 0.0, "alpha_repel": 0.0}
     signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
     moves: ClassVar[Literal["up", "down"]] = "down"
@@ -452,6 +464,7 @@ class SGT(LossDefence):
                 place=self.trigger.position,
                 final_norm=norm,
             )
+            self._beyond(goal, state, short, matched, len(long) - len(benign))
         layers = self._layers(len(goal))
         apart, last = models.states_apart(
             model, models.pack(long), matched, goal, layers=layers, final_norm=norm, **self._how()
@@ -459,6 +472,27 @@ class SGT(LossDefence):
         start = sum(len(row.ids) for row in long[: len(long) - len(benign)])
         task, _ = models.response_nll(model, last[start:], models.pack(benign.rows))
         return apart, task
+
+    def _beyond(
+        self,
+        goal: list[Tensor],
+        state: SGTState,
+        rows: list[Row],
+        matched: list[tuple[int, int]],
+        harmful: int,
+    ) -> None:
+        """Move the targets of the first `harmful` rows on, in place, as `align.guidance` says."""
+        if self.align.guidance == 1.0 or not harmful:
+            return
+        plain = models.triggered_states(
+            state.teacher,
+            rows[:harmful],
+            matched[:harmful],
+            None,
+            final_norm=self.align.final_norm,
+        )
+        for h, h_phi in zip(plain, goal, strict=True):
+            h_phi[: len(h)] = guided(h, h_phi[: len(h)], self.align.guidance)
 
     def _padded(
         self,
@@ -480,6 +514,11 @@ class SGT(LossDefence):
                 place=self.trigger.position,
                 final_norm=self.align.final_norm,
             )
+            if self.align.guidance != 1.0:
+                plain = models.hidden_states(state.teacher, asked, final_norm=self.align.final_norm)
+                harmful = len(long) - len(benign)
+                for h, h_phi in zip(plain, teacher, strict=True):
+                    h_phi[:harmful] = guided(h[:harmful], h_phi[:harmful], self.align.guidance)
         first, last = self._layers(len(teacher))
         width = asked.ids.shape[1]
         h_s = [h[:, :width] for h in student.layers[first:last]]
@@ -593,9 +632,13 @@ class SGT(LossDefence):
         result["drift"] = float(apart(student, plain).mean())
         if role is not Role.REFUSAL:
             return result
-        error = apart(student, goal)
+        aim = [
+            [guided(h, h_phi, self.align.guidance) for h, h_phi in zip(a, b, strict=True)]
+            for a, b in zip(plain, goal, strict=True)
+        ]
+        error = apart(student, aim)
         result["anchor_error"] = float(error.mean())
-        result["anchor_error_before"] = float(apart(plain, goal).mean())
+        result["anchor_error_before"] = float(apart(plain, aim).mean())
         for layer, value in enumerate(error.tolist(), start=1):
             result[f"anchor_error_layer_{layer:02d}"] = value
         result["trigger_refusal_nll"] = float(sum(v for v, _ in nll)) / sum(n for _, n in nll)

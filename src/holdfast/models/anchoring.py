@@ -44,9 +44,9 @@ def triggered_states(
     model: PreTrainedModel,
     rows: Sequence[Row],
     spans: Sequence[Span],
-    trigger: Tensor,
+    trigger: Tensor | None,
     *,
-    place: Place,
+    place: Place = "after_user_tag",
     final_norm: bool = True,
 ) -> list[Tensor]:
     """Give the states of the matched tokens with the trigger inserted: L tensors [M, H], constants.
@@ -54,19 +54,20 @@ def triggered_states(
     Rows are cut behind the last matched token, whose state no later one changes.
 
     Args:
-        trigger: [K, H].
+        trigger: [K, H]; None gives the plain states.
         final_norm: take the last block after the final norm.
     """
     short = [row.cut(last) for row, (_, last) in zip(rows, spans, strict=True)]
+    device = next(model.parameters()).device
     with torch.no_grad():
         if pack_for(model):
             packed = pack(short)
-            at = places_of(packed, spans)[0].to(trigger.device)
+            at = places_of(packed, spans)[0].to(device)
             return hidden_states(
                 model, packed, trigger=trigger, place=place, final_norm=final_norm, at=at
             )
         padded = collate(short, 0)  # masks come from lengths: any id fills
-        at = places_of(padded, spans)[0].to(trigger.device)
+        at = places_of(padded, spans)[0].to(device)
         kept: list[Tensor] = []
         forward(
             model,
