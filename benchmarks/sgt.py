@@ -19,27 +19,24 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import random
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
+from measuring import SHAPES, Shape, build, ceiling, differences, flops, peak, rows, timed
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from holdfast import models
 from holdfast.data.example import Role
-from holdfast.data.tokens import Row, Tokens, collate
+from holdfast.data.tokens import Tokens, collate
 from holdfast.defences.sgt import SGT, SGTState, matched_span, repulsion
 from holdfast.models.passes import Passes
-from holdfast.models.states import blocks
 from holdfast.models.vectors import total
 from holdfast.run import seed as seed_of
 
@@ -47,62 +44,6 @@ PRESETS = ("clean", "paper")
 STAGE_1 = "stage 1"
 BARS = {"clean": 1.5, "paper": 1.6, STAGE_1: 1.8}
 """Least speed over the plain form on a CPU; stage 2 also 0.85 of the FLOP ratio and 0.6 memory."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's size and the lengths of its rows (log-uniform)."""
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    shared: int
-    vocabulary: int
-    prompts: tuple[int, int] = (50, 500)
-    responses: tuple[int, int] = (100, 400)
-    refusals: tuple[int, int] = (20, 30)
-
-
-SHAPES = {
-    "cpu": Shape(8, 512, 1536, 8, 4, 32_000),
-    "cuda": Shape(12, 4096, 12_288, 32, 8, 151_936),
-    "self-check": Shape(2, 32, 64, 4, 2, 97, (5, 20), (4, 12), (3, 5)),
-}
-"""`cuda`: Qwen3-8B's width and vocabulary; 12 of its 36 layers, so that the plain form fits."""
-
-
-def build(shape: Shape, device: str) -> Any:
-    """Make a random model in the device's usual precision (fp32; bf16 on CUDA)."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.shared,
-        head_dim=shape.width // shape.heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-    )
-    with torch.device(device):
-        model = Qwen3ForCausalLM(config)
-    return model.to(torch.bfloat16 if device == "cuda" else torch.float32).eval()
-
-
-def rows(shape: Shape, count: int, answers: tuple[int, int], draw: random.Random) -> Tokens:
-    """Draw rows of random tokens; a trigger stands after the two tokens of a role tag."""
-
-    def length(low: int, high: int) -> int:
-        return round(math.exp(draw.uniform(math.log(low), math.log(high))))
-
-    made = []
-    for _ in range(count):
-        start = length(*shape.prompts)
-        ids = [draw.randrange(shape.vocabulary) for _ in range(start + length(*answers))]
-        made.append(Row(tuple(ids), start, (2, start - 1), False))
-    return collate(made, 0)
 
 
 # ---- the plain forms
@@ -187,18 +128,6 @@ def plain_stage1(method: SGT, teacher: Any, harmful: Tokens, trigger: Tensor) ->
 # ---- counting
 
 
-def flops(
-    model: Any, lengths: Sequence[int], heads: float, passes: float, head_passes: float
-) -> float:
-    """Count rows of `lengths` through the body, and `heads` positions through the head."""
-    config = model.config
-    body = sum(p.numel() for p in blocks(model).parameters())
-    head = config.vocab_size * config.hidden_size
-    attended = 2.0 * config.num_attention_heads * config.head_dim * config.num_hidden_layers
-    scores = sum(attended * n * n for n in lengths)
-    return passes * (2.0 * body * sum(lengths) + scores) + head_passes * 2.0 * head * heads
-
-
 def counted(model: Any, job: Job) -> tuple[float, float]:
     """Give the FLOPs of the plain form and of ours."""
     method, harmful, benign = job.method, job.harmful, job.benign
@@ -219,49 +148,6 @@ def counted(model: Any, job: Job) -> tuple[float, float]:
     said = float((benign.labels != -100).sum())
     ours = flops(model, given, said, 3, 3) + flops(model, [n + k for n in asked], 0, 1, 0)
     return student + teacher, ours
-
-
-def ceiling(shape: Shape, device: str) -> float:
-    """Measure the best rate of this model's own kind of matrix product, FLOP/s."""
-    tokens = 8192 if device == "cuda" else 1024
-    kind = torch.bfloat16 if device == "cuda" else torch.float32
-    a = torch.randn(tokens, shape.width, device=device, dtype=kind)
-    b = torch.randn(shape.width, shape.inner, device=device, dtype=kind)
-    best = min(timed(lambda: [a @ b for _ in range(5)], device) for _ in range(8))
-    return 5 * 2.0 * tokens * shape.width * shape.inner / best
-
-
-def timed(run: Callable[[], Any], device: str) -> float:
-    """Give the seconds one call takes."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak(run: Callable[[], Any], device: str) -> float:
-    """Give the largest sum of bytes of live tensors made during one call."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return float(torch.cuda.max_memory_allocated() - before)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        run()
-    moves = [
-        (event.start_ns(), event.nbytes())
-        for event in profile.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    ]
-    live = most = 0
-    for _, size in sorted(moves, key=lambda move: move[0]):
-        live += size
-        most = max(most, live)
-    return float(most)
 
 
 # ---- the comparison
@@ -327,20 +213,10 @@ class Bench:
         return float(loss.detach()), found
 
 
-def differences(
-    ours: tuple[float, dict[str, Tensor]], plain: tuple[float, dict[str, Tensor]]
-) -> tuple[float, float]:
-    """Give the relative difference of the losses, and of the gradients by their whole norm."""
-    square = sum(float(g.double().square().sum()) for g in plain[1].values())
-    apart = sum(
-        float((ours[1][name].double() - g.double()).square().sum()) for name, g in plain[1].items()
-    )
-    return abs(ours[0] - plain[0]) / abs(plain[0]), (apart / square) ** 0.5
-
-
 def prepare(shape: Shape, device: str, passes: Passes) -> Bench:
     """Make a student a little way from its teacher, so that no distance is 0."""
-    teacher = build(shape, device).requires_grad_(False)
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    teacher = build(shape, device, kind).requires_grad_(False)
     model = copy.deepcopy(teacher).requires_grad_(True)
     generator = torch.Generator(device).manual_seed(1)
     with torch.no_grad():
