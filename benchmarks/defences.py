@@ -1,8 +1,9 @@
 """What does a step of each defence cost, beside what it must and beside its published form?
 
 Run `python benchmarks/defences.py`, `--only NAME ...` for some, `--device cuda` on a GPU,
-`--self-check` for a quick proof at a tiny size that both forms give the same numbers. Random
-weights and random tokens. Plain fine-tuning, our form and the plain form of `plain.py` run in turn
+`--small` for a first look at an eighth of the work, `--self-check` for a quick proof at a tiny size
+that both forms give the same numbers. Each round is told on stderr as it ends. Random weights and
+random tokens. Plain fine-tuning, our form and the plain form of `plain.py` run in turn
 in one process on the same rows and threads; medians of these triples, with their range.
 
 The unit is a step of plain fine-tuning: 4 packed rows, chunked cross-entropy. A method reads 4 rows
@@ -332,7 +333,7 @@ def compare(
     loss, gradient = (max(column) for column in zip(*apart, strict=True))
     bench.tuned(work[0].batch)
     times: dict[str, list[float]] = {"sft": [], "ours": [], "plain": []}
-    for _ in range(repeats):
+    for turn in range(repeats):
         spent = dict.fromkeys(times, 0.0)
         for job in work:
             spent["sft"] += timed(lambda job=job: bench.tuned(job.batch), device, clock)
@@ -340,6 +341,8 @@ def compare(
             spent["plain"] += timed(job.plain, device, clock)
         for form, seconds in spent.items():
             times[form].append(seconds)
+        said = ", ".join(f"{form} {seconds:.2f} s" for form, seconds in spent.items())
+        print(f"{name} {turn + 1} of {repeats}: {said}", file=sys.stderr, flush=True)
     triples = list(zip(*times.values(), strict=True))
     steps = [ours / sft for sft, ours, _ in triples]
     plain_steps = [plain / sft for sft, _, plain in triples]
