@@ -13,9 +13,12 @@ import torch
 from tests import tiny
 from tests.training.test_hardening import DEFENCES, LOOP, Stop, run, stopping
 
+from holdfast import models
+from holdfast.data.example import Role
 from holdfast.models.weights import DTYPES
 from holdfast.run import Loop, Precision
 from holdfast.training import Optimiser, stochastic
+from holdfast.training.loop import compute
 
 N = 1 << 16
 
@@ -144,3 +147,23 @@ def test_under_lora_the_adapter_stays_fp32_and_is_stepped_plainly() -> None:
         for step in range(3):
             optimiser.step({"layer.lora_a": torch.ones(4)}, 1e-5, step)
     assert torch.equal(params["layer.lora_a"], twin["layer.lora_a"])
+
+
+def test_a_shift_between_two_passes_is_read_under_fp32_master() -> None:
+    """Autocast would keep the first pass's cast weights: Booster, SEAM and TAR shift between."""
+    model = tiny.model()
+    tokens = tiny.encoder().batch(tiny.rows(n=2)[Role.BENIGN])
+    name = "model.layers.0.mlp.up_proj.weight"
+    direction = models.ParamVector.zeros(models.trainable(model))
+    direction[name] += 1.0
+
+    def value() -> float:
+        return models.nll(model, tokens)[0].item()
+
+    with compute("fp32_master", "cpu"):
+        before = value()
+        with models.shifted(model, direction, 0.5):
+            inside = value()
+    with models.shifted(model, direction, 0.5), compute("fp32_master", "cpu"):
+        assert inside == value()
+    assert inside != before

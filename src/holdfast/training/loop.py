@@ -142,9 +142,13 @@ class TrainLog:
 
 @contextmanager
 def compute(precision: str, device: str) -> Generator[None]:
-    """Run matrix products in the precision's dtype."""
+    """Run matrix products in the precision's dtype.
+
+    Without autocast's cache of cast weights: a step that shifts weights between two passes would
+    have the second read the first one's.
+    """
     context = (
-        torch.autocast(device, dtype=torch.bfloat16)
+        torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
         if precision == "fp32_master"
         else nullcontext()
     )
