@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from holdfast.config import decode
@@ -50,6 +52,19 @@ def origin(kind: str, name: str) -> str:
         return "holdfast"
     point = _outside(kind)[name]
     return point.dist.name if point.dist else point.value
+
+
+def about(kind: str, name: str) -> str:
+    """Give a method's first line: of the package's own the file's, read without importing it.
+
+    Importing all of them, with every field's documentation, would take a second.
+    """
+    if name not in _inside(kind):
+        return (find(kind, name).__doc__ or "").strip().partition("\n")[0]
+    folder = importlib.import_module(_kind(kind)[0]).__path__[0]
+    text = (Path(folder) / f"{name}.py").read_text(encoding="utf-8")
+    said = ast.get_docstring(ast.parse(text[: text.index('"""', 3) + 3]))
+    return (said or "").partition("\n")[0]
 
 
 def find(kind: str, name: str, where: str | None = None) -> type[Method]:

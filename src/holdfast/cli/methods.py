@@ -19,15 +19,15 @@ def ls(
     ] = None,
 ) -> None:
     """List the methods of this package and of installed plugins."""
-    from holdfast.find import KINDS, find, names, origin
+    from holdfast.find import KINDS, about, names, origin
 
     kinds = [kind] if kind is not None else list(KINDS)
     for one in kinds:
         known = names(one)
         for name in known:
             where = origin(one, name)
-            about = _first(find(one, name).__doc__)
-            typer.echo(f"{one:<9}{name:<16}{'' if where == 'holdfast' else f'[{where}] '}{about}")
+            said = about(one, name)
+            typer.echo(f"{one:<9}{name:<17}{'' if where == 'holdfast' else f'[{where}] '}{said}")
 
 
 def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfast ls`.")]) -> None:
@@ -109,11 +109,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "schema": schema,
     "doctor": doctor,
 }
-
-
-def _first(text: str | None) -> str:
-    """Give the first line of a docstring."""
-    return (text or "").strip().partition("\n")[0]
 
 
 def _fields(cls: Any, indent: str) -> Iterator[str]:
