@@ -36,7 +36,7 @@ POINTS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24)
 
 def begins(model: Any, encoder: Encoder, rows: Sequence[Any]) -> tuple[Any, Any]:
     """Give log-probabilities [R, V] and states [L, R, H] where each answer begins."""
-    tokens = encoder.prompts(rows)
+    tokens = encoder.prompts(rows, left=False)
     last = torch.tensor([len(row.ids) - 1 for row in tokens.rows])
     with torch.no_grad():
         out = model(tokens.ids, attention_mask=tokens.mask, output_hidden_states=True)
