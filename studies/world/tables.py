@@ -168,26 +168,26 @@ def _choices(study: Study) -> list[tuple[str, list[str]]]:
     return [("worst", study.variants), *((variant, [variant]) for variant in study.variants)]
 
 
-def costs(study: Study) -> None:
+def costs(study: Study, threshold: float) -> None:
     """Print cost-to-break by seed: under the worst choice, and under each alone."""
     rows = []
     for label, variants in _choices(study):
         threat = study.find(variants).headline
         assert threat is not None
-        found = threat.costs[study.meta["thresholds"][0]]
+        found = threat.costs[threshold]
         for name in study.names:
             if name in found:
                 rows.append([label, name, ", ".join(span(c) for c in found[name].values())])
     show(["attacker", "line-up", "breaks between, by seed"], rows)
 
 
-def pairs(study: Study, reference: str) -> None:
+def pairs(study: Study, threshold: float, reference: str) -> None:
     """Print each line-up beside every reference: how often dearer, and by how many doublings."""
     rows = []
     for label, variants in _choices(study):
         threat = study.find(variants).headline
         assert threat is not None
-        found = threat.costs[study.meta["thresholds"][0]]
+        found = threat.costs[threshold]
         for name in study.names:
             for other in study.names:
                 if not other.startswith(reference) or name.startswith((reference, "none")):
@@ -218,13 +218,16 @@ def main() -> None:
         "tables", nargs="+", choices=["released", "curves", "worst", "costs", "pairs"]
     )
     parser.add_argument("--reference", default="refusal_sft")
+    parser.add_argument("--threshold", type=float, default=0.2, choices=[0.05, 0.2, 0.5])
     given = parser.parse_args()
     study = Study(given.folder)
     for name in given.tables:
         if name == "pairs":
-            pairs(study, given.reference)
+            pairs(study, given.threshold, given.reference)
+        elif name == "costs":
+            costs(study, given.threshold)
         else:
-            {"released": released, "curves": curves, "worst": worst, "costs": costs}[name](study)
+            {"released": released, "curves": curves, "worst": worst}[name](study)
 
 
 if __name__ == "__main__":
