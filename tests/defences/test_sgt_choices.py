@@ -35,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "align.positions": "generation",
         "align.over_hidden": "mean",
         "align.over_tokens": "mean",
+        "align.guidance": 1.0,
         "repel.positions": "generation",
         "repel.aggregate": "log_of_mean",
         "repel.eps": 1e-3,
@@ -71,6 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.batching": "mixed",
         "loop.precision": "bf16_pure",
     },
+    "guided": {"align.guidance": 1.5},
 }
 """Each preset's choices; those not named are `clean`'s."""
 

@@ -228,6 +228,7 @@ class SGT(LossDefence):
             "loop": _STAGE_2
             | {"steps": 625, "lr": 5e-5, "batching": "mixed", "precision": "bf16_pure"},
         },
+        "guided": {"align": {"guidance": 1.5}},
     }
 
     alpha_align: NotNegative = 0.01
