@@ -145,6 +145,8 @@ class Defence(Method):
     equation: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     """Cost of an optimiser step in forward (F) and backward (B) passes."""
+    fidelity: ClassVar[str] = ""
+    """What was read of the original, where ours differs, and whether its numbers came out again."""
     signal: ClassVar[str] = ""
     """The diagnostic that tells whether the method did its own thing."""
     moves: ClassVar[Literal["up", "down"]] = "up"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ruamel.yaml import YAML
 from tests import tiny
 
 from holdfast import find, models
+from holdfast.cli import run as command
 from holdfast.config import Fields, parse_yaml
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool
@@ -34,6 +36,7 @@ from holdfast.models.vectors import ParamVector
 from holdfast.run import Loop, LoRA
 from holdfast.training import harden
 
+ROOT = Path(__file__).parents[2]
 NAMES = find.names("defence")
 LOOP = Loop(steps=3, batch=4, lr=0.01)
 PLAIN: dict[str, dict[str, float]] = {
@@ -298,10 +301,23 @@ def test_every_field_is_documented(kind: type[Defence]) -> None:
             assert len(info.description) > 10, f"{group.__name__}.{name}"
 
 
-def test_it_states_its_equation_and_its_cost(kind: type[Defence]) -> None:
-    assert kind.equation
-    assert kind.cost
-    assert kind.paper
+def test_show_tells_equation_paper_roles_cost_fidelity_and_every_field(
+    kind: type[Defence], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = kind.__module__.rpartition(".")[2]
+    assert command(["show", name]) == 0
+    said = capsys.readouterr().out
+    for label in ("equation", "paper", "cost"):
+        assert getattr(kind, label)
+        assert f"\n  {label}: {getattr(kind, label)}\n" in said
+    assert kind.fidelity
+    page = f"docs/fidelity/{name}.md"
+    assert f"\n  fidelity: {kind.fidelity} ({page})\n" in said
+    assert (ROOT / page).is_file()
+    if kind.roles:
+        assert f"\n  roles: {', '.join(kind.roles)}\n" in said
+    for field in kind.model_fields:
+        assert f"\n    {field}" in said
 
 
 def dumped(method: Any) -> str:

@@ -46,6 +46,9 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
         for label in ("equation", "paper", "cost"):
             if getattr(cls, label, ""):
                 typer.echo(f"  {label}: {getattr(cls, label)}")
+        if told := getattr(cls, "fidelity", ""):
+            page = f" (docs/fidelity/{name}.md)" if origin(kind, name) == "holdfast" else ""
+            typer.echo(f"  fidelity: {told}{page}")
         for label in ("roles", "needs"):
             if getattr(cls, label, ()):
                 typer.echo(f"  {label}: {', '.join(getattr(cls, label))}")

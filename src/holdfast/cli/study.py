@@ -97,12 +97,16 @@ def run(
 
 
 def report(
-    study: StudyFile,
+    study: Annotated[
+        Path, typer.Argument(help="The study file, or a folder with a study's tables.")
+    ],
     store: StoreFolder = Path("runs"),
     out: Out = None,
     show_text: ShowText = False,
 ) -> int:
-    """Write a finished study's report again from the store."""
+    """Write a finished study's report again, from the store or from its tables alone."""
+    if study.is_dir():
+        return _report_tables(study, store, out, show_text)
     from holdfast.studies import tables
     from holdfast.studies.plan import Plan
     from holdfast.studies.store import Store
@@ -112,6 +116,23 @@ def report(
     tables.check_whole(made, kept)
     with kept.held():
         return finish(made, kept, out or store / made.study.name, show_text, 1, again=True)
+
+
+def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
+    """Write the report that tables tell, however long ago and wherever they were made."""
+    from holdfast.report.html import write_report
+    from holdfast.report.saved import Saved
+    from holdfast.studies import tables
+    from holdfast.studies.store import writing
+
+    saved = Saved.read(folder)
+    out = out or store / saved.meta["name"]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / STATE).unlink(missing_ok=True)  # a run of the study itself writes all of it again
+    page = write_report(**saved.tables(), out=out / "report.html", show_text=show_text)
+    typer.echo(f"report: {page}")
+    return _code(tables.invalid(saved.outcomes.to_pylist()))
 
 
 def rescore(
@@ -288,8 +309,13 @@ def finish(
     else:
         found = _write(made, kept, out, show_text, threads, state)
         typer.echo(f"report: {page}")
-    if found["invalid"]:
-        first, *others = found["invalid"]
+    return _code(found["invalid"])
+
+
+def _code(invalid: list[str]) -> int:
+    """Give 0; raise what exits with 3 where cells are invalid."""
+    if invalid:
+        first, *others = invalid
         more = f" (and {len(others)} more cells)" if others else ""
         raise InvalidResultsError("results", f"{first}{more}", "they may not rank; see the report")
     return 0
@@ -325,7 +351,7 @@ def _write(
         stem = temporary / "outcomes"
         columns.write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)
         columns.write_table(columns.cells(table), columns.CELL_COLUMNS, temporary / "rows")
-        columns.write_table(lineups, LINEUP_COLUMNS, temporary / "lineups")
+        columns.write_table(lineups, columns.LINEUP_COLUMNS, temporary / "lineups")
         looks = {}
         if made.looking is not None:
             looks["analysis"] = analysing.table(made, kept)
@@ -352,12 +378,3 @@ def _write(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return found
-
-
-LINEUP_COLUMNS = {
-    "lineup": "str", "model": "str", "defences": "str", "seed": "int", "steps": "int",
-    "flops": "float", "inert": "bool", "signal": "str", "moves": "str", "measured": "float",
-    "beside": "float", "undecided": "str", "note": "str",
-}  # fmt: skip
-"""Columns of the line-ups table; `steps` and `flops` are what the defences cost, `measured` is the
-diagnostic `signal` of the line-up's own model, `beside` that of plain refusal fine-tuning's."""

@@ -33,6 +33,10 @@ class Booster(GradientDefence):
     paper: ClassVar[str] = "arXiv 2409.01586"
     equation: ClassVar[str] = "f(w) + lam * [h(w) - h(w - alpha * grad h / |grad h|_2)]"
     cost: ClassVar[str] = "3F + 3B; one copy of the weights"
+    fidelity: ClassVar[str] = (
+        "formula and released script read; three passes as published, the norm over the "
+        "whole step where theirs breaks accumulation; published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {

@@ -105,6 +105,10 @@ class CircuitBreakers(LossDefence):
         "2F + 1B on retained rows, the same on harmful rows up to the last layer; no head; "
         "no copy under LoRA"
     )
+    fidelity: ClassVar[str] = (
+        "paper read, released settings from public derivatives; a small turn of the "
+        "reference gives the start a gradient (ours); published numbers not reproduced"
+    )
     signal: ClassVar[str] = "cosine_harmful"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -76,6 +76,10 @@ class CTRAP(GradientDefence):
         "L_col = -mean_t log p(e | x, y_<t)"
     )
     cost: ClassVar[str] = "3F + 3B, two gradient copies; second order 4F + 4B, three"
+    fidelity: ClassVar[str] = (
+        "formula, numbers and cost second-hand, no official code; both readings of the order "
+        "are offered; published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"order": "second"}}
     signal: ClassVar[str] = "harm_loss_drop"

@@ -38,6 +38,10 @@ class LoX(WeightDefence):
     paper: ClassVar[str] = "arXiv 2506.15606"
     equation: ClassVar[str] = "W <- W_aligned + coefficient * SVD_rank(W_aligned - W_original)"
     cost: ClassVar[str] = "one singular value decomposition a matrix"
+    fidelity: ClassVar[str] = (
+        "formula read, rank and coefficient unverified; an exact decomposition, embeddings "
+        "included as released; published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {"coefficient": 0.0}
     signal: ClassVar[str] = "top_norm"
     moves: ClassVar[Literal["up", "down"]] = "up"

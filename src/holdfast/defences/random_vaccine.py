@@ -54,6 +54,10 @@ class RandomVaccine(GradientDefence):
     paper: ClassVar[str] = "arXiv 2402.01109, the ablation's control"
     equation: ClassVar[str] = "min_w CE(D_ref; e_l + eps_l), eps_l = rho z_l / |z|, z ~ N(0, I)"
     cost: ClassVar[str] = "1F + 1B; the perturbations"
+    fidelity: ClassVar[str] = (
+        "a control, described second-hand and never released; as long as Vaccine's "
+        "perturbation (ours)"
+    )
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"scale": "variance"}}
 

@@ -26,6 +26,7 @@ class RefusalSFT(LossDefence):
     equation: ClassVar[str] = "CE(D_ref) + benign_weight * CE(D_ben)"
     paper: ClassVar[str] = "plain supervised fine-tuning; the reference row of every study"
     cost: ClassVar[str] = "1F + 1B on both roles"
+    fidelity: ClassVar[str] = "the plain loss; nothing published to be faithful to"
     neutral: ClassVar[dict[str, Any]] = {}
 
     benign_weight: NotNegative = 1.0

@@ -102,6 +102,10 @@ class RepNoise(LossDefence):
         "- ascent_weight * log(1 + mean_l CE(head(norm(h_l)), D_harm))"
     )
     cost: ClassVar[str] = "2F + 2B; the head once a layer on masked harmful tokens"
+    fidelity: ClassVar[str] = (
+        "equations known through the released loss, whose training script was never "
+        "released; masks, noise and lens mended; published numbers not reproduced"
+    )
     separable: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"noise_weight": 0.0, "ascent_weight": 0.0}
     signal: ClassVar[str] = "noise_distance"

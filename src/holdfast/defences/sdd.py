@@ -80,6 +80,10 @@ class SDD(LossDefence):
     paper: ClassVar[str] = "arXiv 2507.21182"
     equation: ClassVar[str] = "CE(D_irr) + benign_weight * CE(D_ben)"
     cost: ClassVar[str] = "1F + 1B"
+    fidelity: ClassVar[str] = (
+        "recipe second-hand, no official code; TF-IDF stands for sentence embeddings, a rate "
+        "that moves weights for 5e-7; published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {}
     signal: ClassVar[str] = "relevance"
     moves: ClassVar[Literal["up", "down"]] = "down"

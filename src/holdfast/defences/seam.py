@@ -79,6 +79,10 @@ class SEAM(GradientDefence):
         "g_a = grad CE(D_harm), g_b = grad CE(D_ben)"
     )
     cost: ClassVar[str] = "6F + 6B, one of them with a head a block; three gradient copies"
+    fidelity: ClassVar[str] = (
+        "formulas and defaults read in the released code, the paper's own text not compared; "
+        "published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {"ascent_weight": 0.0, "couple_weight": 0.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"loop": {"steps": 500}},

@@ -87,6 +87,10 @@ class TVaccine(GradientDefence):
         "S ~ p_l = |g_l| / (|g_1| + .. + |g_L|) of a harmful row"
     )
     cost: ClassVar[str] = "2F + 1B of S layers' weights + 2B of inputs alone; the perturbations"
+    fidelity: ClassVar[str] = (
+        "paper and released code read; freezes whole layers as the paper, the code's way is "
+        "a preset; published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0, "layers": 1.0}
     signal: ClassVar[str] = "perturbed_loss"
     moves: ClassVar[Literal["up", "down"]] = "down"

@@ -126,6 +126,10 @@ class TAR(GradientDefence):
     cost: ClassVar[str] = (
         "tasks x (steps + evaluations) x (1F + 1B) + 1F + 1B; the reference 2F (dpo: pairs)"
     )
+    fidelity: ClassVar[str] = (
+        "paper and released scripts read; AdamW for schedule-free AdamW, padding out of "
+        "every mean; `lite` is reduced; published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {"tamper_weight": 0.0, "hidden_weight": 0.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {

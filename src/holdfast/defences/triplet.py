@@ -93,6 +93,10 @@ class Triplet(LossDefence):
         "c = mean h'_h of the batch"
     )
     cost: ClassVar[str] = "2F + 1B on both roles; no copy under LoRA"
+    fidelity: ClassVar[str] = (
+        "the replication's formula; the paper's own code not read, its metric and margins a "
+        "preset; published numbers not reproduced"
+    )
     signal: ClassVar[str] = "harmful_margin"
     moves: ClassVar[Literal["up", "down"]] = "up"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

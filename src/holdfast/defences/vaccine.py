@@ -46,6 +46,10 @@ class Vaccine(GradientDefence):
         "min_w max_{|eps| <= rho} CE(D_ref; e_l + eps_l), eps_l = rho g_l / (|(g_1..g_L)| + 1e-7)"
     )
     cost: ClassVar[str] = "2F + 1B + 1B of inputs alone; the perturbations"
+    fidelity: ClassVar[str] = (
+        "paper and released code read; perturbs attention's output as the code, the block's "
+        "as the preset `paper`; published numbers not reproduced"
+    )
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
     signal: ClassVar[str] = "perturbed_loss"
     moves: ClassVar[Literal["up", "down"]] = "down"

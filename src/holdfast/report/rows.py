@@ -53,6 +53,15 @@ exact-match share, refused the share of refusals (over-refusal on the contrast s
 scored rows; intervals are 95 % over clusters; None where a measure does not apply."""
 
 
+LINEUP_COLUMNS: dict[str, str] = {
+    "lineup": "str", "model": "str", "defences": "str", "seed": "int", "steps": "int",
+    "flops": "float", "inert": "bool", "signal": "str", "moves": "str", "measured": "float",
+    "beside": "float", "undecided": "str", "note": "str",
+}  # fmt: skip
+"""Columns of the line-ups table; `steps` and `flops` are what the defences cost, `measured` is the
+diagnostic `signal` of the line-up's own model, `beside` that of plain refusal fine-tuning's."""
+
+
 class Outcomes:
     """The outcomes table as columns; made from dicts or from a pyarrow table.
 

@@ -1,0 +1,88 @@
+"""A study's tables read back from a folder, whole: a report needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from holdfast.errors import DataError
+from holdfast.report import inside
+from holdfast.report.rows import OUTCOME_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
+LINEUP = ("lineup", "model", "defences", "seed", "steps", "flops")
+META = ("name", "seeds", "judges")
+"""What a report cannot do without; it says less where an older table lacks a later column."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The tables of one finished study; `analysis` and `scatter` where it had an analysis."""
+
+    outcomes: pa.Table
+    lineups: pa.Table
+    meta: Mapping[str, Any]
+    analysis: pa.Table | None
+    scatter: pa.Table | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read `outcomes`, `lineups`, `meta.json` and, where they are, `analysis` and `scatter`.
+
+        Raises `DataError` for what is missing, cannot be read, or lacks a column.
+        """
+        looks = {"analysis": inside.COLUMNS, "scatter": inside.SCATTER_COLUMNS}
+        return cls(
+            outcomes=_table(folder / "outcomes.parquet", OUTCOME_COLUMNS),
+            lineups=_table(folder / "lineups.parquet", LINEUP),
+            meta=_meta(folder / "meta.json"),
+            **{
+                name: _table(path, columns) if path.exists() else None
+                for name, columns in looks.items()
+                for path in [folder / f"{name}.parquet"]
+            },
+        )
+
+    def tables(self) -> dict[str, Any]:
+        """Give the report's arguments."""
+        given = {"outcomes": self.outcomes, "lineups": self.lineups, "meta": self.meta}
+        looks = {"analysis": self.analysis, "scatter": self.scatter}
+        return given | {name: table for name, table in looks.items() if table is not None}
+
+
+def _table(path: Path, columns: Iterable[str]) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if not path.exists():
+        raise DataError(str(path.parent), f"holds no {path.name}", TODO)
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        first = str(error).splitlines()[0].rstrip(".")
+        raise DataError(str(path), f"is no Parquet file ({first})", TODO) from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        what = f"the columns {', '.join(missing)} are missing"
+        raise DataError(str(path), what, "write it again with 'holdfast run'")
+    return table
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise DataError(str(path.parent), f"holds no {path.name}", TODO)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(str(path), f"is no JSON file ({error})", TODO) from error
+    missing = [name for name in META if not isinstance(found, dict) or name not in found]
+    if missing:
+        what = f"does not say {', '.join(missing)}"
+        raise DataError(str(path), what, "write it again with 'holdfast run'")
+    return found

@@ -1,0 +1,101 @@
+"""A report made from tables alone: the same page, one line for what is missing, old tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import pytest
+from tests.report.conftest import META, lineup_rows
+from tests.report.test_inside import tables
+
+from holdfast.cli import run
+from holdfast.report import inside
+from holdfast.report.html import render
+from holdfast.report.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
+from holdfast.report.saved import Saved
+
+TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, make_study: Callable) -> Path:
+    """Give a folder with everything a study with an analysis writes, but the page."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    rows, points = tables()
+    for name, table, columns in (
+        ("outcomes", make_study(seeds=1, entities=4), OUTCOME_COLUMNS),
+        ("lineups", lineup_rows(1), LINEUP_COLUMNS),
+        ("analysis", rows, inside.COLUMNS),
+        ("scatter", points, inside.SCATTER_COLUMNS),
+    ):
+        write_table(table, columns, folder / name, text=False)
+    (folder / "meta.json").write_text(json.dumps(META))
+    return folder
+
+
+def test_the_page_is_the_one_the_study_made(kept: Path, tmp_path: Path, make_study) -> None:
+    rows, points = tables()
+    first = render(
+        make_study(seeds=1, entities=4), lineup_rows(1), META, analysis=rows, scatter=points
+    )
+    assert run(["report", str(kept), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "report.html").read_text() == first
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["report.html"]
+
+
+def test_it_stands_under_the_studys_name_in_the_store(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "runs" / META["name"] / "report.html"
+    assert run(["report", str(kept), "--store", str(tmp_path / "runs")]) == 0
+    assert capsys.readouterr().out == f"report: {page}\n"
+    assert page.is_file()
+
+
+def test_a_study_without_an_analysis_has_none(kept: Path) -> None:
+    (kept / "analysis.parquet").unlink()
+    (kept / "scatter.parquet").unlink()
+    assert Saved.read(kept).tables().keys() == {"outcomes", "lineups", "meta"}
+
+
+def test_tables_from_before_the_sign_of_action_still_make_a_report(
+    kept: Path, tmp_path: Path
+) -> None:
+    path = kept / "lineups.parquet"
+    table = parquet.read_table(path)
+    late = ["signal", "moves", "measured", "beside", "undecided", "inert"]
+    parquet.write_table(table.drop_columns(late), path)
+    assert run(["report", str(kept), "--out", str(tmp_path / "again")]) == 0
+
+
+def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        assert run(["report", str(kept), "--out", str(tmp_path / "out")]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err.removeprefix("holdfast: ").rstrip("\n")
+
+    meta = (kept / "meta.json").read_text()
+    (kept / "meta.json").write_text('{"name": "x", "seeds": [0]}')
+    assert told() == (
+        f"{kept / 'meta.json'}: does not say judges; write it again with 'holdfast run'"
+    )
+    (kept / "meta.json").write_text(meta[:20])
+    assert told().startswith(f"{kept / 'meta.json'}: is no JSON file (")
+    (kept / "meta.json").unlink()
+    assert told() == f"{kept}: holds no meta.json; {TODO}"
+    table = parquet.read_table(kept / "lineups.parquet")
+    parquet.write_table(table.drop_columns(["seed", "flops"]), kept / "lineups.parquet")
+    assert told() == (
+        f"{kept / 'lineups.parquet'}: the columns seed, flops are missing; write it again with "
+        "'holdfast run'"
+    )
+    (kept / "outcomes.parquet").write_bytes(b"PAR1 and no more")
+    assert told().startswith(f"{kept / 'outcomes.parquet'}: is no Parquet file (")
+    (kept / "outcomes.parquet").unlink()
+    assert told() == f"{kept}: holds no outcomes.parquet; {TODO}"
