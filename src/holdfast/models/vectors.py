@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +20,7 @@ SURVIVES = 0.9
 """Least cosine and least norm ratio of a realised perturbation; source: design 4."""
 
 PIECE = 2**20
-"""Numbers compared at once, so that the comparison takes no room beside the model."""
+"""Numbers summed, moved or compared at once, so that it takes no room beside the model."""
 
 
 def trainable(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -67,12 +67,20 @@ class ParamVector(dict[str, Tensor]):
         return self
 
     def dot(self, other: Mapping[str, Tensor]) -> float:
-        """Give the inner product, summed in float64."""
-        return float(sum((v.double() * other[k].double()).sum() for k, v in self.items()))
+        """Give the inner product, summed in float64 over pieces."""
+        pairs = (pair for name, mine in self.items() for pair in _pieces(mine, other[name]))
+        return float(sum(mine.double().flatten() @ its.double().flatten() for mine, its in pairs))
 
     def norm(self) -> float:
         """Give the L2 norm over everything, summed in float64."""
         return self.dot(self) ** 0.5
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Give tensors of one shape piece by piece: views, whose changes are the tensors'."""
+    views = [torch.atleast_1d(tensor.detach()) for tensor in tensors]
+    rows = max(1, PIECE * len(views[0]) // max(1, views[0].numel()))
+    return zip(*(view.split(rows) for view in views), strict=True)
 
 
 def _owned(parameter: Tensor) -> torch.dtype:
@@ -211,8 +219,9 @@ def shifted(
     try:
         with torch.no_grad():
             for name, p in params.items():
-                step = direction[name].to(p.dtype if read is None else torch.float32) * scale
-                p.add_(step.to(p.dtype))
+                for here, way in _pieces(p, direction[name]):
+                    step = way.to(p.dtype if read is None else torch.float32) * scale
+                    here.add_(step.to(p.dtype))
                 parts = realised(p, saved[name], direction[name], read, scale=scale)
                 dot, want, got = dot + parts[0], want + parts[1], got + parts[2]
         yield survived(dot, want, got, where)
@@ -258,8 +267,8 @@ def realised(
     """
     dot = want = got = 0.0
     kind = torch.promote_types(now.dtype, torch.float32)
-    flat = (x.detach().flatten().split(PIECE) for x in (now, old, meant))
-    for new, before, goal in zip(*flat, strict=True):
+    for piece in _pieces(now, old, meant):
+        new, before, goal = (part.flatten() for part in piece)
         aim = goal.to(kind) - before.to(kind) if scale is None else goal.to(kind) * scale
         seen, was = (new, before) if read is None else (new.to(read), before.to(read))
         real = seen.to(kind) - was.to(kind)
