@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     Shifted = Callable[[Mapping[str, Tensor]], ParamVector]
 
 
+PARALLEL = 1e-12
+"""Least squared sine between two gradients: below it their difference is fp32's rounding."""
+
+
 def cosine(harm: ParamVector, benign: ParamVector) -> float:
     """Give c = g_a . g_b / (|g_a| |g_b|), summed in float64."""
     return harm.dot(benign) / (harm.norm() * benign.norm())
@@ -44,7 +48,8 @@ def cosine_gradient(
 
     grad cos = H_a (u_b - c u_a) / |g_a| + H_b (u_a - c u_b) / |g_b| with u = g / |g|, and each
     product H d is [g(w + eps d) - g(w)] / eps (Wang et al. 2026, the Hessian-free estimate).
-    At most three vectors live at once; `harm` and `benign` are used up.
+    At most three vectors live at once; `harm` and `benign` are used up. Vectors that are parallel
+    to rounding have no such direction, and the cosine's gradient is 0.
 
     Args:
         harm: g_a at the weights, one tensor a parameter.
@@ -55,6 +60,9 @@ def cosine_gradient(
     """
     size_a, size_b, slope = harm.norm(), benign.norm(), weight / eps
     c = harm.dot(benign) / (size_a * size_b)
+    if 1 - c * c < PARALLEL:
+        harm.clear()
+        return benign.scale_(benign_weight)
     harm.scale_(1 / size_a)
     benign.scale_(1 / size_b)
     found = harm_at(models.Mix((1.0, benign), (-c, harm))).scale_(slope / size_a)
