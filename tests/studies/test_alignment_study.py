@@ -1,0 +1,84 @@
+"""The study of all alignment-stage defences, cut to minutes: all of it really runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+import pytest
+from ruamel.yaml import YAML
+
+from holdfast.cli import run
+from holdfast.config import load_yaml
+
+STEPS = 4
+"""Steps of every loop."""
+SHORT: dict[str, dict[str, Any]] = {
+    "sgt": {"stage1": {"steps": STEPS}},
+    "t_vaccine": {"measure_every": 2, "draw_every": 2, "loop": {"checkpoint_every": 2}},
+    "tar": {"attack": {"steps": 4, "every": 2}},
+}
+"""What else a method needs to be short."""
+
+
+def laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one tree of fields over another."""
+    merged = dict(under)
+    for name, value in over.items():
+        old = merged.get(name)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        merged[name] = laid(old, value) if both else value
+    return merged
+
+
+def cut(said: dict[str, Any]) -> dict[str, Any]:
+    """Shorten every loop, budget and prompt set, and leave out no line-up and no attack."""
+    for lineup in said["lineups"].values():
+        lineup["defences"] = [
+            {name: shorter(name, fields) for name, fields in defence.items()}
+            for defence in lineup.get("defences", [])
+        ]
+    for choices in said["attacks"].values():
+        for choice in choices:
+            for name, fields in choice.items():
+                if name != "strip":
+                    fields["evaluate_at"] = [2, 4]
+                if name == "adaptive_trigger":
+                    fields["stage_a"]["steps"] = 2
+    said["evaluation"] = [one | {"n": 2} for one in said["evaluation"]]
+    said["analysis"] |= {"budgets": [2, 4], "n": 4, "k": 2}
+    return said | {"seeds": [0]}
+
+
+def shorter(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Cut a defence to `STEPS`; one without a loop stays as it is."""
+    if name == "lox":
+        return fields
+    return laid(laid(fields, {"loop": {"steps": STEPS, "warmup": 1}}), SHORT.get(name, {}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(480)  # its own bar: under eight minutes
+def test_every_lineup_is_hardened_attacked_judged_and_reported(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = cut(load_yaml(root / "studies" / "world" / "alignment.yaml"))
+    YAML(typ="safe", pure=True).dump(said, Path("smoke.yaml"))
+
+    assert run(["run", "smoke.yaml", "--workers", "2"]) == 0
+    folder = Path("runs/alignment")
+    lineups = parquet.read_table(folder / "lineups.parquet").to_pylist()
+    assert sorted(row["lineup"] for row in lineups) == sorted(said["lineups"])
+    assert all(row["steps"] > 0 for row in lineups if row["defences"] != "none")
+    outcomes = parquet.read_table(folder / "outcomes.parquet", columns=["lineup", "variant"])
+    choices = sum(len(some) for some in said["attacks"].values())
+    seen = {(row["lineup"], row["variant"]) for row in outcomes.to_pylist()}
+    assert len(seen) == choices * len(said["lineups"])
+    looked = parquet.read_table(folder / "analysis.parquet", columns=["lineup"])
+    assert set(looked["lineup"].to_pylist()) == set(said["analysis"]["lineups"])
+
+    # The tables alone make the same page.
+    assert run(["report", str(folder), "--out", "again"]) == 0
+    assert Path("again/report.html").read_bytes() == (folder / "report.html").read_bytes()
