@@ -5,8 +5,10 @@
 
 `released`: what each line-up does before any attack; `curves`: harm by budget, one table for each
 of the attacker's choices; `costs`: cost-to-break under the worst choice and under each alone;
-`pairs`: the same compared over seeds; `worst`: the worse of the choices at each budget. Where
-several values stand in a cell they are the seeds', in order.
+`pairs`: the same compared over seeds; `worst`: the worse of the choices at each budget; `outcomes`:
+what is said to restricted prompts as released and at the largest budget, all seeds together;
+`signs`: whether each defence did its own thing; `free`: harm on the way to the public original.
+Where several values stand in a cell they are the seeds', in order.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import pyarrow.compute as pc
 from pyarrow import Table, parquet
 
 from holdfast.report import cost, findings
+from holdfast.report.rows import OUTCOMES
 
 UTILITY = ("benign", "facts", "quiz")
 RESAMPLES = 10_000
@@ -53,10 +56,11 @@ class Study:
         self.seeds = [int(seed) for seed in self.meta["seeds"]]
         priced = self.table.filter(pc.equal(self.table["unit"], "examples"))
         self.variants = list(dict.fromkeys(priced["variant"].to_pylist()))
-        self.harm, self.right, self.refused = self._count(priced)
+        self.harm, self.right, self.refused = self.count(priced)
         self.budgets = sorted({key[3] for key in self.harm})
 
-    def _count(self, table: Table) -> tuple[Cells, Cells, Cells]:
+    def count(self, table: Table) -> tuple[Cells, Cells, Cells]:
+        """Gather harm, rightness and refusals of the evaluator's prompts by cell."""
         names = (
             *("lineup", "variant", "seed", "budget", "side", "set", "judge"),
             *("outcome", "reason", "correct"),
@@ -210,13 +214,81 @@ def pairs(study: Study, threshold: float, reference: str) -> None:
     show(heads, rows)
 
 
+def outcomes(study: Study) -> None:
+    """Print the shares of each outcome, for each of the attacker's choices."""
+    wanted = {"set": "restricted", "side": "evaluator", "judge": study.meta["judges"][0]}
+    priced = pc.equal(study.table["unit"], "examples")
+    for name, word in wanted.items():
+        priced = pc.and_(priced, pc.equal(study.table[name], word))
+    counted: Counter[tuple[Any, ...]] = Counter()
+    columns = ["variant", "lineup", "budget", "outcome"]
+    for row in study.table.filter(priced).select(columns).to_pylist():
+        counted[tuple(row[name] for name in columns)] += 1
+
+    def cell(variant: str, name: str, budget: float) -> str:
+        each = [counted[variant, name, budget, outcome] for outcome in OUTCOMES]
+        return ", ".join(f"{100 * one / sum(each):.0f}" for one in each) if sum(each) else "-"
+
+    print(", ".join(OUTCOMES) + "\n")  # noqa: T201
+    for variant in study.variants:
+        last = max(key[2] for key in counted if key[0] == variant)
+        rows = [[name, cell(variant, name, 0.0), cell(variant, name, last)] for name in study.names]
+        show(["line-up", f"{variant}: released", f"at {last:g}"], rows)
+
+
+def signs(study: Study) -> None:
+    """Print each line-up's own diagnostic beside plain refusal fine-tuning's."""
+    rows = []
+    for name in study.names:
+        mine = [row for row in study.lineups if row["lineup"] == name]
+        if not mine[0]["signal"]:
+            continue
+        both = [
+            ", ".join("-" if row[kind] is None else f"{row[kind]:.3g}" for row in mine)
+            for kind in ("measured", "beside")
+        ]
+        verdict = {None: mine[0]["undecided"], True: "inert", False: "acted"}[mine[0]["inert"]]
+        rows.append([name, f"{mine[0]['signal']} {mine[0]['moves']}", *both, verdict])
+    show(["line-up", "diagnostic", "its own", "refusal_sft's", "verdict"], rows)
+
+
+def free(study: Study) -> None:
+    """Print harm along the straight way back to the public original."""
+    moved = study.table.filter(pc.equal(study.table["unit"], "t"))
+    harm, _, _ = study.count(moved)
+    shares = sorted({key[3] for key in harm})
+    variant = next(iter(harm))[1]
+    show(
+        ["line-up", *(f"t = {t:g}" for t in shares)],
+        [
+            [
+                name,
+                *(
+                    percent(study.share(harm, name, variant, s, t) for s in study.seeds)
+                    for t in shares
+                ),
+            ]
+            for name in study.names
+        ],
+    )
+
+
+PLAIN = {
+    "released": released,
+    "curves": curves,
+    "worst": worst,
+    "outcomes": outcomes,
+    "signs": signs,
+    "free": free,
+}
+"""Tables that need nothing but the study."""
+
+
 def main() -> None:
     """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "tables", nargs="+", choices=["released", "curves", "worst", "costs", "pairs"]
-    )
+    parser.add_argument("tables", nargs="+", choices=[*PLAIN, "costs", "pairs"])
     parser.add_argument("--reference", default="refusal_sft")
     parser.add_argument("--threshold", type=float, default=0.2, choices=[0.05, 0.2, 0.5])
     given = parser.parse_args()
@@ -227,7 +299,7 @@ def main() -> None:
         elif name == "costs":
             costs(study, given.threshold)
         else:
-            {"released": released, "curves": curves, "worst": worst}[name](study)
+            PLAIN[name](study)
 
 
 if __name__ == "__main__":
