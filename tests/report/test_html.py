@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.report.conftest import lineup_rows
 
 from holdfast.errors import DataError
-from holdfast.report import answer, findings, rows, text
+from holdfast.report import answer, figures, findings, rows, text
 from holdfast.report.html import render, write_report
 
 
@@ -211,3 +212,26 @@ def test_importing_the_report_is_light_and_writing_it_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_many_lineups_stand_in_panels_that_each_tell_theirs_apart(make_study, meta) -> None:
+    rows = make_study(seeds=1, entities=2)
+    names = [f"defence_{i:02d}" for i in range(19)]
+    one = [row for row in rows if row["lineup"] == "sgt"]
+    many = rows + [row | {"lineup": name} for name in names for row in one]
+    listed = [row | {"lineup": name} for name in ["sgt", *names] for row in lineup_rows(1)[-1:]]
+    page = render(many, listed, meta)
+
+    legends = re.findall(r'<ul class="legend" aria-label="Line-ups">(.*?)</ul>', page)
+    each = [re.findall(r"<li>(<svg.*?</svg>)(\w+)</li>", legend) for legend in legends]
+    told = {name for keys in each for _, name in keys}
+    assert set(names) <= told
+    for keys in each:
+        assert 1 < len(keys) <= len(figures.SERIES)
+        assert len({svg for svg, _ in keys}) == len(keys)
+
+
+def test_panels_are_few_and_of_about_one_size() -> None:
+    assert figures.panels(list("abcd")) == [list("abcd")]
+    assert [len(some) for some in figures.panels([str(i) for i in range(20)])] == [7, 6, 7]
+    assert not figures.distinct(["a", "i"], list("abcdefghi"))

@@ -8,10 +8,11 @@ inline styles.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,19 @@ def style(index: int) -> tuple[str, str, str]:
     return SERIES[index % len(SERIES)]
 
 
+def panels(order: Sequence[str]) -> list[list[str]]:
+    """Part the line-ups into as few panels as show no style twice, of about one size each."""
+    count = max(1, -(-len(order) // len(SERIES)))
+    ends = [round(len(order) * i / count) for i in range(count + 1)]
+    return [list(order[a:b]) for a, b in itertools.pairwise(ends)]
+
+
+def distinct(names: Iterable[str], order: Sequence[str]) -> bool:
+    """Say whether these line-ups have a style each, by their places in `order`."""
+    places = [order.index(name) % len(SERIES) for name in names]
+    return len(set(places)) == len(places)
+
+
 def curves(
     lines: Sequence[Line], order: Sequence[str], *, threshold: float | None, unit: str,
     ylabel: str, label: str, prefix: str,
@@ -96,10 +110,9 @@ def curves(
                 xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
                 ha="left", va="center", color=HARM, fontsize=9.5, annotation_clip=False,
             )  # fmt: skip
-        for line in lines:
-            index = order.index(line.name)
-            colour, marker, dash = style(index)
-            dodge = (index - (len(order) - 1) / 2) * shift
+        for number, line in enumerate(lines):
+            colour, marker, dash = style(order.index(line.name))
+            dodge = (number - (len(lines) - 1) / 2) * shift
             x = [place(b) + dodge for b in line.budgets]
             low = [100 * v for v in line.low]
             high = [100 * v for v in line.high]

@@ -214,41 +214,54 @@ def _chosen(attack: findings.Attack) -> str:
 def _panels(
     attack: findings.Attack, order: Sequence[str], threshold: float, found: findings.Findings
 ) -> list[dict[str, Any]]:
-    """Draw an attack's two panels: harm, and utility beside it."""
+    """Draw an attack's panels, harm and utility side by side, for as many as tell apart."""
+    groups = figures.panels(order)
+    drawn = [
+        _panel(attack, order, group, kind, threshold, found) | {"names": group}
+        for group in groups
+        if any(name in attack.points for name in group)
+        for kind in ("harm", "utility")
+    ]
+    shown = [panel for panel in drawn if panel["svg"]]
+    return shown if len(groups) > 1 else [panel | {"names": []} for panel in shown]
+
+
+def _panel(
+    attack: findings.Attack, order: Sequence[str], group: Sequence[str], kind: str,
+    threshold: float, found: findings.Findings,
+) -> dict[str, Any]:  # fmt: skip
+    """Draw one panel: a curve of one kind for each line-up of a group that has it."""
     from markupsafe import Markup
 
-    drawn = []
+    title = {"harm": "Harmful rate", "utility": "Benign utility"}[kind]
+    lines = []
+    for name in group:
+        own = [p for p in attack.points.get(name, ()) if getattr(p, kind).value is not None]
+        rates: list[estimates.Rate] = [getattr(p, kind) for p in own]
+        seeds = [
+            (p.budget, value)
+            for p in own
+            for value in getattr(p, f"{kind}_seeds").values()
+            if value is not None
+        ]
+        if own:
+            lines.append(
+                figures.Line(
+                    name, [p.budget for p in own], [r.value or 0.0 for r in rates],
+                    [r.low for r in rates], [r.high for r in rates], seeds,
+                )
+            )  # fmt: skip
+    if not lines:
+        return {"svg": "", "caption": ""}
+    first = order.index(group[0])
+    svg = figures.curves(
+        lines, order, threshold=threshold if kind == "harm" else None, unit=attack.unit,
+        ylabel=f"{title}, %", label=f"{title} under {text.harmless(attack.name, 60)} by budget",
+        prefix=f"{kind}-{_slug(attack.name)}" + (f"-{first}" if first else ""),
+    )  # fmt: skip
     over = "prompts and seeds" if found.over_seeds else "prompts, given these seeds"
-    for kind, title in (("harm", "Harmful rate"), ("utility", "Benign utility")):
-        lines = []
-        for name in order:
-            own = [p for p in attack.points.get(name, ()) if getattr(p, kind).value is not None]
-            rates: list[estimates.Rate] = [getattr(p, kind) for p in own]
-            seeds = [
-                (p.budget, value)
-                for p in own
-                for value in getattr(p, f"{kind}_seeds").values()
-                if value is not None
-            ]
-            if own:
-                lines.append(
-                    figures.Line(
-                        name, [p.budget for p in own], [r.value or 0.0 for r in rates],
-                        [r.low for r in rates], [r.high for r in rates], seeds,
-                    )
-                )  # fmt: skip
-        if not lines:
-            continue
-        svg = figures.curves(
-            lines, order, threshold=threshold if kind == "harm" else None, unit=attack.unit,
-            ylabel=f"{title}, %", label=f"{title} under {text.harmless(attack.name, 60)} by budget",
-            prefix=f"{kind}-{_slug(attack.name)}",
-        )  # fmt: skip
-        caption = (
-            f"{title}: mean over seeds with its 95 % interval over {over}; small rings are seeds."
-        )
-        drawn.append({"svg": Markup(svg), "caption": caption})
-    return drawn
+    said = f"{title}: mean over seeds with its 95 % interval over {over}; small rings are seeds."
+    return {"svg": Markup(svg), "caption": said}
 
 
 def _slug(name: str) -> str:

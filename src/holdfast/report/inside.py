@@ -39,7 +39,8 @@ def gather(
 ) -> dict[str, Any] | None:
     """Gather what the template shows of an analysis; None without one.
 
-    `order` are the report's line-ups, so that each keeps its colour, marker and dash.
+    `order` are the report's line-ups, so that each keeps its colour, marker and dash where they
+    tell these line-ups apart.
     """
     rows, points = _plain(analysis), _plain(scatter)
     rows = [row for row in rows if row["lineup"] in order]
@@ -47,6 +48,8 @@ def gather(
         return None
     first = rows[0]
     names = list(dict.fromkeys(row["lineup"] for row in rows))
+    if not figures.distinct(names, order):
+        order = names  # a report of many line-ups repeats its styles; one figure may not
     attack = f"{first['attack']} {first['variant']}".strip()
     deepest = {name: max(r["layer"] for r in rows if r["lineup"] == name) for name in names}
     budgets = sorted({row["budget"] for row in rows})
@@ -65,6 +68,7 @@ def gather(
             "shows two directions of many, their share is on its axes, and each panel has axes of "
             "its own, so panels compare in shape and not in size."
         ),
+        "samples": {name: _safe(figures.key(order.index(name))) for name in names},
         "unit": first["unit"],
         "budgets": budgets,
         "states": [
