@@ -8,10 +8,15 @@ import pytest
 import torch
 from tests import tiny
 
+from holdfast.defences.booster import Booster
 from holdfast.defences.lox import LoX, extrapolate, top_rank
+from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.errors import ConfigError, ModelError
-from holdfast.method import Run
+from holdfast.method import Run, TrainedDefence
+from holdfast.run import Loop
 from holdfast.training import harden
+
+SHORT = Loop(steps=3, batch=2, lr=0.01)
 
 
 def test_rank_1_worked_by_hand() -> None:
@@ -156,6 +161,25 @@ def test_it_multiplies_its_diagnostic_by_1_and_the_coefficient(rank: int | None)
     assert after["top_norm"] == pytest.approx(2.25 * before["top_norm"], rel=1e-4)
     assert after["top_share"] >= before["top_share"] - 1e-9
     assert (LoX.signal, LoX.moves) == ("top_norm", "up")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [RefusalSFT(loop=SHORT), Booster(alpha=0.01, loop=SHORT)],
+    ids=["refusal_sft", "booster"],
+)
+def test_it_extends_whatever_a_line_up_did_before_it(before: TrainedDefence) -> None:
+    model = tiny.model("qwen3")
+    original = tiny.weights(model)
+    harden(before, model, tiny.encoder(), tiny.pool(), seed=0)
+    aligned = tiny.weights(model)
+    sources = {"original": original}
+    harden(LoX(rank=2), model, tiny.encoder(), tiny.pool(), seed=0, sources=sources)
+
+    name = next(name for name in aligned if name.endswith("mlp.up_proj.weight"))
+    expected = extrapolate(aligned[name], original[name], 2, 1.25)
+    assert not torch.allclose(aligned[name], original[name])
+    torch.testing.assert_close(tiny.weights(model)[name], expected)
 
 
 def test_without_an_original_there_is_no_diagnostic() -> None:
