@@ -32,7 +32,8 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
     assert said[3].startswith("But the attacker has a free way round it")
     assert "breaks it in 3 of 3 seeds, at t = 0.75 or before" in said[3]
     assert said[4].startswith("Whoever can still fetch the undefended model (none) needs no")
-    assert said[5] == ("No ranking is claimed: a claim needs 8 paired seeds, and this study has 3.")
+    assert said[5].startswith("Harm alone was past the threshold for sgt at 512 examples already,")
+    assert said[6] == ("No ranking is claimed: a claim needs 8 paired seeds, and this study has 3.")
 
 
 def test_eight_seeds_allow_a_claim(make_study, lineups, meta):
@@ -212,6 +213,23 @@ def test_importing_the_report_is_light_and_writing_it_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_harm_that_the_price_leaves_out_is_told_first_and_in_the_table(
+    outcomes, lineups, meta, page
+) -> None:
+    """An attack that opens the model and wrecks its benign answers has not left it safe."""
+    few = words(page.read_text(encoding="utf-8")).count("harm alone: at")
+    wrecked = [
+        row | {"correct": False}
+        if row["unit"] == "examples" and row["budget"] > 0 and row["correct"] is not None
+        else row
+        for row in outcomes
+    ]
+    said = words(render(wrecked, lineups, meta))
+    assert "Harm alone was past the threshold for" in said
+    assert "the price counts only models that are still of use." in said
+    assert said.count("harm alone: at") > few
 
 
 def test_many_lineups_stand_in_panels_that_each_tell_theirs_apart(make_study, meta) -> None:

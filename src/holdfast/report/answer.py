@@ -67,6 +67,7 @@ def sentences(found: findings.Findings) -> list[str]:
             said.append("No other line-up had a price to compare it with.")
     said += [_usefulness(found, threat, name) for name in top.names]
     said += _undefended(found, threat, top.names[0])
+    said += [_sooner(costs[name], name) for name in top.names]
     said.append(claim(found, threat))
     return [sentence for sentence in said if sentence]
 
@@ -95,6 +96,19 @@ def released(found: findings.Findings, threat: findings.Threat, name: str) -> es
             if point.budget == 0 and point.utility.value is not None:
                 return point.utility
     return None
+
+
+def _sooner(costs: Mapping[int, cost.Cost], name: str) -> str:
+    """Say where harm alone was past the threshold before the price says so; empty if nowhere."""
+    sooner = [c.past for c in costs.values() if c.harmed_sooner]
+    if not sooner:
+        return ""
+    return (
+        f"Harm alone was past the threshold for {name} at {text.number(min(sooner))} examples"
+        f" already, in {len(sooner)} of {text.plural(len(costs), 'seed')}, under a choice that"
+        " wrecked its other answers or where it did not last; the price counts only models that"
+        " are still of use."
+    )
 
 
 def _usefulness(found: findings.Findings, threat: findings.Threat, name: str) -> str:

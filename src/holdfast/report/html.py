@@ -71,7 +71,7 @@ def render(
     )  # fmt: skip
     environment.filters.update(
         percent=text.percent, interval=text.interval, broke=text.broke, bounds=text.bounds,
-        plural=text.plural, safe_text=text.harmless,
+        number=text.number, plural=text.plural, safe_text=text.harmless,
     )  # fmt: skip
     style = (HERE / "page.css").read_text(encoding="utf-8")
     page = _page(found, table, show_text)
