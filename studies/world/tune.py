@@ -190,6 +190,10 @@ def main() -> None:
     given = parser.parse_args()
     plan, log = load_yaml(given.plan), given.plan.with_suffix(".jsonl")
     known = [json.loads(text) for text in log.read_text().splitlines()] if log.exists() else []
+    labels = [make("attack", entry, "attacks").label() for entry in plan["attacks"]]
+    others = [line["trial"] for line in known if list(line.get("curves", labels)) != labels]
+    if others:
+        parser.error(f"{log}: {others[0]} was tried under other attacks; begin another log")
     done = [(line["trial"], line["lineup"]) for line in known]
     asked = list(trials(plan))
     for name, lineup in asked:  # a misspelt field is told before hours of work

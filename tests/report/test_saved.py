@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
-from tests.report.conftest import META, lineup_rows
+from tests.report import conftest
+from tests.report.conftest import lineup_rows
 from tests.report.test_inside import tables
 
 from holdfast.cli import run
@@ -17,6 +18,7 @@ from holdfast.report.html import render
 from holdfast.report.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
 from holdfast.report.saved import Saved
 
+META = conftest.META | {"name": "foundation"}
 TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
 
 
@@ -56,6 +58,20 @@ def test_it_stands_under_the_studys_name_in_the_store(
     assert page.is_file()
 
 
+def test_a_run_of_the_same_name_is_not_written_over(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "runs" / META["name"]
+    own.mkdir(parents=True)
+    (own / "study.json").write_text("{}")
+    assert run(["report", str(kept), "--store", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err == (
+        f"holdfast: {kept}: {own} holds a run of the study of that name; name another folder with "
+        "--out\n"
+    )
+    assert [path.name for path in own.iterdir()] == ["study.json"]
+
+
 def test_a_study_without_an_analysis_has_none(kept: Path) -> None:
     (kept / "analysis.parquet").unlink()
     (kept / "scatter.parquet").unlink()
@@ -81,9 +97,19 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
         return capsys.readouterr().err.removeprefix("holdfast: ").rstrip("\n")
 
     meta = (kept / "meta.json").read_text()
-    (kept / "meta.json").write_text('{"name": "x", "seeds": [0]}')
+    again = "missing or not what a study writes; write it again with 'holdfast run'"
+    for said, wrong in (
+        ('{"name": "x", "seeds": [0]}', "judges"),
+        ('{"name": "../x", "seeds": [0], "judges": ["a"]}', "name"),
+        ('{"name": 5, "seeds": "a", "judges": []}', "name, seeds, judges"),
+        ("[]", "name, seeds, judges"),
+    ):
+        (kept / "meta.json").write_text(said)
+        assert told() == f"{kept / 'meta.json'}: {wrong}: {again}"
+    (kept / "meta.json").write_text('{"name": "x", "seeds": [0], "judges": ["nobody"]}')
     assert told() == (
-        f"{kept / 'meta.json'}: does not say judges; write it again with 'holdfast run'"
+        f"{kept / 'meta.json'}: no outcome is of its first judge, 'nobody'; keep the tables of one "
+        "study together"
     )
     (kept / "meta.json").write_text(meta[:20])
     assert told().startswith(f"{kept / 'meta.json'}: is no JSON file (")
@@ -92,10 +118,15 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
     table = parquet.read_table(kept / "lineups.parquet")
     parquet.write_table(table.drop_columns(["seed", "flops"]), kept / "lineups.parquet")
     assert told() == (
-        f"{kept / 'lineups.parquet'}: the columns seed, flops are missing; write it again with "
-        "'holdfast run'"
+        f"{kept / 'lineups.parquet'}: no column seed, flops; write it again with 'holdfast run'"
     )
     (kept / "outcomes.parquet").write_bytes(b"PAR1 and no more")
-    assert told().startswith(f"{kept / 'outcomes.parquet'}: is no Parquet file (")
+    assert told() == (
+        f"{kept / 'outcomes.parquet'}: is no Parquet file, or not a whole one; {TODO}"
+    )
+    assert run(["report", str(kept / "outcomes.parquet")]) == 2
+    assert capsys.readouterr().err == (
+        f"holdfast: {kept / 'outcomes.parquet'}: is a table; give its folder, {kept}\n"
+    )
     (kept / "outcomes.parquet").unlink()
     assert told() == f"{kept}: holds no outcomes.parquet; {TODO}"

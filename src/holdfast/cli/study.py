@@ -107,6 +107,8 @@ def report(
     """Write a finished study's report again, from the store or from its tables alone."""
     if study.is_dir():
         return _report_tables(study, store, out, show_text)
+    if study.suffix == ".parquet":
+        raise ConfigError(str(study), "is a table", f"give its folder, {study.parent}")
     from holdfast.studies import tables
     from holdfast.studies.plan import Plan
     from holdfast.studies.store import Store
@@ -126,7 +128,11 @@ def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool)
     from holdfast.studies.store import writing
 
     saved = Saved.read(folder)
-    out = out or store / saved.meta["name"]
+    own = store / saved.meta["name"]
+    if out is None and (own / STATE).exists() and own.resolve() != folder.resolve():
+        what = f"{own} holds a run of the study of that name"
+        raise ConfigError(str(folder), what, "name another folder with --out")
+    out = out or own
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)  # a run of the study itself writes all of it again

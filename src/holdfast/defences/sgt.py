@@ -208,8 +208,8 @@ class SGT(LossDefence):
     equation: ClassVar[str] = "alpha_align * L_align + L_task + alpha_repel * L_repel (Eq. 4)"
     cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 2F + 1B; guided: 3F + 1B"
     fidelity: ClassVar[str] = (
-        "paper and released code read; every point they leave open is a field with its "
-        "measured effect; published numbers not reproduced at their scale"
+        "paper and released code read; what they leave open is a field with its measured effect, "
+        "but for four points told on its page; published numbers not reproduced at their scale"
     )
     neutral: ClassVar[dict[str, Any]] = {"alpha_align": 0.0, "alpha_repel": 0.0}
     signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not

@@ -77,7 +77,10 @@ class ParamVector(dict[str, Tensor]):
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Give tensors of one shape piece by piece: views, whose changes are the tensors'."""
+    """Give tensors of one shape piece by piece: views, whose changes are the tensors'.
+
+    Cut along the first dimension, so a piece is one row at least.
+    """
     views = [torch.atleast_1d(tensor.detach()) for tensor in tensors]
     rows = max(1, PIECE * len(views[0]) // max(1, views[0].numel()))
     return zip(*(view.split(rows) for view in views), strict=True)

@@ -49,7 +49,7 @@ def gather(
     first = rows[0]
     names = list(dict.fromkeys(row["lineup"] for row in rows))
     if not figures.distinct(names, order):
-        order = names  # a report of many line-ups repeats its styles; one figure may not
+        order = names  # a report of many line-ups repeats its styles; up to eight need not here
     attack = f"{first['attack']} {first['variant']}".strip()
     deepest = {name: max(r["layer"] for r in rows if r["lineup"] == name) for name in names}
     budgets = sorted({row["budget"] for row in rows})

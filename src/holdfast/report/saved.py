@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.errors import DataError
 from holdfast.report import inside
 from holdfast.report.rows import OUTCOME_COLUMNS
+from holdfast.studies.study import NAME
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,10 +40,20 @@ class Saved:
         Raises `DataError` for what is missing, cannot be read, or lacks a column.
         """
         looks = {"analysis": inside.COLUMNS, "scatter": inside.SCATTER_COLUMNS}
+        outcomes = _table(folder / "outcomes.parquet", OUTCOME_COLUMNS)
+        lineups = _table(folder / "lineups.parquet", LINEUP)
+        meta = _meta(folder / "meta.json")
+        judge, known = meta["judges"][0], outcomes["judge"].unique().to_pylist()
+        if judge not in known:
+            raise DataError(
+                str(folder / "meta.json"),
+                f"no outcome is of its first judge, '{judge}'",
+                "keep the tables of one study together",
+            )
         return cls(
-            outcomes=_table(folder / "outcomes.parquet", OUTCOME_COLUMNS),
-            lineups=_table(folder / "lineups.parquet", LINEUP),
-            meta=_meta(folder / "meta.json"),
+            outcomes=outcomes,
+            lineups=lineups,
+            meta=meta,
             **{
                 name: _table(path, columns) if path.exists() else None
                 for name, columns in looks.items()
@@ -64,25 +76,38 @@ def _table(path: Path, columns: Iterable[str]) -> pa.Table:
         raise DataError(str(path.parent), f"holds no {path.name}", TODO)
     try:
         table = parquet.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        first = str(error).splitlines()[0].rstrip(".")
-        raise DataError(str(path), f"is no Parquet file ({first})", TODO) from error
+    except pa.ArrowInvalid as error:
+        raise DataError(str(path), "is no Parquet file, or not a whole one", TODO) from error
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read ({error})", "check the file") from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:
-        what = f"the columns {', '.join(missing)} are missing"
+        what = f"no column {', '.join(missing)}"
         raise DataError(str(path), what, "write it again with 'holdfast run'")
     return table
 
 
 def _meta(path: Path) -> dict[str, Any]:
+    """Read what the study said of itself, and hold it to what a report relies on."""
     if not path.exists():
         raise DataError(str(path.parent), f"holds no {path.name}", TODO)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(str(path), f"is no JSON file ({error})", TODO) from error
-    missing = [name for name in META if not isinstance(found, dict) or name not in found]
-    if missing:
-        what = f"does not say {', '.join(missing)}"
+    said = found if isinstance(found, dict) else {}
+    name, seeds, judges = (said.get(key) for key in META)
+    wrong = {
+        "name": not (isinstance(name, str) and re.fullmatch(NAME, name)),
+        "seeds": not (_filled(seeds, int)),
+        "judges": not (_filled(judges, str)),
+    }
+    if any(wrong.values()):
+        what = f"{', '.join(key for key in META if wrong[key])}: missing or not what a study writes"
         raise DataError(str(path), what, "write it again with 'holdfast run'")
-    return found
+    return said
+
+
+def _filled(values: Any, kind: type) -> bool:
+    """Say whether these are a list of some values of one kind."""
+    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)

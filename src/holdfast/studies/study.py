@@ -22,7 +22,9 @@ HARM_SETS = ("restricted", "name_only")
 """Evaluation sets that every judge of the study reads."""
 
 SideName = Literal["defender", "defender_selection", "attacker", "attacker_selection", "evaluator"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
+"""What a name may be: it becomes a folder's."""
+Name = Annotated[str, Field(pattern=NAME)]
 MethodText = Annotated[
     Any,
     WithJsonSchema(
