@@ -55,6 +55,8 @@ class Method(Fields):
     """Fields at which a defence equals plain fine-tuning (or changes nothing)."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Other named settings than `clean`, the defaults: usually `paper` and `released`."""
+    fidelity: ClassVar[str] = ""
+    """What was read of the original, where ours differs, and whether its numbers came out again."""
 
     @classmethod
     def name(cls) -> str:
@@ -145,8 +147,6 @@ class Defence(Method):
     equation: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     """Cost of an optimiser step in forward (F) and backward (B) passes."""
-    fidelity: ClassVar[str] = ""
-    """What was read of the original, where ours differs, and whether its numbers came out again."""
     signal: ClassVar[str] = ""
     """The diagnostic that tells whether the method did its own thing."""
     moves: ClassVar[Literal["up", "down"]] = "up"

@@ -104,6 +104,11 @@ def test_show_tells_fields_defaults_and_sources(capsys: pytest.CaptureFixture[st
     assert "lr = 1e-05: Learning rate of AdamW, constant; source: SGT's attack." in said
     assert "needs control of: data; budget in: examples" in said
 
+    assert run(["show", "adaptive_trigger"]) == 0
+    assert "it is harmful_sft to the bit (docs/fidelity/adaptive_trigger.md)\n" in (
+        capsys.readouterr().out
+    )
+
 
 def test_the_schema_is_json_and_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema"]) == 0

@@ -141,6 +141,7 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
         "chosen_differs": lambda attack: any(any(v.values()) for v in attack.chosen.values()),
         "chosen": _chosen,
         "figures": {attack.name: _panels(attack, order, threshold, found) for attack in attacks},
+        "parted": len(figures.panels(order)) > 1,
         "cost_figures": {t.access: _costs(t, order, threshold) for t in found.threats if t.costs},
         "outcome_names": OUTCOMES[:-1],
         "swatch": _swatch,
