@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from holdfast.cli import run
+from holdfast.find import KINDS, names
 from holdfast.studies.study import load_study
 
 HEAVY = "('torch', 'numpy', 'transformers', 'pyarrow', 'matplotlib')"
@@ -108,6 +109,13 @@ def test_show_tells_fields_defaults_and_sources(capsys: pytest.CaptureFixture[st
     assert "it is harmful_sft to the bit (docs/fidelity/adaptive_trigger.md)\n" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_method_can_be_shown(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in names(kind):
+        assert run(["show", name]) == 0
+        assert f"{kind} {name} (version " in capsys.readouterr().out
 
 
 def test_the_schema_is_json_and_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:

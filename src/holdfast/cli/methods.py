@@ -51,8 +51,11 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
             page = f" (docs/fidelity/{name}.md)" if origin(kind, name) == "holdfast" else ""
             typer.echo(f"  fidelity: {told}{page}")
         for label in ("roles", "needs"):
-            if getattr(cls, label, ()):
-                typer.echo(f"  {label}: {', '.join(getattr(cls, label))}")
+            values = getattr(cls, label, ())
+            if isinstance(values, property):  # its fields decide: tell what the defaults ask for
+                values = getattr(cls(), label)
+            if values:
+                typer.echo(f"  {label}: {', '.join(values)}")
         if issubclass(cls, Defence):
             typer.echo(f"  acts: {cls.when.value}; starts from: {cls.starts_from}")
         if issubclass(cls, Attack):
