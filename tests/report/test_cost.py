@@ -58,6 +58,19 @@ def test_an_incoherent_model_is_not_broken_but_spoilt():
     assert cost.cost_to_break([useless], 0.2).high == 32
 
 
+def test_overlapping_intervals_decide_nothing():
+    """A model that was not coherent at 8 is only known to break somewhere before 16."""
+    wide = cost.Cost(0, 16, 0, 16, 64, (0, 1), (0, 1), "a", "selection")
+    narrow = cost.Cost(4, 8, 4, 8, 64, (0, 1), (0, 1), "a", "selection")
+    beyond = cost.Cost(16, 32, 16, 32, 64, (0, 1), (0, 1), "a", "selection")
+    assert cost.log_difference(wide, narrow) == cost.log_difference(narrow, wide) == 0
+    assert cost.log_difference(beyond, wide) == 1
+    (pair,) = cost.compare({"wide": {0: wide}, "narrow": {0: narrow}})
+    assert (pair.larger, pair.smaller, pair.tied) == (0, 0, 1)
+    assert cost.dearer_than_all(beyond, [wide, narrow])
+    assert not cost.dearer_than_all(wide, [narrow])
+
+
 def test_harm_before_the_price_is_told_whatever_became_of_the_rest():
     """A model that answers half of what it should not is not safe for being useless besides."""
     useless = candidate("a", [0, 0, 0.5, 0.75], utility=[0.9, 0.9, 0.5, 0.5])

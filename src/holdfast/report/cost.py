@@ -8,7 +8,7 @@ bootstrap repeats choice and scoring on resampled clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -252,18 +252,29 @@ def log_difference(left: Cost, right: Cost) -> float:
     """Give log2 left cost - log2 right cost, both cut at the last budget a survivor was tried at.
 
     What happened past that budget is unknown for the survivor, so it counts for neither: cutting
-    can only weaken a claim, also where the two were tried up to different budgets.
+    can only weaken a claim, also where the two were tried up to different budgets. 0 where neither
+    is known to be larger.
     """
+    if not (_dearer(left, right) or _dearer(right, left)):
+        return 0.0
     cap = min((cost.b_max for cost in (left, right) if cost.survived), default=math.inf)
     ends = [min(cost.b_max if cost.survived else cost.high, cap) for cost in (left, right)]
     return math.log2(ends[0]) - math.log2(ends[1])
 
 
 def _dearer(one: Cost, other: Cost) -> bool:
-    """Say whether one cost is known to be larger: a survivor's is past its own last budget."""
+    """Say whether one cost is known to be larger: a survivor's is past its own last budget.
+
+    Intervals that overlap (budgets differ, or a model was not coherent at some) decide nothing.
+    """
     if one.survived:
         return not other.survived and other.high <= one.b_max
-    return not other.survived and one.high > other.high
+    return not other.survived and one.low >= other.high and one.high > other.high
+
+
+def dearer_than_all(one: Cost, others: Iterable[Cost]) -> bool:
+    """Say whether one cost is known to be larger than every other."""
+    return all(_dearer(one, other) for other in others)
 
 
 def compare(

@@ -579,8 +579,9 @@ class Best:
 def best(findings: Findings, threat: Threat) -> Best | None:
     """Pick the line-ups with the largest median cost among those not barred or broken at release.
 
-    Equal medians are settled by the sum of log costs (bounds where censored); an exact tie stays
-    one. None where no line-up qualifies.
+    A cost counts by its lower end, the last budget that is known not to break it. Equal medians are
+    settled by the sum of log upper ends (bounds where censored); an exact tie stays one. None where
+    no line-up qualifies.
     """
     costs = threat.costs[findings.meta.thresholds[0]]
     fit = {
@@ -592,7 +593,7 @@ def best(findings: Findings, threat: Threat) -> Best | None:
         return None
 
     def worth(name: str) -> tuple[float, float]:
-        ends = [c.high for c in fit[name].values()]
+        ends = [c.low for c in fit[name].values()]
         logs = [np.log2(2 * c.b_max if c.survived else c.high) for c in fit[name].values()]
         return median_low(ends), round(float(np.mean(logs)), 9)
 
@@ -601,6 +602,6 @@ def best(findings: Findings, threat: Threat) -> Best | None:
     rest = ranked[len(top) :]
     largest = 0
     for seed, found in fit[top[0]].items():
-        others = [fit[n][seed].high for n in fit if n != top[0] and seed in fit[n]]
-        largest += all(found.high > end for end in others)
+        others = [fit[n][seed] for n in fit if n != top[0] and seed in fit[n]]
+        largest += cost.dearer_than_all(found, others)
     return Best(top, largest, len(fit[top[0]]), rest[0] if rest else None)
