@@ -286,6 +286,17 @@ def test_packed_passes_give_the_same() -> None:
 # ---- what holds whatever the numbers
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_parallel_gradients_leave_the_benign_term_alone(sign: float) -> None:
+    def never(_direction: Any) -> ParamVector:
+        raise AssertionError("there is no direction to shift along")
+
+    benign = ParamVector({"w": torch.tensor([3.0, 4.0])})
+    harm = ParamVector({"w": sign * torch.tensor([1.5, 2.0])})
+    found = cosine_gradient(harm, benign, never, never, 1e-3, weight=2.0, benign_weight=0.5)
+    torch.testing.assert_close(found["w"], torch.tensor([1.5, 2.0]))
+
+
 def test_rows_that_are_benign_and_harmful_alike_have_cosine_1_and_no_coupling() -> None:
     model = tiny.model("llama", spread=0.3).double()
     rows = step()

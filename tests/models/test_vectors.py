@@ -14,6 +14,7 @@ from holdfast import models
 from holdfast.data.example import Role
 from holdfast.errors import TrainingError
 from holdfast.method import Loss, Term
+from holdfast.models import vectors
 from holdfast.models.vectors import total
 
 
@@ -306,3 +307,33 @@ def test_gradients_that_share_memory_are_kept_apart() -> None:
     found.scale_(2.0)
     assert found["a"].unique().tolist() == [8.0]
     assert found["b"].unique().tolist() == [6.0]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_pieces_smaller_than_a_tensor_change_nothing(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real tensors are longer than a piece; a tiny model's never are unless pieces shrink."""
+    torch.manual_seed(0)
+    shapes = {"matrix": (5, 3), "row": (11,), "number": (), "block": (2, 3, 4), "empty": (0, 4)}
+    one, other = (
+        vectors.ParamVector({name: torch.randn(size) for name, size in shapes.items()})
+        for _ in range(2)
+    )
+    module = torch.nn.Module()
+    for name, size in shapes.items():
+        module.register_parameter(name, torch.nn.Parameter(torch.randn(size)))
+    module.matrix = torch.nn.Parameter(torch.randn(3, 5).T)  # strided: a piece must be a view
+    expected = {name: p + 0.5 * one[name] for name, p in module.named_parameters()}
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    monkeypatch.setattr(vectors, "PIECE", piece)
+    by_hand = sum(float((one[name].double() * other[name].double()).sum()) for name in shapes)
+    assert one.dot(other) == pytest.approx(by_hand, rel=1e-12)
+    with vectors.shifted(module, one, 0.5) as told:
+        for name, p in module.named_parameters():
+            torch.testing.assert_close(p, expected[name])
+        assert told["cosine"] == pytest.approx(1.0, abs=1e-6)
+        assert told["norm_ratio"] == pytest.approx(1.0, abs=1e-6)
+    for name, p in module.named_parameters():
+        assert torch.equal(p, before[name])

@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from holdfast.report import cost
+from holdfast.report import cost, findings
 
 BUDGETS = np.array([0.0, 8, 16, 32])
 STEPS, FLOPS = BUDGETS / 4, BUDGETS * 1e9
@@ -69,6 +70,18 @@ def test_overlapping_intervals_decide_nothing():
     assert (pair.larger, pair.smaller, pair.tied) == (0, 0, 1)
     assert cost.dearer_than_all(beyond, [wide, narrow])
     assert not cost.dearer_than_all(wide, [narrow])
+
+
+def test_what_is_known_to_hold_ranks_first_and_not_what_may():
+    wide = cost.Cost(0, 16, 0, 16, 64, (0, 1), (0, 1), "a", "selection")
+    narrow = cost.Cost(4, 8, 4, 8, 64, (0, 1), (0, 1), "a", "selection")
+    study = SimpleNamespace(
+        meta=SimpleNamespace(thresholds=(0.2,)),
+        lineups={name: SimpleNamespace(barred="") for name in ("wide", "narrow")},
+    )
+    threat = SimpleNamespace(costs={0.2: {"wide": {0: wide}, "narrow": {0: narrow}}})
+    best = findings.best(study, threat)
+    assert (best.names, best.runner_up, best.largest) == (("narrow",), "wide", 0)
 
 
 def test_harm_before_the_price_is_told_whatever_became_of_the_rest():

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from holdfast.cli import run
-from holdfast.config import load_yaml
+from holdfast.config import lay_over, load_yaml
 
 STEPS = 4
 """Steps of every loop."""
@@ -20,16 +20,6 @@ SHORT: dict[str, dict[str, Any]] = {
     "tar": {"attack": {"steps": 4, "every": 2}},
 }
 """What else a method needs to be short."""
-
-
-def laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay one tree of fields over another."""
-    merged = dict(under)
-    for name, value in over.items():
-        old = merged.get(name)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        merged[name] = laid(old, value) if both else value
-    return merged
 
 
 def cut(said: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +45,8 @@ def shorter(name: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Cut a defence to `STEPS`; one without a loop stays as it is."""
     if name == "lox":
         return fields
-    return laid(laid(fields, {"loop": {"steps": STEPS, "warmup": 1}}), SHORT.get(name, {}))
+    short = lay_over(fields, {"loop": {"steps": STEPS, "warmup": 1}})
+    return lay_over(short, SHORT.get(name, {}))
 
 
 @pytest.mark.slow

@@ -220,7 +220,6 @@ def _panels(
     drawn = [
         _panel(attack, order, group, kind, threshold, found) | {"names": group}
         for group in groups
-        if any(name in attack.points for name in group)
         for kind in ("harm", "utility")
     ]
     shown = [panel for panel in drawn if panel["svg"]]
