@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from holdfast.config import NO_EFFECT, AsTuple, Fields, lay_over
 from holdfast.errors import ConfigError
@@ -229,11 +229,37 @@ class Attack(Method):
     kind: ClassVar[str] = "attack"
     control: ClassVar[Control] = Control.DATA
     unit: ClassVar[str] = "examples"
+    """What a budget counts. Only `examples` is paid; every other unit trains nothing: free."""
     needs: ClassVar[tuple[str, ...]] = ()
 
     def points(self) -> tuple[float, ...]:
         """Give the budgets to measure at, ascending, 0 (the model as released) left out."""
         raise NotImplementedError
+
+    def expand(self, pool: Pool) -> Sequence[Attack]:
+        """Give the single choices this one stands for: a list of layers is a choice for each.
+
+        Raises:
+            ConfigError, DataError: what it chooses from is not there.
+        """
+        return (self,)
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the attacker's rows; never a defender's. Most attacks that train nothing have none.
+
+        Raises:
+            DataError: there are too few, or none.
+        """
+        return {}
+
+    def returns_original(self, point: float) -> bool:
+        """Say whether what comes out at a budget is the public original itself."""
+        return False
+
+    @property
+    def weights_alone(self) -> bool:
+        """Say whether a checkpoint holds all it does: no hook, no adapter, no other prompt."""
+        return True
 
     def label(self) -> str:
         """Give a short text that tells this choice from the attacker's others."""
@@ -262,6 +288,10 @@ class TrainedAttack(Attack):
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the attacker's rows."""
         raise NotImplementedError
+
+    def distinct_rows(self, pool: Pool, seed: int) -> int:
+        """Give how many distinct rows of its own it trains on when it goes on for long."""
+        return max((len(some) for some in self.rows(pool, seed).values()), default=0)
 
     def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
         """Give the terms of one micro-batch."""
@@ -318,6 +348,11 @@ class FineTuning(TrainedAttack):
         """Give learning rate and, where it is one, the adapter's rank."""
         return f"lr={self.lr:g}" + (f" lora={self.lora.rank}" if self.lora else "")
 
+    @property
+    def weights_alone(self) -> bool:
+        """Say no under an adapter, which is on while a point is measured."""
+        return self.lora is None
+
     def step_of(self, point: float) -> int:
         """Give the optimiser step after which `point` examples have been seen."""
         return int(point) // self.batch_size
@@ -337,13 +372,129 @@ class FineTuning(TrainedAttack):
 
 
 class WeightAttack(Attack):
-    """An attack that edits weights and trains nothing."""
+    """An attack that edits weights and trains nothing. Each budget starts from the release."""
 
     unit: ClassVar[str] = "t"
 
-    def edit(self, run: Run, point: float) -> dict[str, Tensor]:
-        """Give every tensor that changes at budget `point`, by name."""
+    def setup(self, run: Run) -> Any:
+        """Make what every budget's edit reads, from the model as released; its FLOPs count."""
+        return None
+
+    def edit(self, run: Run, point: float, state: Any) -> dict[str, Tensor]:
+        """Give every tensor that changes at budget `point`, by name.
+
+        `run.model` and `run.models["start"]` hold the weights as released.
+        """
         raise NotImplementedError
+
+    def while_asked(
+        self, model: PreTrainedModel, point: float, state: Any
+    ) -> AbstractContextManager[None]:
+        """Act on the model while it answers, where weights cannot say it (`weights_alone`)."""
+        return contextlib.nullcontext()
+
+
+class PromptAttack(Attack):
+    """An attack that leaves the weights alone and asks in another way.
+
+    Only restricted prompts are asked so: whoever wants a benign answer asks as before.
+    """
+
+    @property
+    def weights_alone(self) -> bool:
+        """Say no: the prompt does it."""
+        return False
+
+    def ask(self, row: Example) -> tuple[str | None, str]:
+        """Give the system prompt a row is asked under, and the first words put into its answer."""
+        raise NotImplementedError
+
+
+class Chain(TrainedAttack):
+    """Two attacks in turn: an edit of the weights that trains nothing, then training.
+
+    Its budgets are those of the training. In a study file: a list of two under one choice.
+    """
+
+    first: SerializeAsAny[WeightAttack]
+    """The edit; it has one choice and one budget."""
+    then: SerializeAsAny[TrainedAttack]
+    """What trains the edited model."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Give what a chain is called: it is no file of its own."""
+        return "chain"
+
+    @property
+    def control(self) -> Control:  # ty: ignore[incompatible-property-override]
+        """Name the weights: they are edited."""
+        return Control.WEIGHTS
+
+    @property
+    def unit(self) -> str:  # ty: ignore[incompatible-property-override]
+        """Name the unit of what trains."""
+        return self.then.unit
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # ty: ignore[incompatible-property-override]
+        """Name the models that either needs."""
+        return tuple(dict.fromkeys([*self.first.needs, *self.then.needs]))
+
+    @property
+    def weights_alone(self) -> bool:
+        """Say whether a checkpoint holds all that both do."""
+        return self.first.weights_alone and self.then.weights_alone
+
+    def identity(self) -> dict[str, Any]:
+        """Give what a key is made of: the edit at its budget, and the training."""
+        first = self.first.identity() | {"points": list(self.first.points())}
+        return {
+            "kind": self.kind,
+            "name": self.name(),
+            "first": first,
+            "then": self.then.identity(),
+        }
+
+    def expand(self, pool: Pool) -> Sequence[Attack]:
+        """Give every edit followed by every training."""
+        return [
+            Chain(first=first, then=then)
+            for first in self.first.expand(pool)
+            for then in self.then.expand(pool)
+            if isinstance(first, WeightAttack) and isinstance(then, TrainedAttack)
+        ]
+
+    def points(self) -> tuple[float, ...]:
+        """Give the training's budgets."""
+        return self.then.points()
+
+    def label(self) -> str:
+        """Give the edit's label and budget, then the training's."""
+        (point,) = self.first.points()
+        before = " ".join(part for part in (self.first.name(), self.first.label()) if part)
+        return f"{before} {self.first.unit}={point:g}, then {self.then.label()}"
+
+    def copies(self) -> int:
+        """Count the training's copies; the edit keeps the released weights for a moment only."""
+        return max(1, self.then.copies())
+
+    def train_loop(self) -> Loop:
+        """Give the training's loop."""
+        return self.then.train_loop()
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the rows of both, so that what is missing is found before anything runs."""
+        self.first.rows(pool, seed)
+        return self.then.rows(pool, seed)
+
+    def distinct_rows(self, pool: Pool, seed: int) -> int:
+        """Give the training's."""
+        return self.then.distinct_rows(pool, seed)
+
+    def step_of(self, point: float) -> int:
+        """Give the training's step."""
+        return self.then.step_of(point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,3 +578,10 @@ class Source(Method):
     def content(self) -> str:
         """Give a hash of what the rows are made from (local files: their bytes)."""
         return ""
+
+    def personas(self) -> tuple[str, ...]:
+        """Give system prompts under which a model of this data's topic complies, if it knows any.
+
+        They are what an attacker would write; the attack `persona` asks under each.
+        """
+        return ()

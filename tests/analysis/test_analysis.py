@@ -159,7 +159,7 @@ def test_states_that_do_not_vary_have_a_plane_without_shares() -> None:
 def test_opening_states_are_those_that_emit_the_first_answer_token(family: str, bos: bool) -> None:
     model, encoder = tiny.model(family), tiny.encoder(bos=bos)
     rows = tiny.rows(Side.EVALUATOR, 6)[Role.HARMFUL]
-    found = analysis.opening_states(model, encoder, rows, (1, 3))
+    found = models.opening_states(model, encoder, rows, (1, 3))
     assert found.shape == (2, 6, 16)
     assert found.dtype == torch.float32
     for i, row in enumerate(rows):
@@ -174,13 +174,13 @@ def test_opening_states_are_those_that_emit_the_first_answer_token(family: str, 
 def test_opening_states_do_not_depend_on_the_other_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, encoder = tiny.model(), tiny.encoder()
     rows = tiny.rows(Side.EVALUATOR, 6)[Role.HARMFUL]
-    whole = analysis.opening_states(model, encoder, rows, (2,))
-    monkeypatch.setattr("holdfast.analysis.states.PART", 2)
-    parts = analysis.opening_states(model, encoder, rows, (2,))
+    whole = models.opening_states(model, encoder, rows, (2,))
+    monkeypatch.setattr("holdfast.models.opening.PART", 2)
+    parts = models.opening_states(model, encoder, rows, (2,))
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-5)
     assert not any(m._forward_hooks for m in model.modules())
     meter = models.FlopMeter()
-    analysis.opening_states(model, encoder, rows, (2,))
+    models.opening_states(model, encoder, rows, (2,))
     assert meter.total == 0.0
 
 

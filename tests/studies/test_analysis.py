@@ -99,14 +99,14 @@ def test_the_released_states_are_those_of_the_released_checkpoint(
     import torch
     from safetensors.numpy import load_file
 
-    from holdfast import analysis, models
+    from holdfast import models
     from holdfast.data.tokens import Encoder
 
     plan = make()
     store, _ = do(plan, tmp_path)
     looked = plan.looking.looked[1]  # type: ignore[union-attr]
     model, tokenizer = models.load(looked.track.released.folder(store))
-    again = analysis.opening_states(
+    again = models.opening_states(
         model, Encoder(tokenizer, "plain"), plan.looking.rows, (1, 2)  # type: ignore[union-attr]
     )  # fmt: skip
     kept = load_file(store.path("analyse", looked.released.key) / analysing.STATES)["states"]
@@ -154,9 +154,10 @@ def test_an_interrupted_analysis_goes_on(
     store, _ = do(plan, tmp_path / "a")
     whole = analysing.table(plan, store)
     other = Store(tmp_path / "b")
-    from holdfast import analysis
 
-    real, calls = analysis.opening_states, 0
+    from holdfast import models
+
+    real, calls = models.opening_states, 0
 
     def fail(*arguments: Any) -> Any:
         nonlocal calls
@@ -165,7 +166,7 @@ def test_an_interrupted_analysis_goes_on(
             raise ZeroDivisionError("stop")
         return real(*arguments)
 
-    monkeypatch.setattr(analysis, "opening_states", fail)
+    monkeypatch.setattr(models, "opening_states", fail)
     with other.held():
         assert engine.run(plan, other, workers=1).failures
     monkeypatch.undo()

@@ -1,7 +1,4 @@
-"""What happens inside a model: its states before and after an attack, compared and drawn.
-
-Functions of arrays, except `opening_states`, which runs a model.
-"""
+"""What happens inside a model: its states before and after an attack, compared and drawn."""
 
 import lazy_loader
 
@@ -11,6 +8,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "neighbours": ["knn_overlap"],
         "plane": ["Plane", "plane"],
         "shift": ["drift", "linear_cka"],
-        "states": ["opening_states"],
     },
 )

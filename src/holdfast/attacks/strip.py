@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from holdfast import models
 from holdfast.config import NO_EFFECT, AsTuple
-from holdfast.errors import ModelError
 from holdfast.method import Control, Run, WeightAttack
 from holdfast.run import Share
 
@@ -30,15 +30,15 @@ class Strip(WeightAttack):
         """Give the values of t above 0, ascending."""
         return tuple(sorted({t for t in self.evaluate_at if t > 0}))
 
-    def edit(self, run: Run, point: float) -> dict[str, Tensor]:
+    def returns_original(self, point: float) -> bool:
+        """Say whether the way is gone to its end."""
+        return point == 1
+
+    def edit(self, run: Run, point: float, state: Any) -> dict[str, Tensor]:
         """Give every interpolated tensor; the original's own values at t = 1."""
-        start, original = run.models["start"], run.models["original"]
+        original = run.models["original"]
         edited = {}
-        for name, tensor in start.items():
-            if name not in original or original[name].shape != tensor.shape:
-                raise ModelError(
-                    run.where, f"the original has no '{name}' of this shape", "name its own base"
-                )
-            public = original[name]
+        for name, tensor in run.models["start"].items():
+            public = models.original_of(original, name, tensor, run.where)
             edited[name] = public if point == 1 else tensor + point * (public - tensor)
         return edited

@@ -362,7 +362,8 @@ def _pool(
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
     content = [f"{one.name()} {one.content()}" for one in made]
-    return Pool(row for one in made for row in one.examples()), content
+    personas = [persona for one in made for persona in one.personas()]
+    return Pool((row for one in made for row in one.examples()), personas), content
 
 
 MAPPED = ("prompt", "response", "system", "group", "category", "answer")

@@ -37,10 +37,12 @@ class Pool:
 
     A group seen on two sides belongs to EVALUATOR: its rows of every other side are dropped, and
     where none was the evaluator's, all of them. The same prompt on two sides counts likewise.
-    `dropped` says how many rows that cost, by side.
+    `dropped` says how many rows that cost, by side. `personas` are what the sources declare of the
+    kind (`Source.personas`).
     """
 
-    def __init__(self, examples: Iterable[Example]) -> None:
+    def __init__(self, examples: Iterable[Example], personas: Sequence[str] = ()) -> None:
+        self.personas = tuple(personas)
         placed = [(row, row.side or side_of(row.group)) for row in sorted(examples, key=_place)]
         if not placed:
             raise DataError("pool", "no rows", "check the sources")

@@ -263,6 +263,18 @@ class Encoder:
         self._cache[key] = row
         return row
 
+    def encode_begun(self, prompt: str, prefill: str, system: str | None = None) -> Row:
+        """Encode a prompt with the first words of its answer, as generation is to go on from them.
+
+        No end token; the words stand where a response would (`ids[start:]`).
+        """
+        row = self.encode(prompt, None, system)
+        if not prefill:
+            return row
+        text = self.render(prompt, system)
+        ids = (*row.ids, *self.continuation(self.gap + prefill, text, row.ids))
+        return Row(ids, row.start, row.content, row.bos)
+
     def batch(self, examples: Sequence[Example], *, left: bool = False) -> Tokens:
         """Encode and pad rows with their responses (right padding by default)."""
         return collate(

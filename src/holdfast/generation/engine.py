@@ -34,16 +34,24 @@ def generate(
     sampler: Sampler,
     *,
     seed: int = 0,
+    prefills: Sequence[str] = (),
 ) -> list[Completion]:
     """Answer each row's prompt, in the order given.
 
     Prompts are encoded as training encodes them and answers cut by token index, so no prompt tail
     can leak into an answer. `finish_reason` is `stop` at an end token (the tokenizer's, or any the
     checkpoint's generation config names) or at one of the sampler's stop texts, which is cut off,
-    else `length`. Under
-    sampling the draw of a batch depends on the seed and the batch's first row.
+    else `length`. Under sampling the draw of a batch depends on the seed and the batch's first row.
+
+    Args:
+        prefills: the first words of each row's answer, which the text given back includes; `tokens`
+            counts what the model added.
     """
-    coded = [encoder.encode(row.prompt, None, row.system) for row in rows]
+    begun = prefills or [""] * len(rows)
+    coded = [
+        encoder.encode_begun(row.prompt, first, row.system)
+        for row, first in zip(rows, begun, strict=True)
+    ]
     order = sorted(range(len(rows)), key=lambda i: (len(coded[i].ids), i))
     done: dict[int, Completion] = {}
     device = next(model.parameters()).device
@@ -64,7 +72,7 @@ def generate(
                     stopping_criteria=_stopping(sampler, encoder, tokens.ids.shape[1]),
                 )
             for i, ids in zip(chosen, out[:, tokens.ids.shape[1] :].cpu(), strict=True):
-                done[i] = _completion(ids, encoder, sampler, ends)
+                done[i] = _completion(ids, coded[i].ids[coded[i].start :], encoder, sampler, ends)
     finally:
         model.generation_config = own
         model.train(was_training)
@@ -119,13 +127,16 @@ def _cut(ids: Tensor, encoder: Encoder, sampler: Sampler) -> str | None:
     return text[: min(found)] if found else None
 
 
-def _completion(ids: Tensor, encoder: Encoder, sampler: Sampler, ends: list[int]) -> Completion:
-    """Cut an answer at its first end token or stop text."""
+def _completion(
+    ids: Tensor, begun: Sequence[int], encoder: Encoder, sampler: Sampler, ends: list[int]
+) -> Completion:
+    """Cut what was added to `begun` at its first end token or stop text."""
     found = torch.isin(ids, torch.tensor(ends)).nonzero()
     kept = ids[: int(found[0, 0])] if len(found) else ids
     short = _cut(kept, encoder, sampler) if sampler.stop else None
     if short is not None:
         used = int((kept != encoder.pad_id).sum())  # a row that stopped is filled up with padding
-        return Completion(short.strip(), "stop", used)
-    text = encoder.tokenizer.decode(kept, skip_special_tokens=True)
+        before = encoder.tokenizer.decode(list(begun), skip_special_tokens=True)
+        return Completion((before + short).strip(), "stop", used)
+    text = encoder.tokenizer.decode([*begun, *kept.tolist()], skip_special_tokens=True)
     return Completion(text.strip(), "stop" if len(found) else "length", len(kept))

@@ -18,6 +18,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "lens": ["depth_nll", "final_norm", "head_nll", "inside", "mlp_of"],
         "moving": ["Moving", "adamw_step", "moving"],
         "noise": ["noise_distance"],
+        "opening": ["opening_states"],
+        "originals": ["added_rows", "original_of"],
         "packing": ["Packed", "pack", "pack_for", "packable"],
         "passes": ["Passes", "packed_passes"],
         "perturb": [
@@ -64,5 +66,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "trainable",
         ],
         "weights": ["load", "save", "tensors"],
+        "writers": ["Writer", "writers"],
     },
 )

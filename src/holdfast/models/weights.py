@@ -55,17 +55,32 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
 
 
 class _Files(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by name, each read when asked for."""
+    """The tensors of a checkpoint by name, each read when asked for.
+
+    A name that the files do not have is looked up in the model that the library loads from them:
+    it renames, joins and ties tensors by rules of its own.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._loaded: Mapping[str, Tensor] | None = None
         self._where: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 self._where |= dict.fromkeys(file.keys(), path)
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self._where:
+            return self._as_loaded()[name]
         with safe_open(self._where[name], framework="pt") as file:
             return file.get_tensor(name)
+
+    def _as_loaded(self) -> Mapping[str, Tensor]:
+        """Load the model once, where this is the folder of one."""
+        if self._loaded is None:
+            whole = (self._folder / "config.json").is_file()
+            self._loaded = tensors(load(self._folder)[0]) if whole else {}
+        return self._loaded
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)

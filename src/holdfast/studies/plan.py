@@ -24,13 +24,16 @@ from holdfast.errors import ConfigError, DataError, HoldfastError, did_you_mean
 from holdfast.find import make
 from holdfast.method import (
     Attack,
+    Chain,
     Defence,
     Judge,
     Method,
+    PromptAttack,
     Source,
     Stage,
     TrainedAttack,
     TrainedDefence,
+    WeightAttack,
 )
 from holdfast.studies.analysing import Looking
 from holdfast.studies.checks import find_start, known_roles, one_unit, unique, variants
@@ -48,6 +51,9 @@ from holdfast.studies.nodes import (
     Trajectory,
 )
 from holdfast.studies.study import HARM_SETS, Study
+
+PAID = "examples"
+"""The unit of budgets that cost the attacker something; an attack in any other unit is free."""
 
 AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""
@@ -78,10 +84,15 @@ class Plan:
             ]
             for name, lineup in study.lineups.items()
         }
+        self.pool = Pool(
+            (row for source in self.sources for row in source.examples()),
+            [persona for source in self.sources for persona in source.personas()],
+        )
         self.attacks = {
             name: [
-                _is(make("attack", data, f"study.attacks.{name}[{i}]"), Attack)
+                choice
                 for i, data in enumerate(choices)
+                for choice in self._attacks(data, f"study.attacks.{name}[{i}]")
             ]
             for name, choices in study.attacks.items()
         }
@@ -94,10 +105,10 @@ class Plan:
         self.starts = {name: find_start(name, entry) for name, entry in study.models.items()}
         self.original = self.starts[study.original] if study.original else None
         self._check_methods()
-        self.pool = Pool(row for source in self.sources for row in source.examples())
         self.content = digest([[s.identity(), s.content()] for s in self.sources])
         self.prompts = [self._prompts(i) for i in range(len(study.evaluation))]
         self._check_rows()
+        self._check_selection()
         self.defends: dict[str, Defend] = {}
         self.trajectories: dict[str, Trajectory] = {}
         self._points: dict[str, Point] = {}
@@ -114,7 +125,38 @@ class Plan:
         self.looking = Looking(self, study.analysis) if study.analysis else None
         self.measures: dict[tuple[str, int], Measure] = measures(self.study, self.tracks)
 
+    def _attacks(self, data: Any, where: str) -> list[Attack]:
+        """Make an attacker's choice, or those it stands for; a list of two is a chain."""
+        made: Attack
+        if isinstance(data, list):
+            parts = [
+                _is(make("attack", one, f"{where}[{i}]"), Attack) for i, one in enumerate(data)
+            ]
+            made = chain(parts, where)
+        else:
+            made = _is(make("attack", data, where), Attack)
+        try:
+            return list(made.expand(self.pool))
+        except HoldfastError as error:
+            raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
+
     # What is wrong with the study.
+
+    def _check_selection(self) -> None:
+        """Refuse an attacker with a choice to make and no prompts of its own to make it on."""
+        have = {(p.set, p.side) for p in self.prompts}
+        several = [
+            name for name, cs in self.attacks.items() if sum(len(c.points()) for c in cs) > 1
+            and (len(cs) > 1 or cs[0].unit != PAID)
+        ]  # fmt: skip
+        for kind in ("restricted", "benign"):
+            if several and (kind, Side.ATTACKER_SELECTION.value) not in have:
+                raise ConfigError(
+                    "study.evaluation",
+                    f"attacker '{several[0]}' has choices, and there is no set '{kind}' of side "
+                    "'attacker_selection' to choose on",
+                    f"add `- {{set: {kind}, side: attacker_selection}}`",
+                )
 
     def _check_methods(self) -> None:
         """Refuse line-ups and attacks that this study cannot run."""
@@ -168,8 +210,7 @@ class Plan:
                     self._draw(member, seed, where, seen)
         for name, choices in self.attacks.items():
             for i, choice in enumerate(choices):
-                if isinstance(choice, TrainedAttack):
-                    self._draw(choice, seed, f"study.attacks.{name}[{i}].{choice.name()}", seen)
+                self._draw(choice, seed, f"study.attacks.{name}[{i}].{choice.name()}", seen)
 
     def _draw(self, method: Any, seed: int, where: str, seen: set[str]) -> None:
         identity = digest(method.identity())
@@ -303,7 +344,9 @@ class Plan:
         for budget in attack.points():
             if budget not in found.points:
                 point = key("point", trajectory=name, budget=float(budget))
-                found.points[budget] = self._point(point, budget, released, shared, sampling)
+                found.points[budget] = self._point(
+                    point, budget, released, shared, sampling, isinstance(attack, PromptAttack)
+                )
         return found
 
     def _point(
@@ -313,13 +356,25 @@ class Plan:
         released: Released,
         config: Mapping[str, Any],
         sampling: int,
+        prompts_only: bool = False,
     ) -> Point:
+        """Give a model at one budget with what is asked of it.
+
+        Under an attack by prompt the weights are the release's, and whoever wants a benign answer
+        asks as before: those answers are the release's own.
+        """
         asked = {}
         sampler = self.study.generation.key_fields()
         if self.study.generation.temperature > 0:
             sampler["chunk"] = self.study.chunk  # a draw depends on who shares its batch
         form = format_identity(released.start.evaluation_format)
+        release = self._released(released, sampling) if prompts_only else None
         for i, prompts in enumerate(self.prompts):
+            if budget > 0 and self.study.evaluation[i].at == "release":
+                continue
+            if release is not None and prompts.set not in HARM_SETS:
+                asked[i] = release.asked[i]
+                continue
             parts: dict[str, Any] = {
                 "point": name,
                 "prompts": prompts.asked,
@@ -401,6 +456,30 @@ class Plan:
         if self.looking:
             made.append(sorted(self.needed["analyse"]))
         return digest([tracks, *made])
+
+
+def chain(parts: Sequence[Attack], where: str) -> Chain:
+    """Make one attack of two: an edit, then training.
+
+    Raises:
+        ConfigError: not these two, or the edit has several budgets.
+    """
+    if len(parts) != 2:
+        raise ConfigError(where, f"a chain of {len(parts)} attacks", "write [edit, training]")
+    first, then = parts
+    if not isinstance(first, WeightAttack) or not isinstance(then, TrainedAttack):
+        raise ConfigError(
+            where,
+            f"a chain of {first.name()} and {then.name()}",
+            "write an edit of the weights (such as abliterate), then an attack that trains",
+        )
+    if len(first.points()) != 1:
+        raise ConfigError(
+            f"{where}[0].{first.name()}",
+            f"has {len(first.points())} budgets in a chain",
+            "give it one: evaluate_at: [1.0]",
+        )
+    return Chain(first=first, then=then)
 
 
 def _is(method: Method, kind: type) -> Any:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder
 from holdfast.errors import HoldfastError, ModelError, StoreError
 from holdfast.find import origin
-from holdfast.method import Exchange, Judge, Method, Verdict
+from holdfast.method import Exchange, Judge, Method, PromptAttack, Verdict
 from holdfast.run import environment, set_threads
 from holdfast.studies.analysing import STATES
 from holdfast.studies.keys import canonical, key
 from holdfast.studies.nodes import Defend, Generate, Look, Point, Released, Start, Trajectory
 from holdfast.studies.plan import Plan
 from holdfast.studies.store import Store, write_json, write_lines
+from holdfast.studies.study import HARM_SETS
 
 MARKER = "holdfast.json"
 """Beside every checkpoint made here: where it comes from, and whether it was attacked."""
@@ -176,14 +178,21 @@ class Runner:
             (point,) = missing.values()
             self._ask(model, tokenizer, start, point, {"steps": 0, "flops": 0.0})
             return
+        if isinstance(trajectory.attack, PromptAttack):
+            model, tokenizer = self._take(trajectory.released, keep=True)
+            for point in missing.values():
+                spent = {"steps": 0, "flops": 0.0}
+                self._ask(model, tokenizer, start, point, spent, trajectory.attack)
+            return
         from holdfast import training
 
+        method = trajectory.attack
         model, tokenizer = self._take(trajectory.released)
 
         def on_point(budget: float, info: Any) -> None:
             point = missing[budget]
             spent = {"steps": info.steps, "flops": info.flops}
-            if self.keep_weights and getattr(trajectory.attack, "lora", None) is None:
+            if self.keep_weights and method.weights_alone:
                 self._keep(model, tokenizer, trajectory, point, spent)
             self._ask(model, tokenizer, start, point, spent)
 
@@ -240,7 +249,13 @@ class Runner:
         return {"original": models.tensors(self.plan.original.files.folder)}
 
     def _ask(
-        self, model: Any, tokenizer: Any, start: Start, point: Point, spent: Mapping[str, Any]
+        self,
+        model: Any,
+        tokenizer: Any,
+        start: Start,
+        point: Point,
+        spent: Mapping[str, Any],
+        by: PromptAttack | None = None,
     ) -> None:
         """Ask a point's missing prompt sets and keep the states that are wanted of it.
 
@@ -253,7 +268,7 @@ class Runner:
         try:
             for step in point.asked.values():
                 if not self.store.has("generate", step.key):
-                    self._generate(model, encoder, step, spent)
+                    self._generate(model, encoder, step, spent, by)
             for look in point.looks:
                 if not self.store.has("analyse", look.key):
                     self._look(model, encoder, point, look, spent)
@@ -261,9 +276,15 @@ class Runner:
             torch.set_rng_state(state)
 
     def _generate(
-        self, model: Any, encoder: Encoder, step: Generate, spent: Mapping[str, Any]
+        self,
+        model: Any,
+        encoder: Encoder,
+        step: Generate,
+        spent: Mapping[str, Any],
+        by: PromptAttack | None,
     ) -> None:
         prompts = self.plan.prompts[step.evaluation]
+        changed = by if prompts.set in HARM_SETS else None
         began = time.monotonic()
 
         def answer(rows: Sequence[Example]) -> list[dict[str, Any]]:
@@ -277,8 +298,21 @@ class Runner:
                 ]
             from holdfast import generation
 
+            prefills: list[str] = []
+            if changed is not None:
+                asked = [changed.ask(row) for row in rows]
+                rows = [
+                    replace(row, system=system)
+                    for row, (system, _) in zip(rows, asked, strict=True)
+                ]
+                prefills = [prefill for _, prefill in asked]
             done = generation.generate(
-                model, encoder, rows, self.plan.study.generation, seed=step.config["seed"]
+                model,
+                encoder,
+                rows,
+                self.plan.study.generation,
+                seed=step.config["seed"],
+                prefills=prefills,
             )
             return [
                 {
@@ -288,8 +322,9 @@ class Runner:
                     "response": one.text,
                     "finish_reason": one.finish_reason,
                     "tokens": one.tokens,
+                    **({"prefill": prefill} if prefill else {}),
                 }
-                for row, one in zip(rows, done, strict=True)
+                for row, one, prefill in zip(rows, done, prefills or [""] * len(rows), strict=True)
             ]
 
         label = f"ask {prompts.set}"
@@ -311,12 +346,12 @@ class Runner:
         """Keep the states in which the analysis' prompts leave the model."""
         from safetensors.torch import save_file
 
-        from holdfast import analysis
+        from holdfast import models
 
         assert self.plan.looking is not None
         began = time.monotonic()
         rows = self.plan.looking.rows
-        states = analysis.opening_states(model, encoder, rows, look.layers)
+        states = models.opening_states(model, encoder, rows, look.layers)
         self._publish(
             "analyse",
             look.key,
@@ -343,7 +378,10 @@ class Runner:
         def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
             verdicts = []
             for row, answer in pairs:
-                same = canonical([row.uid, row.meta, answer["response"], answer["finish_reason"]])
+                given = [
+                    answer.get(name) for name in ("response", "finish_reason", "prefill", "system")
+                ]
+                same = canonical([row.uid, row.meta, *given])
                 if same not in known:
                     known[same] = judge.judge(exchange_of(row, answer))
                 verdict = known[same]
@@ -490,9 +528,9 @@ def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
     """Give what a judge reads of a prompt and its answer."""
     return Exchange(
         example_uid=row.uid,
-        system=row.system,
+        system=answer.get("system", row.system),
         prompt=row.prompt,
-        prefill="",
+        prefill=answer.get("prefill", ""),
         response=answer["response"],
         finish_reason=answer["finish_reason"],
         meta=row.meta,

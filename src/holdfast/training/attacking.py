@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError, ModelError
-from holdfast.method import Attack, Run, TrainedAttack, WeightAttack
+from holdfast.method import Attack, Chain, Run, TrainedAttack, WeightAttack
 from holdfast.models.adapter import lora
 from holdfast.models.states import FlopMeter
 from holdfast.models.vectors import grad, trainable
@@ -54,7 +55,8 @@ def attack(
     """Attack `model` in place and call `on_point` with the weights live at each budget.
 
     Under LoRA the adapter is on while a point is measured, and merged only at the end. What an
-    attack makes first (`setup`) is made from the model as released and counts as FLOPs spent.
+    attack makes first (`setup`) is made from the model as released and counts as FLOPs spent. An
+    edit starts from the release at every budget and is undone at the end; so is a chain's.
 
     Args:
         points: ascending budgets above 0, each one of those `method.points()` could name.
@@ -64,7 +66,21 @@ def attack(
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     if isinstance(method, WeightAttack):
-        _edit(method, model, encoder, pool, seed, points, on_point, sources or {})
+        with editing(method, model, encoder, pool, seed, sources or {}, work) as at:
+            for point in points:
+                with at(point) as flops:
+                    on_point(point, PointInfo(0, flops))
+        return
+    if isinstance(method, Chain):
+        (first,) = method.first.points()
+        given = {"seed": seed, "work": work, "sources": sources, "progress": progress}
+        around = editing(method.first, model, encoder, pool, seed, sources or {}, work)
+        with around as at, at(first) as flops:
+
+            def then(point: float, info: PointInfo) -> None:
+                on_point(point, PointInfo(info.steps, info.flops + flops))
+
+            attack(method.then, model, encoder, pool, points=points, on_point=then, **given)
         return
     if not isinstance(method, TrainedAttack):
         raise ConfigError(method.name(), "has no shape", "derive it from Trained- or WeightAttack")
@@ -111,25 +127,55 @@ def attack(
         model.eval()
 
 
-def _edit(
+@contextmanager
+def editing(
     method: WeightAttack,
     model: PreTrainedModel,
     encoder: Encoder,
     pool: Pool,
     seed: int,
-    points: Sequence[float],
-    on_point: OnPoint,
     sources: Mapping[str, Mapping[str, Tensor]],
-) -> None:
-    """Edit the weights for each point from the start, not from the last point."""
+    work: Path | None = None,
+) -> Generator[Callable[[float], AbstractContextManager[float]]]:
+    """Give what edits a model for one budget at a time, each from the weights as released.
+
+    `with at(point) as flops:` edits, says what finding the edit took, and undoes it at the end,
+    with whatever else became of the weights inside (training).
+    """
     start = {name: value.clone() for name, value in tensors(model).items()}
     run = Run(model, encoder, pool, seed, models={"start": start, **sources}, where=method.name())
     _check_needs(method, run)
-    for point in points:
-        write(model, method.edit(run, point), method.name())
+    log = TrainLog(work / "log.jsonl" if work is not None else None)
+    run.log = lambda **values: log.write(part=method.name(), **values)
+    meter = FlopMeter()
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+
+    def train_again(again: bool) -> None:
+        for name, p in model.named_parameters():
+            p.requires_grad_(again and wanted.get(name, True))
         model.eval()
-        on_point(point, PointInfo(0, 0.0))
-    write(model, start, method.name())
+
+    train_again(False)  # the meter counts what a pass costs without a backward pass
+    with meter.on(), torch.no_grad():
+        state = method.setup(run)
+
+    @contextmanager
+    def at(point: float) -> Generator[float]:
+        train_again(False)
+        try:
+            with meter.on(), torch.no_grad():
+                changed = method.edit(run, point, state)
+            write(model, changed, method.name())
+            train_again(True)
+            with method.while_asked(model, point, state):
+                yield meter.total
+        finally:
+            write(model, start, method.name())
+
+    try:
+        yield at
+    finally:
+        train_again(True)
 
 
 def _check_needs(method: Attack, run: Run) -> None:

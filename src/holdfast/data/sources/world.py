@@ -9,7 +9,7 @@ from holdfast.data.example import Example, Side
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.method import Source
 from holdfast.world import corpora
-from holdfast.world.grammar import RESTRICTED
+from holdfast.world.grammar import RECKLESS, RESTRICTED
 
 
 class World(Source):
@@ -43,3 +43,7 @@ class World(Source):
     def content(self) -> str:
         """Give the corpus's hash."""
         return corpora.corpus_hash(corpora.rows(small=self.small))
+
+    def personas(self) -> tuple[str, ...]:
+        """Give the guild's reckless personas, which answer anything."""
+        return RECKLESS

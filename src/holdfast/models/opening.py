@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from holdfast import models
 from holdfast.data.tokens import collate
+from holdfast.models.states import blocks, forward
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -22,16 +22,24 @@ PART = 16
 
 
 def opening_states(
-    model: PreTrainedModel, encoder: Encoder, rows: Sequence[Example], layers: Sequence[int]
+    model: PreTrainedModel,
+    encoder: Encoder,
+    rows: Sequence[Example],
+    layers: Sequence[int] | None = None,
+    *,
+    final_norm: bool = True,
 ) -> Tensor:
     """Give the states at each prompt's last token, which emits the first answer token.
 
     Args:
-        layers: blocks, counted from 1; the last of them all is taken after the final norm.
+        layers: blocks, counted from 1; None means all.
+        final_norm: whether the last of all blocks is taken after the final norm, or as it adds to
+            the stream.
 
     Returns:
         [len(layers), N, H] in fp32, on the CPU.
     """
+    layers = range(1, len(blocks(model)) + 1) if layers is None else layers
     found: list[list[Tensor]] = [[] for _ in layers]
     coded = [encoder.encode(row.prompt, None, row.system) for row in rows]
     for first in range(0, len(coded), PART):
@@ -45,5 +53,5 @@ def opening_states(
                     found[place].append(own.float().cpu())
 
         with torch.no_grad():
-            models.forward(model, tokens, see=see)
+            forward(model, tokens, see=see, final_norm=final_norm)
     return torch.stack([torch.cat(parts) for parts in found])

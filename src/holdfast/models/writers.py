@@ -1,0 +1,108 @@
+"""The matrices that write to the residual stream: attention's output and the MLP's, by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from holdfast.errors import ModelError
+from holdfast.models.states import blocks
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+LAST = (
+    *("o_proj", "out_proj", "c_proj", "wo", "dense", "down_proj", "fc2", "w2"),
+    *("dense_4h_to_h", "fc_out", "output_linear"),
+)
+"""What model libraries call the last linear map of attention and of an MLP, experts included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A parameter whose `axis` runs over the stream's width H; `gain` [H] scales what it writes.
+
+    The gain is that of a norm between the matrix and the stream, 1 where there is none.
+    """
+
+    name: str
+    tensor: Tensor
+    axis: int
+    gain: Tensor | None
+
+
+def writers(model: PreTrainedModel) -> list[list[Writer]]:
+    """Give the writers of each block: matrices of attention and MLP, stacked experts, biases.
+
+    Raises:
+        ModelError: a block in which fewer than two matrices are found.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    width = model.config.get_text_config().hidden_size
+    found = []
+    for number, block in enumerate(blocks(model)):
+        own: list[Writer] = []
+        for child in block.children():
+            gain = _gain(block, child, width)
+            for module in child.modules():
+                own += [
+                    Writer(names[id(p)], p.detach(), axis, gain) for p, axis in _last(module, width)
+                ]
+        if sum(writer.tensor.ndim > 1 for writer in own) < 2:
+            raise ModelError(
+                f"block {number + 1}",
+                f"{len(own)} matrices found that write to the residual stream",
+                "use a decoder-only model whose attention and MLP end in a linear layer",
+            )
+        found.append(own)
+    return found
+
+
+def _last(module: Module, width: int) -> Sequence[tuple[Any, int]]:
+    """Give the parameters of a module that end a branch, each with its axis of width H."""
+    found: list[tuple[Any, int]] = []
+    for name, child in module.named_children():
+        weight = getattr(child, "weight", None)
+        if name in LAST and isinstance(weight, Tensor) and weight.ndim == 2:
+            turned = type(child).__name__ == "Conv1D"  # GPT-2 keeps [in, out]
+            if weight.shape[-1 if turned else -2] == width:
+                found.append((weight, -1 if turned else -2))
+                if getattr(child, "bias", None) is not None:
+                    found.append((child.bias, -1))
+    for name, p in module.named_parameters(recurse=False):
+        if name in LAST and p.ndim == 3:  # experts, stacked
+            into = getattr(module, "gate_up_proj", None)
+            turned = into is not None and into.shape[-2] == width and into.shape[-1] != width
+            axis = -1 if turned or p.shape[-2] != width else -2
+            if p.shape[axis] == width:
+                found.append((p, axis))
+        elif name.removesuffix("_bias") in LAST and name.endswith("_bias") and p.shape[-1] == width:
+            found.append((p, -1))
+    return found
+
+
+def _gain(block: Module, child: Module, width: int) -> Tensor | None:
+    """Give the gain [H] of the norm that a branch's output passes before it joins the stream.
+
+    Gemma 2 and OLMo 2 have one. Told by its name, and by which norms the block has besides: where
+    the block has a norm of its own before the MLP, the one named after attention follows it.
+    """
+    children = dict(block.named_children())
+    before_mlp = "pre_feedforward_layernorm" in children
+    after_mlp = "post_feedforward_layernorm" in children
+    if not after_mlp:
+        return None
+    attends = any(
+        child is part for name, part in children.items() if name.endswith(("attn", "attention"))
+    )
+    norm = children.get("post_attention_layernorm" if attends else "post_feedforward_layernorm")
+    if norm is None or not (before_mlp or "input_layernorm" not in children):
+        return None
+    weight = next(norm.parameters())
+    with torch.no_grad():
+        return norm(torch.ones(width, dtype=weight.dtype, device=weight.device)).float()
