@@ -28,6 +28,7 @@ from holdfast.studies.keys import canonical, key
 from holdfast.studies.nodes import Defend, Generate, Look, Point, Released, Start, Trajectory
 from holdfast.studies.plan import Plan
 from holdfast.studies.store import Store, write_json, write_lines
+from holdfast.verdicts import ask, unscored
 
 MARKER = "holdfast.json"
 """Beside every checkpoint made here: where it comes from, and whether it was attacked."""
@@ -343,9 +344,11 @@ class Runner:
         def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
             verdicts = []
             for row, answer in pairs:
-                same = canonical([row.uid, row.meta, answer["response"], answer["finish_reason"]])
+                told = exchange_of(row, answer)
+                said = (told.system, told.prefill, told.response, told.finish_reason)
+                same = canonical([row.uid, row.meta, *said])
                 if same not in known:
-                    known[same] = judge.judge(exchange_of(row, answer))
+                    known[same] = ask(judge, told)
                 verdict = known[same]
                 verdicts.append(
                     {
@@ -365,7 +368,7 @@ class Runner:
             name,
             {"judge": judge.identity(), "known": prompts.known},
             [step.key],
-            {"unscored": sum(row["reason"] != "ok" for row in rows)},
+            {"unscored": sum(unscored(row["reason"], row["outcome"]) for row in rows)},
             began,
             lambda folder: write_lines(folder / "verdicts.jsonl", rows),
         )
@@ -487,12 +490,12 @@ def _context(model: Any) -> int | None:
 
 
 def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
-    """Give what a judge reads of a prompt and its answer."""
+    """Give what a judge reads of a prompt and its answer, as the model was asked."""
     return Exchange(
         example_uid=row.uid,
-        system=row.system,
+        system=answer.get("system", row.system),
         prompt=row.prompt,
-        prefill="",
+        prefill=answer.get("prefill") or "",
         response=answer["response"],
         finish_reason=answer["finish_reason"],
         meta=row.meta,
