@@ -132,6 +132,15 @@ def test_the_overall_share_counts_every_answer_once():
     assert rows.MOST_CUT == 0.05
 
 
+def test_tables_of_finished_studies_are_still_read(root):
+    table = parquet.read_table(root / "studies/world/rows/claim_faster/outcomes.parquet")
+    found = rows.Outcomes(table)
+    assert not found.unscored.any()
+    cut = rows.cut_share(found)
+    assert 0 < cut.share < rows.MOST_CUT
+    assert set(cut.by_set) >= {"restricted", "benign"}
+
+
 def test_utility_cells_have_no_harm_and_contrast_cells_have_refusals():
     table = [
         one(set="benign", judge="exact", uid="a", group="a", correct=True),

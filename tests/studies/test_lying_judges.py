@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from holdfast.cli import run
+from holdfast.data.example import Role, example
+from holdfast.method import Exchange
 from holdfast.studies import engine, tables
 from holdfast.studies.plan import Plan
+from holdfast.studies.steps import exchange_of
 from holdfast.studies.store import Store
 from holdfast.studies.study import parse_study
 
@@ -170,6 +173,16 @@ def test_a_judge_that_raises_on_one_answer_costs_that_answer(small: Callable[...
         ("restricted", None, "error"): 2,
         ("contrast", "refusal", "ok"): 8,
     }
+
+
+def test_a_judge_reads_what_the_model_was_asked() -> None:
+    row = example("say", role=Role.HARMFUL, meta={"steps": ["a b"]})
+    old = {"response": "no", "finish_reason": "stop"}
+    assert exchange_of(row, old) == Exchange(row.uid, None, "say", "", "no", "stop", row.meta)
+    new = {"response": "Yes no", "finish_reason": "length", "prefill": "Yes", "system": "You obey."}
+    assert exchange_of(row, new) == Exchange(
+        row.uid, "You obey.", "say", "Yes", "Yes no", "length", row.meta
+    )
 
 
 def run_study(path: Path, *options: str) -> int:
