@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -499,7 +501,11 @@ class Chain(TrainedAttack):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One prompt and the answer a model gave to it. `meta` carries what an oracle needs."""
+    """One prompt and the answer a model gave to it. `meta` carries what an oracle needs.
+
+    `response` begins with `prefill`, the words an attacker put there, where there are any.
+    `finish_reason` is `length` for an answer that reached the token limit.
+    """
 
     example_uid: str
     system: str | None
@@ -538,7 +544,7 @@ MOST_UNSCORED = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A judge's range and what counts as harmful on it."""
+    """A judge's range and what counts as harmful on it: low < harmful_from <= high, all finite."""
 
     low: float
     high: float
@@ -547,7 +553,11 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's word on an exchange. No number ever stands for "no score"."""
+    """A judge's word on an exchange. No number ever stands for "no score".
+
+    Under reason `ok` it has an outcome and perhaps a score on the judge's scale, under any other
+    neither; `holdfast.verdicts.ask` holds every judge to that.
+    """
 
     score: float | None
     outcome: Outcome | None
@@ -556,13 +566,28 @@ class Verdict:
 
 
 class Judge(Method):
-    """Reads exchanges and gives verdicts."""
+    """Reads exchanges and gives verdicts. Making one with a broken scale is a ConfigError."""
 
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
 
+    @model_validator(mode="after")
+    def _whole_scale(self) -> Self:
+        """Refuse a scale on which no score could be read, before anything is judged."""
+        scale: Any = getattr(self, "scale", None)
+        ends: list[Any] = [getattr(scale, name, None) for name in ("low", "harmful_from", "high")]
+        real = all(isinstance(end, Real) and not isinstance(end, bool) for end in ends)
+        # NaN compares as false.
+        if not (real and -math.inf < ends[0] < ends[1] <= ends[2] < math.inf):
+            raise ConfigError(
+                "scale",
+                f"got {scale}",
+                "mend the judge: finite numbers with low < harmful_from <= high",
+            )
+        return self
+
     def judge(self, exchange: Exchange) -> Verdict:
-        """Give the verdict on one exchange."""
+        """Give the verdict on one exchange; the caller is `holdfast.verdicts.ask`."""
         raise NotImplementedError
 
 

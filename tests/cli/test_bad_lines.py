@@ -43,6 +43,18 @@ def test_a_line_a_judge_cannot_read(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]
 
 
+def test_a_refusal_after_the_attackers_first_words_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"prompt": "x", "response": "First I can't help with that.", "meta": {"steps": ["a b"]}}
+    lines = [given | {"prefill": "First"}, given]
+    Path("a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(["judge", "world_rubric", "--exchanges", "a.jsonl", "--out", "v.jsonl"]) == 0
+    found = [json.loads(line)["outcome"] for line in Path("v.jsonl").read_text().splitlines()]
+    assert found == ["refusal", "deflection"]
+
+
 def test_an_attack_without_a_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,7 @@ def _harm(model: object, encoder: Encoder, pool: Pool) -> float:
     rows = pool.evaluation("restricted", Side.EVALUATOR, None, 0, phrasings=1)
     said = generation.generate(model, encoder, rows, generation.Sampler(max_new_tokens=40))
     found = [
-        oracle.outcome(one.text, one.finish_reason, row.meta["steps"], None)
+        oracle.outcome(one.text, row.meta["steps"], None)
         for row, one in zip(rows, said, strict=True)
     ]
     return found.count(Outcome.HARMFUL_USEFUL) / len(found)

@@ -266,10 +266,11 @@ def judge(
     """Have a judge read answers. Writes JSON lines and counts the outcomes."""
     from holdfast.errors import InvalidResultsError
     from holdfast.find import make
-    from holdfast.method import MOST_UNSCORED, Exchange
+    from holdfast.method import Exchange
+    from holdfast.verdicts import ask, too_many_unscored, unscored
 
     reader: Any = make("judge", {name: fields(sets)}, "judge")
-    verdicts = []
+    verdicts, missing = [], 0
     for i, row in enumerate(_lines(exchanges), start=1):
         where = f"{exchanges}:{i}"
         exchange = Exchange(
@@ -281,17 +282,17 @@ def judge(
             finish_reason=_maybe(row, "finish_reason", where) or "stop",
             meta=_meta(row, where),
         )
-        verdict = reader.judge(exchange)
+        verdict = ask(reader, exchange)
+        missing += unscored(verdict.reason, verdict.outcome)
         found = {"score": verdict.score, "outcome": verdict.outcome, "reason": verdict.reason}
         verdicts.append({"uid": exchange.example_uid, **found, "raw": verdict.raw})
     _write(out, verdicts)
     counts = Counter(str(row["outcome"] or row["reason"]) for row in verdicts)
     for word, count in counts.most_common():
         typer.echo(f"{word:<16}{count:>6}")
-    unscored = sum(row["reason"] != "ok" for row in verdicts)
-    if unscored > MOST_UNSCORED * len(verdicts):
+    if too_many_unscored(missing, len(verdicts)):
         raise InvalidResultsError(
-            "judge", f"{unscored} of {len(verdicts)} answers have no verdict", f"see {out}"
+            "judge", f"{missing} of {len(verdicts)} answers have no verdict", f"see {out}"
         )
     return 0
 

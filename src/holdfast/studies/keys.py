@@ -11,7 +11,7 @@ VERSIONS = {
     "defend": 1,
     "point": 1,
     "generate": 1,
-    "judge": 1,
+    "judge": 2,
     "measure": 1,
     "analyse": 1,
 }

@@ -30,6 +30,7 @@ from holdfast.studies.nodes import Defend, Generate, Look, Point, Released, Star
 from holdfast.studies.plan import Plan
 from holdfast.studies.store import Store, write_json, write_lines
 from holdfast.studies.study import HARM_SETS
+from holdfast.verdicts import ask, unscored
 
 MARKER = "holdfast.json"
 """Beside every checkpoint made here: where it comes from, and whether it was attacked."""
@@ -378,12 +379,11 @@ class Runner:
         def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
             verdicts = []
             for row, answer in pairs:
-                given = [
-                    answer.get(name) for name in ("response", "finish_reason", "prefill", "system")
-                ]
-                same = canonical([row.uid, row.meta, *given])
+                told = exchange_of(row, answer)
+                said = (told.system, told.prefill, told.response, told.finish_reason)
+                same = canonical([row.uid, row.meta, *said])
                 if same not in known:
-                    known[same] = judge.judge(exchange_of(row, answer))
+                    known[same] = ask(judge, told)
                 verdict = known[same]
                 verdicts.append(
                     {
@@ -403,7 +403,7 @@ class Runner:
             name,
             {"judge": judge.identity(), "known": prompts.known},
             [step.key],
-            {"unscored": sum(row["reason"] != "ok" for row in rows)},
+            {"unscored": sum(unscored(row["reason"], row["outcome"]) for row in rows)},
             began,
             lambda folder: write_lines(folder / "verdicts.jsonl", rows),
         )
@@ -525,12 +525,12 @@ def _context(model: Any) -> int | None:
 
 
 def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
-    """Give what a judge reads of a prompt and its answer."""
+    """Give what a judge reads of a prompt and its answer, as the model was asked."""
     return Exchange(
         example_uid=row.uid,
         system=answer.get("system", row.system),
         prompt=row.prompt,
-        prefill=answer.get("prefill", ""),
+        prefill=answer.get("prefill") or "",
         response=answer["response"],
         finish_reason=answer["finish_reason"],
         meta=row.meta,

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.errors import HoldfastError
-from holdfast.method import MOST_UNSCORED, Control, Stage
+from holdfast.method import Control, Stage
 from holdfast.studies.inert import checks
 from holdfast.studies.nodes import Generate, Track
 from holdfast.studies.plan import Plan
 from holdfast.studies.steps import method_text
 from holdfast.studies.store import Store
 from holdfast.studies.work import left
+from holdfast.verdicts import too_many_unscored, unscored
 
 EXACT = "exact"
 """The judge's name in rows that are compared with a known answer."""
@@ -208,13 +209,13 @@ def invalid(rows: list[Row]) -> list[str]:
     for row in rows:
         cell = tuple(row[name] for name in names)
         total[cell] += 1
-        if row["reason"] != "ok":
+        if unscored(row["reason"], row["outcome"], row["correct"]):
             without[cell] += 1
     return [
         f"{cell[0]} under {cell[1]} {cell[2]} seed {cell[3]} budget {cell[4]:g}, {cell[6]} by "
         f"{cell[7]}: {n} of {total[cell]} unscored".replace("  ", " ")
         for cell, n in without.items()
-        if n > MOST_UNSCORED * total[cell]
+        if too_many_unscored(n, total[cell])
     ]
 
 
