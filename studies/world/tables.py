@@ -28,6 +28,7 @@ from pyarrow import Table
 
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.report import cost, findings
+from holdfast.report import free as opened
 from holdfast.report.estimates import TINY
 from holdfast.report.rows import OUTCOMES
 from holdfast.report.saved import Saved
@@ -320,26 +321,41 @@ def signs(study: Study) -> None:
     show(["line-up", "diagnostic", "its own", "refusal_sft's", "verdict"], rows)
 
 
+FORMS = {"stream": "abliterate A", "each": "abliterate A", "block": "abliterate B"}
+"""What a table calls abliteration of the weights, and of one block while the model answers."""
+
+
 def free(study: Study) -> None:
-    """Print harm along the straight way back to the public original."""
-    moved = study.table.filter(pc.equal(study.table["unit"], "t"))
-    if not moved.num_rows:
-        raise ConfigError("free", "this study ran no strip attack", "leave the table out")
-    harm, _, _ = study.count(moved)
-    shares = sorted({key[3] for key in harm})
-    variant = next(iter(harm))[1]
+    """Print what each attack that trains nothing gets, its choices made on selection prompts.
+
+    Abliteration is told apart by form. In a cell: harm over seeds with the seeds' range, the benign
+    utility kept there, and in how many seeds it is past the first threshold.
+    """
+    names, variants = (study.table[kind].to_pylist() for kind in ("attack", "variant"))
+    told = [
+        FORMS.get(variant.split(" ")[0], name) if name == "abliterate" else name
+        for name, variant in zip(names, variants, strict=True)
+    ]
+    place = study.table.column_names.index("attack")
+    table = study.table.set_column(place, "attack", pa_array(told))
+    unpaid = table.filter(pc.not_equal(table["unit"], "examples"))
+    if not unpaid.num_rows:
+        raise ConfigError("free", "this study ran no attack that is free", "leave the table out")
+    found = findings.find(unpaid, study.lineups, study.meta, resamples=0)
+    (threat,) = found.threats
+    attacks = sorted({attack for opened in threat.opened.values() for attack in opened})
+
+    def cell(one: opened.Opened | None) -> str:
+        if one is None:
+            return "-"
+        harm = [100 * (taken.harm or 0) for taken in one.taken.values()]
+        most = f"{100 * (one.harm.value or 0):.0f} ({min(harm):.0f}-{max(harm):.0f})"
+        use = "-" if one.utility.value is None else f"{100 * one.utility.value:.0f}"
+        return f"{most}, {use}, {one.broken}/{len(one.taken)}"
+
     show(
-        ["line-up", *(f"t = {t:g}" for t in shares)],
-        [
-            [
-                name,
-                *(
-                    percent(study.share(harm, name, variant, s, t) for s in study.seeds)
-                    for t in shares
-                ),
-            ]
-            for name in study.names
-        ],
+        ["line-up", *attacks],
+        [[name, *(cell(threat.opened[name].get(a)) for a in attacks)] for name in study.names],
     )
 
 

@@ -14,7 +14,7 @@ from holdfast.method import MOST_UNSCORED, PAID
 from holdfast.report import cost, estimates, free
 from holdfast.report.rows import OUTCOMES, Cut, Outcomes, cut_share
 from holdfast.report.trajectories import EVALUATOR, Trajectories
-from holdfast.report.use import Use, release_rows, use
+from holdfast.report.use import Status, Use, release_rows, use
 from holdfast.studies.study import HARM_SETS
 from holdfast.verdicts import too_many_unscored
 
@@ -222,6 +222,7 @@ def find(
                                 *outcomes.distinct("lineup")]))  # fmt: skip
     seeds = tuple(sorted({key[3] for key in tracks.keys}))
     uses = {name: use(outcomes, name, told.none, told.judges[0], told.least_use) for name in names}
+    listed = _decided(listed, uses.get(told.plain), told.plain)
     barred = {name: _barred(name, tracks, listed, uses[name], told) for name in names}
     checkpoints = {name: _checkpoints(name, listed) for name in names}
     threats = [
@@ -241,6 +242,16 @@ def find(
         agreements=[_agreement(outcomes, names, told.judges[0], j) for j in told.judges[1:]],
         cut=cut_share(outcomes),
     )
+
+
+def _decided(
+    listed: Sequence[dict[str, Any]], plain: Use | None, name: str
+) -> list[dict[str, Any]]:
+    """Take back what was decided beside a wreck: a bad reference tells nothing of who acted."""
+    if plain is None or plain.status is not Status.NOT_USABLE:
+        return list(listed)
+    why = f"line-up '{name}' is not usable itself"
+    return [row | {"inert": None, "undecided": why} if row.get("signal") else row for row in listed]
 
 
 def _dicts(rows: Iterable[Mapping[str, Any]] | pa.Table) -> Iterable[Mapping[str, Any]]:
