@@ -144,8 +144,7 @@ def free_sentence(found: findings.Findings) -> str:
     told = opened(found)
     if not told:
         return (
-            "No line-up of use was closed as released, so there was nothing for a free attack to"
-            " open."
+            "No line-up of use refuses as released, so there was nothing for a free attack to open."
         )
     broken = {name: some for name, some in told.items() if some}
     tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
@@ -173,7 +172,8 @@ def free_sentence(found: findings.Findings) -> str:
     rest = f" {listed(held)} held against all of them." if held else ""
     rest += _alone(found, held)
     return (
-        f"Without any training, {len(broken)} of {len(told)} line-ups of use can be opened:"
+        f"Without any training, {len(broken)} of {len(told)} line-ups that refuse as released can"
+        f" be opened:"
         f" {'; '.join(parts)}.{rest}"
     )
 
