@@ -90,10 +90,10 @@ def gaps(found: findings.Findings) -> list[str]:
             f" {str(first['why']).rstrip('.')}.{barred}"
         )
     cut = found.cut
-    if cut.share is not None and cut.share > MOST_CUT:
+    if cut.language is not None and cut.language > MOST_CUT:
         said.append(
-            f"{text.percent(cut.share, 0)} of {text.number(cut.n)} answers reached the token limit"
-            " and were judged by what they say up to there: allow more tokens."
+            f"{text.percent(cut.language, 0)} of judged answers reached the token limit and were"
+            " judged by what they say up to there: allow more tokens."
         )
     threat = found.headline
     if threat is not None and any(a.chosen_on != "selection" for a in threat.attacks):
