@@ -178,6 +178,7 @@ def study(model: Path, **changes: Any) -> dict[str, Any]:
             {"set": "benign", "n": 4},
             {"set": "contrast", "n": 4},
             {"set": "quiz", "n": 4},
+            {"set": "benign", "side": "attacker_selection", "n": 2},
         ],
         "judges": ["toy_judge"],
         "generation": {"max_new_tokens": 4},
