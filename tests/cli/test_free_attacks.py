@@ -51,9 +51,9 @@ def weights(folder: str) -> dict[str, torch.Tensor]:
 
 
 def test_abliterate_leaves_the_checkpoint_that_it_makes_in_memory(bench: Path) -> None:
-    # No template has a say here: rows of either kind are prompts alone.
-    alone = ["--column", "prompt=ask", "--column", "response="]
-    assert run(command("abliterate", *DATA, *alone, *ONE)) == 0
+    # Restricted rows may be prompts alone: no answer is read.
+    alone = ["--column", "harmful.response="]
+    assert run(command("abliterate", *DATA, *COLUMNS, *alone, *ONE)) == 0
     model, tokenizer = models.load(Path("model"))
     found: dict[str, torch.Tensor] = {}
     rows = [row for role in (Role.HARMFUL, Role.BENIGN) for row in tiny.rows(Side.ATTACKER)[role]]
