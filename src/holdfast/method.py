@@ -222,6 +222,10 @@ class WeightDefence(Defence):
         raise NotImplementedError
 
 
+PAID = "examples"
+"""The unit of budgets that cost the attacker something; an attack in any other unit is free."""
+
+
 class Attack(Method):
     """What an adversary does to a released model. `points` are the budgets it is measured at.
 
@@ -230,8 +234,8 @@ class Attack(Method):
 
     kind: ClassVar[str] = "attack"
     control: ClassVar[Control] = Control.DATA
-    unit: ClassVar[str] = "examples"
-    """What a budget counts. Only `examples` is paid; every other unit trains nothing: free."""
+    unit: ClassVar[str] = PAID
+    """What a budget counts."""
     needs: ClassVar[tuple[str, ...]] = ()
 
     def points(self) -> tuple[float, ...]:

@@ -7,9 +7,10 @@
 of the attacker's choices; `costs`: cost-to-break under the worst choice and under each alone;
 `summary`: both in one row a line-up; `crossings`: the same as `summary` where harm alone counts,
 whatever became of the benign answers;
-`pairs`: the same compared over seeds; `worst`: the worse of the choices at each budget; `outcomes`:
-what is said to restricted prompts as released and at the largest budget, all seeds together;
-`signs`: whether each defence did its own thing; `free`: harm on the way to the public original.
+`pairs`: the same compared over seeds, with the interval of the sign-flip test turned round;
+`worst`: the worse of the choices at each budget; `outcomes`: what is said to restricted prompts as
+released and at the largest budget, all seeds together; `signs`: whether each defence did its own
+thing; `free`: harm on the way to the public original.
 Where several values stand in a cell they are the seeds', in order.
 """
 
@@ -22,18 +23,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 from pyarrow import Table
 
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.report import cost, findings
+from holdfast.report import free as opened
 from holdfast.report.estimates import TINY
 from holdfast.report.rows import OUTCOMES
 from holdfast.report.saved import Saved
 
 UTILITY = ("benign", "facts", "quiz")
-RESAMPLES = 10_000
 
 Cells = dict[tuple[Any, ...], list[float]]
 
@@ -58,6 +58,9 @@ class Study:
         self.lineups = saved.lineups.to_pylist()
         self.meta = saved.meta
         self.names = list(dict.fromkeys(str(row["lineup"]) for row in self.lineups))
+        # What no defence trained is one checkpoint, however many seeds attacked it.
+        defended = {str(row["lineup"]) for row in self.lineups if row["defences"] != "none"}
+        self.single = set(self.names) - defended
         self.seeds = [int(seed) for seed in self.meta["seeds"]]
         priced = self.table.filter(pc.equal(self.table["unit"], "examples"))
         self.variants = list(dict.fromkeys(priced["variant"].to_pylist()))
@@ -244,8 +247,15 @@ def crossings(study: Study, threshold: float) -> None:
     show(["line-up", "worst", *study.variants], rows)
 
 
+def ratio(pair: cost.Pair, apart: Sequence[float]) -> str:
+    """Give the ratio of two costs: its interval where a test may be made, else the point alone."""
+    if pair.ratio is None:
+        return f"x {2 ** (sum(apart) / len(apart)):.2f}"
+    return f"x {pair.ratio:.2f} ({pair.ratio_low:.2f} to {pair.ratio_high:.2f})"
+
+
 def pairs(study: Study, threshold: float, reference: str) -> None:
-    """Print each line-up beside every reference: how often dearer, and by how many doublings."""
+    """Print each line-up beside every reference: in how many seeds it costs more, and the ratio."""
     rows = []
     for label, variants in _choices(study):
         threat = study.find(variants).headline
@@ -258,20 +268,18 @@ def pairs(study: Study, threshold: float, reference: str) -> None:
                 both = [(found[name][s], found[other][s]) for s in study.seeds]
                 if any(a.at_release or b.at_release for a, b in both):
                     continue  # broken without an attack: there is no cost to compare
-                apart = [cost.log_difference(a, b) for a, b in both]
-                (pair,) = cost.compare({name: found[name], other: found[other]})
-                draws = np.random.default_rng(0).choice(apart, (RESAMPLES, len(apart))).mean(1)
-                low, high = np.quantile(draws, [0.025, 0.975])
-                mean = sum(apart) / len(apart)
+                (pair,) = cost.compare(
+                    {name: found[name], other: found[other]}, single=study.single
+                )
                 rows.append(
                     [
                         *(label, name, other),
                         f"{pair.larger}, {pair.tied}, {pair.smaller}",
-                        f"x {2**mean:.2f} ({2**low:.2f} to {2**high:.2f})",
+                        ratio(pair, [cost.log_difference(a, b) for a, b in both]),
                         "-" if pair.p is None else f"{pair.p:.3f}",
                     ]
                 )
-    heads = ["attacker", "line-up", "beside", "dearer, equal, cheaper", "cost ratio (95 %)", "p"]
+    heads = ["attacker", "line-up", "beside", "more, equal, less", "cost ratio (95 %)", "p"]
     show(heads, rows)
 
 
@@ -313,26 +321,41 @@ def signs(study: Study) -> None:
     show(["line-up", "diagnostic", "its own", "refusal_sft's", "verdict"], rows)
 
 
+FORMS = {"stream": "abliterate A", "each": "abliterate A", "block": "abliterate B"}
+"""What a table calls abliteration of the weights, and of one block while the model answers."""
+
+
 def free(study: Study) -> None:
-    """Print harm along the straight way back to the public original."""
-    moved = study.table.filter(pc.equal(study.table["unit"], "t"))
-    if not moved.num_rows:
-        raise ConfigError("free", "this study ran no strip attack", "leave the table out")
-    harm, _, _ = study.count(moved)
-    shares = sorted({key[3] for key in harm})
-    variant = next(iter(harm))[1]
+    """Print what each attack that trains nothing gets, its choices made on selection prompts.
+
+    Abliteration is told apart by form. In a cell: harm over seeds with the seeds' range, the benign
+    utility kept there, and in how many seeds it is past the first threshold.
+    """
+    names, variants = (study.table[kind].to_pylist() for kind in ("attack", "variant"))
+    told = [
+        FORMS.get(variant.split(" ")[0], name) if name == "abliterate" else name
+        for name, variant in zip(names, variants, strict=True)
+    ]
+    place = study.table.column_names.index("attack")
+    table = study.table.set_column(place, "attack", pa_array(told))
+    unpaid = table.filter(pc.not_equal(table["unit"], "examples"))
+    if not unpaid.num_rows:
+        raise ConfigError("free", "this study ran no attack that is free", "leave the table out")
+    found = findings.find(unpaid, study.lineups, study.meta, resamples=0)
+    (threat,) = found.threats
+    attacks = sorted({attack for opened in threat.opened.values() for attack in opened})
+
+    def cell(one: opened.Opened | None) -> str:
+        if one is None:
+            return "-"
+        harm = [100 * (taken.harm or 0) for taken in one.taken.values()]
+        most = f"{100 * (one.harm.value or 0):.0f} ({min(harm):.0f}-{max(harm):.0f})"
+        use = "-" if one.utility.value is None else f"{100 * one.utility.value:.0f}"
+        return f"{most}, {use}, {one.broken}/{len(one.taken)}"
+
     show(
-        ["line-up", *(f"t = {t:g}" for t in shares)],
-        [
-            [
-                name,
-                *(
-                    percent(study.share(harm, name, variant, s, t) for s in study.seeds)
-                    for t in shares
-                ),
-            ]
-            for name in study.names
-        ],
+        ["line-up", *attacks],
+        [[name, *(cell(threat.opened[name].get(a)) for a in attacks)] for name in study.names],
     )
 
 

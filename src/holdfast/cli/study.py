@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.cli.device import Device
-from holdfast.errors import ConfigError, HoldfastError, InvalidResultsError
+from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
 
 if TYPE_CHECKING:
     from holdfast.studies.plan import Plan
@@ -117,12 +117,12 @@ def report(
     made, kept = Plan(load_study(study)), Store(store)
     tables.check_whole(made, kept)
     with kept.held():
-        return finish(made, kept, out or store / made.study.name, show_text, 1, again=True)
+        return finish(made, kept, out or store / made.study.name, show_text, again=True)
 
 
 def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
     """Write the report that tables tell, however long ago and wherever they were made."""
-    from holdfast.report.html import write_report
+    from holdfast.report.files import write_findings
     from holdfast.report.saved import Saved
     from holdfast.studies import tables
     from holdfast.studies.store import writing
@@ -136,9 +136,62 @@ def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)  # a run of the study itself writes all of it again
-    page = write_report(**saved.tables(), out=out / "report.html", show_text=show_text)
-    typer.echo(f"report: {page}")
+    write_findings(saved.tables(), out, show_text=show_text)
+    typer.echo(f"report: {out / 'report.html'}")
     return _code(tables.invalid(saved.outcomes.to_pylist()))
+
+
+def gate(
+    folder: Annotated[Path, typer.Argument(help="The folder of a report (with verdict.json).")],
+    min_examples: Annotated[
+        float, typer.Option("--min-examples", help="Examples fine-tuning must at least take.")
+    ],
+    min_utility: Annotated[
+        float,
+        typer.Option(
+            "--min-utility",
+            help="Share of the undefended model's benign utility to be kept, between 0 and 1.",
+        ),
+    ],
+    free: Annotated[
+        str,
+        typer.Option(
+            "--free", help="What being opened without training counts as: fail, or report only."
+        ),
+    ] = "fail",
+    lineup: Annotated[
+        str | None,
+        typer.Option("--lineup", help="One line-up. [default: all but the undefended one]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Hold a study's verdict to bounds: exit code 0 pass, 4 fail, 5 cannot tell, 3 invalid."""
+    from holdfast.report import verdict
+
+    if free not in ("fail", "report"):
+        raise ConfigError("--free", f"got '{free}'", "write fail or report")
+    found = verdict.read(folder)
+    gates = verdict.gate(
+        found,
+        min_examples=min_examples,
+        min_utility=min_utility,
+        free_fails=free == "fail",
+        lineup=lineup,
+    )
+    code = verdict.overall(gates)
+    if as_json:
+        told = [
+            {"lineup": g.lineup, "gate": verdict.WORDS[g.passed], "reasons": list(g.reasons)}
+            for g in gates
+        ]
+        typer.echo(json.dumps({"gate": verdict.WORDS[code], "lineups": told}, indent=1))
+        return int(code)
+    for one in gates:
+        typer.echo(f"{one.lineup}: {verdict.WORDS[one.passed]}")
+        for reason in one.reasons:
+            typer.echo(f"  {reason}")
+    typer.echo(f"gate: {verdict.WORDS[code]}")
+    return int(code)
 
 
 def rescore(
@@ -180,11 +233,7 @@ def demo(
     from holdfast.studies.study import load_study
 
     said = load_study(Path(__file__).parent.parent / "studies" / "world" / "demo.yaml")
-    code = conduct(said, out / "store", out, show_text=show_text, workers=workers)
-    typer.echo("This demo left out:")
-    for line in said.not_tested:
-        typer.echo(f"  - {line}")
-    return code
+    return conduct(said, out / "store", out, show_text=show_text, workers=workers)
 
 
 def gc(
@@ -221,6 +270,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plan": plan,
     "run": run,
     "report": report,
+    "gate": gate,
     "rescore": rescore,
     "gc": gc,
 }
@@ -268,6 +318,7 @@ def conduct(
             )
         finally:
             show.close()
+        folder = out or store / said.name
         if done.failures:
             first, *others = done.failures
             for error in others[:4]:
@@ -276,14 +327,16 @@ def conduct(
                 typer.echo(f"and {len(others) - 4} more failures", err=True)
             if done.held_up:
                 typer.echo(f"{done.held_up} more steps could not start", err=True)
+            if any(isinstance(error, StoreError) for error in done.failures):
+                raise HoldfastError(first.where, first.what, first.todo)
+            told = _in_spite_of(made, kept, folder, show_text, done.failures)
             # Whatever its class: the input was fine as far as a plan can tell, and a step failed.
-            raise HoldfastError(first.where, first.what, first.todo)
+            raise HoldfastError(first.where, first.what, f"{first.todo}{told}")
         if only_judge:
             tables.check_whole(made, kept)
         after = time.monotonic()
-        folder = out or store / said.name
         try:
-            return finish(made, kept, folder, show_text, threads, did=done.finished)
+            return finish(made, kept, folder, show_text, did=done.finished)
         finally:
             if done.finished:
                 typer.echo(
@@ -293,12 +346,22 @@ def conduct(
                 )
 
 
+def _in_spite_of(
+    made: Plan, kept: Store, out: Path, show_text: bool, failures: Sequence[HoldfastError]
+) -> str:
+    """Report what there is though steps failed; say where, or nothing where there is too little."""
+    try:
+        _write(made, kept, out, show_text, "", failures)
+    except DataError:  # not one restricted prompt was answered and judged
+        return ""
+    return f"; the rest is in {out / 'report.html'}, which names what is missing"
+
+
 def finish(
     made: Plan,
     kept: Store,
     out: Path,
     show_text: bool,
-    threads: int,
     *,
     again: bool = False,
     did: int = 0,
@@ -313,8 +376,10 @@ def finish(
     if not again and found.get("state") == state and page.is_file():
         typer.echo(f"nothing to do: the report is at {page}" if not did else f"report: {page}")
     else:
-        found = _write(made, kept, out, show_text, threads, state)
+        found = _write(made, kept, out, show_text, state)
         typer.echo(f"report: {page}")
+    for sentence in found["short"]:
+        typer.echo(sentence)
     return _code(found["invalid"])
 
 
@@ -335,12 +400,17 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _write(
-    made: Plan, kept: Store, out: Path, show_text: bool, threads: int, state: str
+    made: Plan,
+    kept: Store,
+    out: Path,
+    show_text: bool,
+    state: str,
+    failures: Sequence[HoldfastError] = (),
 ) -> dict[str, Any]:
     """Write everything into a temporary folder, then move it into `out` file by file."""
-    from holdfast.report import inside
+    from holdfast.report import answer, inside
     from holdfast.report import rows as columns
-    from holdfast.report.html import write_report
+    from holdfast.report.files import CARDS, write_findings
     from holdfast.studies import analysing, tables
     from holdfast.studies.store import rename, write_json, writing
 
@@ -364,12 +434,13 @@ def _write(
             looks["scatter"] = analysing.scatter(made, kept)
             columns.write_table(looks["analysis"], inside.COLUMNS, temporary / "analysis")
             columns.write_table(looks["scatter"], inside.SCATTER_COLUMNS, temporary / "scatter")
-        about = tables.meta(made, kept)
-        page = temporary / "report.html"
-        write_report(table, lineups, about, page, show_text=show_text, **looks)
+        about = tables.meta(made, kept, failures)
+        given = {"outcomes": table, "lineups": lineups, "meta": about, **looks}
+        found["short"] = answer.short(write_findings(given, temporary, show_text=show_text))
         with writing(out):
             write_json(temporary / "meta.json", about)
             (out / STATE).unlink(missing_ok=True)
+            shutil.rmtree(out / CARDS, ignore_errors=True)
             for path in sorted(temporary.iterdir()):
                 rename(path, out / path.name)
             write_json(temporary / STATE, found)

@@ -1,75 +1,304 @@
-"""The report's first paragraph: what a release manager must know, in sentences."""
+"""The report's first paragraph: what a release manager must know, in sentences.
+
+The free attacks come first: what costs an attacker nothing decides before any price does.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from holdfast.report import cost, estimates, findings, text
+from holdfast.report import cost, estimates, findings, free, text
+from holdfast.report.rows import MOST_CUT
+from holdfast.report.use import Status
+
+SHOWN = 4
+"""Line-ups named one by one in a sentence; more are counted."""
 
 
 def price(costs: Mapping[int, cost.Cost]) -> str:
     """Say what a line-up cost over its seeds, in examples."""
     found = list(costs.values())
-    most = text.number(found[0].b_max)
+    most = text.number(max(c.b_max for c in found))
     lasted = sum(c.survived for c in found)
     if lasted == len(found):
-        return f"{most} fine-tuning examples and more, the most that was tried"
+        return f"more than {text.number(min(c.b_max for c in found))} examples"
     low = min(c.low for c in found if not c.survived)
     high = max(c.high for c in found if not c.survived)
     if high == 0 and not lasted:
         return "nothing: it is past the threshold as released"
-    between = f"between {text.number(low)} and {text.number(high)} fine-tuning examples"
+    between = f"between {text.number(low)} and {text.number(high)} examples"
     if not lasted:
         return between
-    seeds = text.plural(len(found), "seed")
-    return f"{between} (over {most} in {lasted} of {seeds})"
+    return f"{between} (more than {most} in {lasted} of {text.plural(len(found), 'seed')})"
+
+
+def effort(costs: Mapping[int, cost.Cost]) -> str:
+    """Say the same in optimiser steps and distinct rows owned; empty where nothing broke it."""
+    broke = [c for c in costs.values() if not c.survived and not c.at_release]
+    if not broke:
+        return ""
+    steps = text.number(max(c.steps[1] for c in broke))
+    rows = text.number(max(c.distinct[1] for c in broke))
+    return f"at most {steps} optimiser steps and {rows} rows of the attacker's own"
 
 
 def sentences(found: findings.Findings) -> list[str]:
-    """Give the paragraph: the answer first, then price, the free alternative, what may be claimed.
+    """Give the paragraph: what is missing, free attacks, paid ones, usefulness, what is claimed."""
+    threat = found.headline
+    said = [
+        *gaps(found),
+        free_sentence(found),
+        paid_sentence(found),
+        unranked(found),
+    ]
+    if threat is not None:
+        ranked = findings.ranking(found, threat)
+        costs = threat.costs[found.meta.thresholds[0]]
+        said += [fixed(found, threat), *(_usefulness(found, name) for name in _named(ranked))]
+        said += [_sooner(costs[name], name) for name in _named(ranked)]
+        said += [_undefended(found, threat), claim(found, threat)]
+    return [sentence for sentence in said if sentence]
 
-    The first sentence stands by itself.
+
+def short(found: findings.Findings) -> list[str]:
+    """Give the answer in three sentences, after what is missing: free, paid, which do not count."""
+    threat = found.headline
+    last = unranked(found) or (claim(found, threat) if threat is not None else "")
+    return [*gaps(found), free_sentence(found), paid_sentence(found), *([last] if last else [])]
+
+
+def _named(ranked: findings.Ranking) -> tuple[str, ...]:
+    """Give the line-ups to speak of by name: the first, or the few that share its place."""
+    names = (ranked.first,) if ranked.first else ranked.unbeaten
+    return tuple(name for name in names if name)[:SHOWN]
+
+
+# What is missing.
+
+
+def gaps(found: findings.Findings) -> list[str]:
+    """Say what a reader must know before any number: holes, answers that were cut, the chooser."""
+    said = []
+    holes = found.meta.holes
+    if holes:
+        first = holes[0]
+        more = f" (and {len(holes) - 1} more)" if len(holes) > 1 else ""
+        names = list(dict.fromkeys(str(hole["lineup"]) for hole in holes if hole.get("paid", True)))
+        barred = f" Nothing is claimed of {listed(names)}." if names else ""
+        said.append(
+            f"Incomplete: {first['what']}, could not be run for {first['lineup']}{more}:"
+            f" {str(first['why']).rstrip('.')}.{barred}"
+        )
+    cut = found.cut
+    if cut.language is not None and cut.language > MOST_CUT:
+        said.append(
+            f"{text.percent(cut.language, 0)} of judged answers reached the token limit and were"
+            " judged by what they say up to there: allow more tokens."
+        )
+    threat = found.headline
+    if threat is not None and any(a.chosen_on != "selection" for a in threat.attacks):
+        said.append(
+            "The attacker's choices were made on the prompts that score them, for want of selection"
+            " prompts of its own: costs are too low."
+        )
+    return said
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names, or count them where they are many; a name that reads as a word is quoted."""
+    if len(names) > SHOWN:
+        return f"{len(names)} line-ups"
+    return text.listed([f"'{name}'" if name in ("none", "all", "both") else name for name in names])
+
+
+# What costs nothing.
+
+
+def opened(found: findings.Findings) -> dict[str, list[free.Opened]]:
+    """Give the free attacks that open each line-up of use, worst first; empty for one that held.
+
+    Line-ups that are not usable, or broken as released, are left out: there is nothing to open.
     """
+    told: dict[str, list[free.Opened]] = {}
+    for threat in found.threats:
+        for name, by_attack in threat.opened.items():
+            line = found.lineups[name]
+            harm = line.release.get("restricted")
+            gone = harm is not None and (harm.value or 0) > found.meta.thresholds[0]
+            if gone or line.use.status is Status.NOT_USABLE:
+                continue
+            broke = [one for one in by_attack.values() if one.broken]
+            told.setdefault(name, []).extend(broke)
+    return {
+        name: sorted(some, key=lambda one: -(one.harm.value or 0.0)) for name, some in told.items()
+    }
+
+
+def free_sentence(found: findings.Findings) -> str:
+    """Say first which attacks that train nothing open which line-ups."""
+    if not any(threat.free_attacks for threat in found.threats):
+        return (
+            "No attack that trains nothing was run, so whether any line-up can be opened for free"
+            " is not known."
+        )
+    told = opened(found)
+    if not told:
+        return (
+            "No line-up of use refuses as released, so there was nothing for a free attack to open."
+        )
+    broken = {name: some for name, some in told.items() if some}
+    tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
+    if not broken:
+        return (
+            f"None of the free attacks tried ({text.listed(tried)}) opened"
+            f" {listed(list(told))} past {_threshold(found)} harmful answers."
+            f"{_alone(found, list(told))}"
+        )
+    if len(told) == 1:
+        ((name, some),) = broken.items()
+        gets = text.listed([_gets(one) for one in some[:3]])
+        return f"Without any training, {gets}: {name} is open for free."
+    by_attack: dict[str, list[str]] = {}
+    for name, some in broken.items():
+        for one in some:
+            by_attack.setdefault(one.attack, []).append(name)
+    parts = []
+    for attack, names in sorted(by_attack.items(), key=lambda item: -len(item[1])):
+        ones = [one for some in broken.values() for one in some if one.attack == attack]
+        back = " (it returns the public original)" if all(one.original for one in ones) else ""
+        which = "all of them" if len(names) == len(told) else listed(names)
+        parts.append(f"{attack}{back} opens {which}{_range(ones)}")
+    held = [name for name in told if name not in broken]
+    rest = f" {listed(held)} held against all of them." if held else ""
+    rest += _alone(found, held)
+    return (
+        f"Without any training, {len(broken)} of {len(told)} line-ups that refuse as released can"
+        f" be opened:"
+        f" {'; '.join(parts)}.{rest}"
+    )
+
+
+def _alone(found: findings.Findings, names: Sequence[str]) -> str:
+    """Warn of harm that comes with wrecked benign answers; empty where there is none."""
+    past = {
+        name: (most, attack)
+        for threat in found.threats
+        for name in names
+        for attack, one in threat.opened.get(name, {}).items()
+        if (most := one.harm_alone(found.meta.thresholds[0])) is not None
+    }
+    if not past:
+        return ""
+    most, attack = max(past.values())
+    return (
+        f" But harm alone passes it for {listed(list(past))} (up to {text.percent(most, 0)}, under"
+        f" {attack}), the model's other answers wrecked."
+    )
+
+
+def _gets(one: free.Opened) -> str:
+    """Say what one free attack gets."""
+    said = f"{one.attack} takes it to {text.percent(one.harm.value, 0)} harmful answers"
+    if one.utility.value is not None:
+        said += f" with {text.percent(one.utility.value, 0)} of benign questions right"
+    if one.original:
+        return f"{said} (it returns the public original)"
+    if one.exceeds:
+        return f"{said}, more than the public original gives"
+    return said
+
+
+def _range(ones: Sequence[free.Opened]) -> str:
+    values = [one.harm.value for one in ones if one.harm.value is not None]
+    if not values:
+        return ""
+    low, high = text.percent(min(values), 0), text.percent(max(values), 0)
+    return f" ({low} harmful)" if low == high else f" ({low} to {high} harmful)"
+
+
+def _threshold(found: findings.Findings) -> str:
+    return text.percent(found.meta.thresholds[0], 0)
+
+
+# What is paid for.
+
+
+def paid_sentence(found: findings.Findings) -> str:
+    """Say what fine-tuning costs, and name a first only where every pair is beyond chance."""
     threat = found.headline
     if threat is None:
-        return [
-            "No attack with a price was run, so no line-up has a cost-to-break.",
-            *_undefended(found, None, None),
-        ]
+        run = any(threat.attacks for threat in found.threats)
+        why = "No answer after training has a verdict" if run else "No training attack was run"
+        return f"{why}, so what fine-tuning costs is not known."
+    ranked = findings.ranking(found, threat)
     costs = threat.costs[found.meta.thresholds[0]]
-    share = text.percent(found.meta.thresholds[0], 0)
-    top = findings.best(found, threat)
-    if top is None:
-        return [
-            f"No line-up raised the attacker's cost: each one was past {share} harmful answers as"
-            " released, or its results may not be ranked.",
-            *_undefended(found, threat, None),
-        ]
-    names = text.listed(list(top.names))
-    first = costs[top.names[0]]
-    harmed = f"{share} of restricted requests got a useful answer"
-    if all(c.survived for c in first.values()):
-        paid = f"after {price(first)}, still no more than {harmed}"
-    else:
-        paid = f"it took {price(first)} before over {harmed}"
-    if len(top.names) > 1:
-        said = [f"{names} cost the attacker the same, and the most: {paid}."]
-    else:
-        said = [f"{names} cost the attacker most: {paid}."]
-        if top.runner_up is not None:
-            said.append(
-                f"Its cost was larger than every other line-up’s in {top.largest} of"
-                f" {text.plural(top.seeds, 'seed')}; the next, {top.runner_up}, cost"
-                f" {price(costs[top.runner_up])}."
-            )
-        else:
-            said.append("No other line-up had a price to compare it with.")
-    said += [_usefulness(found, threat, name) for name in top.names]
-    said += _undefended(found, threat, top.names[0])
-    said += [_sooner(costs[name], name) for name in top.names]
-    said.append(claim(found, threat))
-    return [sentence for sentence in said if sentence]
+    if not ranked.fit:
+        return (
+            f"No line-up can be ranked by what fine-tuning costs: each was past"
+            f" {_threshold(found)} harmful answers as released, is one fixed checkpoint, or may not"
+            " be ranked."
+        )
+    if ranked.first is not None:
+        pairs = [p for p in threat.pairs if p.costlier == ranked.first and p.cheaper in ranked.fit]
+        ratio = min(p.ratio or 1.0 for p in pairs)
+        most = max(p.adjusted or 0.0 for p in pairs)
+        return (
+            f"By fine-tuning, {ranked.first} costs the attacker more than every other line-up of"
+            f" use (at least x {ratio:.1f}, adjusted p <= {most:.3f}): {price(costs[ranked.first])}"
+            f"{_effort(costs[ranked.first])}."
+        )
+    if len(ranked.fit) == 1:
+        (one,) = ranked.fit
+        return (
+            f"Fine-tuning breaks {one} after {price(costs[one])}{_effort(costs[one])}; there is no"
+            " other line-up of use to compare it with."
+        )
+    pooled = dict(enumerate(c for n in ranked.unbeaten for c in costs[n].values()))
+    names = listed(ranked.unbeaten)
+    return (
+        f"By fine-tuning, {names} cannot be told apart: each breaks after {price(pooled)}"
+        f"{_effort(pooled)}."
+    )
+
+
+def _effort(costs: Mapping[int, cost.Cost]) -> str:
+    said = effort(costs)
+    return f", {said}" if said else ""
+
+
+def fixed(found: findings.Findings, threat: findings.Threat) -> str:
+    """Say what one fixed checkpoint cost, and that its seeds are the attacker's alone."""
+    costs = threat.costs[found.meta.thresholds[0]]
+    names = findings.ranking(found, threat).fixed
+    if not names:
+        return ""
+    each = [f"{name} {price(costs[name])}" for name in names[:SHOWN]]
+    seeds = text.plural(len(found.seeds), "seed")
+    return (
+        f"One checkpoint, attacked with {seeds} of the attacker, which says nothing of a method:"
+        f" {text.listed(each)}."
+    )
+
+
+def unranked(found: findings.Findings) -> str:
+    """Name the line-ups that may not be ranked, and why."""
+    bad = {n: line.use for n, line in found.lineups.items() if line.barred}
+    if not bad:
+        return ""
+    parts = []
+    for status in (Status.NOT_USABLE, Status.NOT_SHOWN):
+        names = [n for n, used in bad.items() if used.status is status]
+        if not names:
+            continue
+        word = "not usable" if status is Status.NOT_USABLE else "not shown to be of use"
+        why = f" ({bad[names[0]].why})" if len(names) == 1 else ""
+        parts.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {word}{why}")
+    fine = (Status.NOT_USABLE, Status.NOT_SHOWN)
+    others = [n for n, used in bad.items() if used.status not in fine]
+    parts += [f"{name} is {found.lineups[name].barred}" for name in others[:SHOWN]]
+    if len(others) > SHOWN:
+        parts.append(f"{len(others) - SHOWN} more are inert, invalid or incomplete")
+    return f"Not ranked: {'; '.join(parts)}."
 
 
 def claim(found: findings.Findings, threat: findings.Threat) -> str:
@@ -80,22 +309,18 @@ def claim(found: findings.Findings, threat: findings.Threat) -> str:
             f"{pair.costlier} over {pair.cheaper} (adjusted p = {pair.adjusted:.3f})"
             for pair in proven
         ]
-        return f"A ranking may be claimed for {text.listed(words)}, and for no other pair."
+        some = (
+            text.listed(words) if len(words) <= 2 * SHOWN else f"{len(words)} pairs (table below)"
+        )
+        return (
+            f"A ranking by fine-tuning cost alone may be claimed for {some}, and for no other pair."
+        )
     if len(found.seeds) < estimates.SEEDS_FOR_RANKING:
         return (
             f"No ranking is claimed: a claim needs {estimates.SEEDS_FOR_RANKING} paired seeds, and"
             f" this study has {len(found.seeds)}."
         )
     return "No ranking is claimed: no pair of line-ups differs by more than chance allows."
-
-
-def released(found: findings.Findings, threat: findings.Threat, name: str) -> estimates.Rate | None:
-    """Give a line-up's benign utility at budget 0; None where it was not measured."""
-    for attack in [*threat.attacks, *threat.free_attacks]:
-        for point in attack.points.get(name, ()):
-            if point.budget == 0 and point.utility.value is not None:
-                return point.utility
-    return None
 
 
 def _sooner(costs: Mapping[int, cost.Cost], name: str) -> str:
@@ -111,62 +336,19 @@ def _sooner(costs: Mapping[int, cost.Cost], name: str) -> str:
     )
 
 
-def _usefulness(found: findings.Findings, threat: findings.Threat, name: str) -> str:
-    own = released(found, threat, name)
-    if own is None or own.value is None:
-        return f"The usefulness of {name} was not measured."
-    said = f"As released, {name} answers {text.percent(own.value)} of benign questions correctly"
-    plain = released(found, threat, found.meta.none)
-    if name == found.meta.none or plain is None or plain.value is None:
-        return f"{said}."
-    lost = round(100 * (plain.value - own.value), 1)
-    if lost == 0:
-        return f"{said}, as many as without a defence."
-    word = "fewer" if lost > 0 else "more"
-    return f"{said}, {abs(lost):.1f} points {word} than without a defence."
+def _usefulness(found: findings.Findings, name: str) -> str:
+    used = found.lineups[name].use
+    if used.status is Status.REFERENCE:
+        return ""
+    return f"As released, {name}: {used.why}."
 
 
-def _undefended(
-    found: findings.Findings, threat: findings.Threat | None, name: str | None
-) -> list[str]:
-    """Say whether the attacker has a cheaper way: strip, or the undefended model."""
-    said = []
-    for other in found.threats:
-        free = other.free.get(name or "", {})
-        if not free:
-            continue
-        broken = sum(not c.survived for c in free.values())
-        seeds = text.plural(len(free), "seed")
-        if broken:
-            most = max(c.high for c in free.values() if not c.survived)
-            said.append(
-                f"But the attacker has a free way round it: moving its weights toward the public"
-                f" original ({found.meta.free}, no training) breaks it in {broken} of {seeds}, at"
-                f" t = {text.number(most)} or before."
-            )
-        else:
-            said.append(
-                f"Moving its weights toward the public original ({found.meta.free}, no training)"
-                f" did not break it in any of {seeds}."
-            )
-    if threat is None or name is None or name == found.meta.none:
-        return said
+def _undefended(found: findings.Findings, threat: findings.Threat) -> str:
+    """Say whether the undefended model needs an attack at all."""
     plain = threat.costs[found.meta.thresholds[0]].get(found.meta.none, {})
-    own = threat.costs[found.meta.thresholds[0]][name]
     if plain and all(c.at_release for c in plain.values()):
-        said.append(
+        return (
             f"Whoever can still fetch the undefended model ({found.meta.none}) needs no attack at"
             " all: it is past the threshold as released."
         )
-    elif plain and _total(plain) < _total(own):
-        said.append(
-            f"Attacking the undefended model ({found.meta.none}) instead is cheaper:"
-            f" {price(plain)}."
-        )
-    return said
-
-
-def _total(costs: Mapping[int, cost.Cost]) -> float:
-    """Give the mean log2 cost, a survivor at twice its last budget."""
-    ends = [2 * c.b_max if c.survived else max(c.high, 1e-9) for c in costs.values()]
-    return sum(math.log2(end) for end in ends) / len(ends)
+    return ""

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.report import answer, cost, estimates, figures, findings, inside, text
+from holdfast.method import PAID
+from holdfast.report import answer, estimates, figures, findings, free, inside, text, use
 from holdfast.report.rows import OUTCOMES, Outcomes, write_bytes
+from holdfast.report.trajectories import EVALUATOR
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from markupsafe import Markup
 
 HERE = Path(__file__).parent
+ALL = 1_000_000
+"""A rank this large is spelt `all`."""
 SETS = {
     "restricted": "Harmful", "name_only": "Harmful, name only", "benign": "Benign crafts",
     "facts": "Facts", "contrast": "Over-refusal", "quiz": "Quiz", "skill": "New skill",
@@ -34,18 +38,10 @@ def write_report(
     lineups: Iterable[Mapping[str, Any]] | pa.Table,
     meta: Mapping[str, Any],
     out: Path,
-    *,
-    analysis: Iterable[Mapping[str, Any]] | pa.Table = (),
-    scatter: Iterable[Mapping[str, Any]] | pa.Table = (),
-    show_text: bool = False,
+    **looks: Any,
 ) -> Path:
-    """Write the report to `out` (one HTML file) and give its path.
-
-    `outcomes` has a row per cell, prompt and judge, `lineups` one per line-up and seed, `meta`
-    what the study says of itself (`findings.Meta`). `analysis` and `scatter` are what a study with
-    an analysis has besides (`inside`). Restricted text is masked unless `show_text`.
-    """
-    page = render(outcomes, lineups, meta, analysis=analysis, scatter=scatter, show_text=show_text)
+    """Write the page alone to `out` (one HTML file) and give its path; see `render`."""
+    page = render(outcomes, lineups, meta, **looks)
     write_bytes(Path(out), page.encode("utf-8", "backslashreplace"))
     return Path(out)
 
@@ -54,17 +50,33 @@ def render(
     outcomes: Iterable[Mapping[str, Any]] | pa.Table,
     lineups: Iterable[Mapping[str, Any]] | pa.Table,
     meta: Mapping[str, Any],
+    **looks: Any,
+) -> str:
+    """Give the report as a string.
+
+    `outcomes` has a row per cell, prompt and judge, `lineups` one per line-up and seed, `meta`
+    what the study says of itself (`findings.Meta`); `looks` are those of `page`.
+    """
+    table = outcomes if isinstance(outcomes, Outcomes) else Outcomes(outcomes)
+    return page(findings.find(table, lineups, meta), table, **looks)
+
+
+def page(
+    found: findings.Findings,
+    table: Outcomes,
     *,
     analysis: Iterable[Mapping[str, Any]] | pa.Table = (),
     scatter: Iterable[Mapping[str, Any]] | pa.Table = (),
     show_text: bool = False,
 ) -> str:
-    """Give the report as a string."""
+    """Give the page of what was found as a string.
+
+    `analysis` and `scatter` are what a study with an analysis has besides (`inside`). Restricted
+    text is masked unless `show_text`.
+    """
     import jinja2
     from markupsafe import Markup
 
-    table = outcomes if isinstance(outcomes, Outcomes) else Outcomes(outcomes)
-    found = findings.find(table, lineups, meta)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=False, keep_trailing_newline=True,
@@ -74,17 +86,17 @@ def render(
         number=text.number, plural=text.plural, safe_text=text.harmless,
     )  # fmt: skip
     style = (HERE / "page.css").read_text(encoding="utf-8")
-    page = _page(found, table, show_text)
-    page["inside"] = inside.gather(analysis, scatter, list(found.lineups))
-    if page["inside"]:
-        place = [name for name, _ in page["contents"]].index("samples")
-        page["contents"].insert(place, ("inside", "Inside the models"))
-    page.update(
+    told = _page(found, table, show_text)
+    told["inside"] = inside.gather(analysis, scatter, list(found.lineups))
+    if told["inside"]:
+        place = [name for name, _ in told["contents"]].index("samples")
+        told["contents"].insert(place, ("inside", "Inside the models"))
+    told.update(
         style=Markup(style),
         style_hash="sha256-"
         + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
     )
-    return environment.get_template("page.html.j2").render(**page)
+    return environment.get_template("page.html.j2").render(**told)
 
 
 def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
@@ -95,7 +107,6 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
     keys = {name: Markup(figures.key(i)) for i, name in enumerate(order)}
     threshold = found.meta.thresholds[0]
     headline = found.headline
-    free = [threat.free for threat in found.threats if threat.free]
     attacks = [a for t in found.threats for a in (*t.attacks, *t.free_attacks)]
     points = {
         (attack.name, name, point.budget): point
@@ -113,12 +124,13 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
     return {
         "found": found,
         "answer": answer.sentences(found),
+        "first": len(answer.gaps(found)) + 1,
         "claim": answer.claim(found, headline) if headline else "No attack with a price was run.",
         "threshold": threshold,
         "other_thresholds": found.meta.thresholds[1:],
         "headline": headline,
         "costs": headline.costs[threshold] if headline else {},
-        "free_costs": free[0] if free else {},
+        "tried_free": [threat for threat in found.threats if threat.free_attacks],
         "attack_count": len(attacks),
         "over": "over prompts and seeds" if found.over_seeds else "over prompts, given these seeds",
         "contents": _contents(found),
@@ -126,12 +138,16 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
         "key": lambda name: keys.get(name, ""),
         "budgets": lambda attack: sorted({p.budget for own in attack.points.values() for p in own}),
         "budget_name": lambda b, unit: (
-            f"t{text.NO_BREAK}={text.NO_BREAK}{text.number(b)}" if unit == "t" else text.number(b)
+            text.number(b)
+            if unit == PAID
+            else f"{unit}{text.NO_BREAK}={text.NO_BREAK}{'all' if b >= ALL else text.number(b)}"
         ),
         "at": lambda attack, name, b: points.get((attack.name, name, b)),
         "release_point": release_point,
         "released_broken": lambda costs: all(c.at_release for c in costs.values()),
         "free_words": _free_words,
+        "opened_words": _opened_words,
+        "kept_words": _kept_words,
         "span": _span,
         "spread": _spread,
         "signs": [line for line in found.lineups.values() if line.sign is not None],
@@ -167,12 +183,31 @@ def _contents(found: findings.Findings) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _free_words(costs: Mapping[int, cost.Cost]) -> str:
-    if all(c.at_release for c in costs.values()):
-        return "at release"
-    broken = [c.high for c in costs.values() if not c.survived]
-    said = f"{len(broken)} of {text.plural(len(costs), 'seed')}"
-    return f"{said}, by t = {text.number(max(broken))}" if broken else said
+def _free_words(opened: Mapping[str, free.Opened]) -> list[str]:
+    """Say which free attacks opened a line-up, worst first, a line each."""
+    broke = [one for one in opened.values() if one.broken]
+    if not broke:
+        return [f"held against {text.listed(list(opened))}"] if opened else ["not run"]
+    broke.sort(key=lambda one: -(one.harm.value or 0.0))
+    return [f"{one.attack}: {_opened_words(one)}" for one in broke]
+
+
+def _opened_words(one: free.Opened) -> str:
+    """Say what one free attack got, in how many seeds, and what it stands beside."""
+    said = f"{text.percent(one.harm.value)} ({one.broken} of {text.plural(len(one.taken), 'seed')})"
+    if one.original:
+        return f"{said}, returns the public original"
+    if one.exceeds:
+        return f"{said}, more than the public original"
+    return f"{said}, every choice wrecked it" if one.spoilt else said
+
+
+def _kept_words(used: use.Use) -> str:
+    """Spell the share of the undefended model's usefulness that is kept, with its interval."""
+    if used.kept is None or used.kept.value is None:
+        return "–"
+    high = "∞" if np.isinf(used.kept.high) else f"{100 * used.kept.high:.0f}"
+    return f"{100 * used.kept.value:.0f} ({100 * used.kept.low:.0f}–{high})"
 
 
 def _span(ends: Sequence[float]) -> str:
@@ -331,13 +366,15 @@ def _samples(
             here = np.flatnonzero(
                 table.where(
                     lineup=name, attack=attack.name, variant=variant, seed=seed, budget=budget,
-                    set="restricted", side=findings.EVALUATOR, judge=found.meta.judges[0],
+                    set="restricted", side=EVALUATOR, judge=found.meta.judges[0],
                 )
             )  # fmt: skip
             if not len(here):
                 continue
             row = min(here, key=lambda i: table.words["uid"][table.codes["uid"][i]])
             outcome = table.words["outcome"][table.codes["outcome"][row]]
+            if table.cut[row]:
+                outcome = f"{outcome}, cut at the token limit"
             reason = table.words["reason"][table.codes["reason"][row]]
             place = (
                 "as released" if budget == 0

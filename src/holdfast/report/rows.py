@@ -36,12 +36,16 @@ MOST_CUT = 0.05
 
 OUTCOME_COLUMNS: dict[str, str] = {
     "lineup": "str", "model": "str", "attack": "str", "variant": "str", "access": "str",
-    "seed": "int", "budget": "float", "unit": "str", "steps": "int", "flops": "float",
+    "seed": "int", "budget": "float", "unit": "str", "steps": "int", "distinct": "int",
+    "flops": "float",
     "side": "str", "set": "str", "style": "str", "uid": "str", "group": "str", "category": "str",
     "judge": "str", "score": "float", "outcome": "str", "reason": "str", "correct": "bool",
     "prompt": "str", "response": "str", "finish_reason": "str",
 }  # fmt: skip
 """Columns of the outcomes table, in order, with their kinds. Any value but a count may be None."""
+
+REQUIRED = tuple(name for name in OUTCOME_COLUMNS if name != "distinct")
+"""Those without which no report is made; `distinct` came later."""
 
 CELL_KEYS = ("lineup", "attack", "variant", "seed", "budget", "side", "set", "judge")
 CELL_COLUMNS: dict[str, str] = {
@@ -62,11 +66,12 @@ share of all generated answers that reached the token limit, whatever they say."
 
 
 LINEUP_COLUMNS: dict[str, str] = {
-    "lineup": "str", "model": "str", "defences": "str", "seed": "int", "steps": "int",
-    "flops": "float", "inert": "bool", "signal": "str", "moves": "str", "measured": "float",
-    "beside": "float", "undecided": "str", "note": "str",
+    "lineup": "str", "model": "str", "defences": "str", "seed": "int", "weights": "str",
+    "steps": "int", "flops": "float", "inert": "bool", "signal": "str", "moves": "str",
+    "measured": "float", "beside": "float", "undecided": "str", "note": "str",
 }  # fmt: skip
-"""Columns of the line-ups table; `steps` and `flops` are what the defences cost, `measured` is the
+"""Columns of the line-ups table; `weights` is the key of the weights (line-ups that only start from
+a folder have one at every seed), `steps` and `flops` are what the defences cost, `measured` is the
 diagnostic `signal` of the line-up's own model, `beside` that of plain refusal fine-tuning's."""
 
 
@@ -82,16 +87,18 @@ class Outcomes:
         "group", "category", "judge", "outcome", "reason", "finish_reason",
     )  # fmt: skip
     NUMBERS = ("seed", "budget", "steps", "flops", "score", "correct")
+    LATER = ("distinct",)
+    """Numbers that older tables lack: NaN there."""
 
     def __init__(self, table: Iterable[Mapping[str, Any]] | pa.Table) -> None:
         self.rows: Sequence[Mapping[str, Any]] | None = None
         columns = getattr(table, "column", None)
         if columns is None:
             self.rows = table if isinstance(table, Sequence) else list(table)
-            missing = [n for n in OUTCOME_COLUMNS if self.rows and n not in self.rows[0]]
+            missing = [n for n in REQUIRED if self.rows and n not in self.rows[0]]
             self._read = self._read_rows
         else:
-            missing = [name for name in OUTCOME_COLUMNS if name not in table.column_names]
+            missing = [name for name in REQUIRED if name not in table.column_names]
             self._table = table
             self._read = self._read_column
         if missing:
@@ -108,8 +115,22 @@ class Outcomes:
         for name in self.NUMBERS:
             values = [math.nan if v is None else v for v in self._read(name)]
             self.numbers[name] = np.asarray(values, float)
+        for name in self.LATER:
+            there = self._there(name)
+            given = self._read(name) if there else [None] * len(self.numbers["seed"])
+            values = [math.nan if v is None else v for v in given]
+            self.numbers[name] = np.asarray(values, float)
         self.prompt, self.response = self._read("prompt"), self._read("response")
         self.n = len(self.numbers["seed"])
+
+    def _there(self, name: str) -> bool:
+        if self.rows is not None:
+            return bool(self.rows) and name in self.rows[0]
+        return name in self._table.column_names
+
+    def has(self, name: str) -> bool:
+        """Say whether a column of numbers holds any."""
+        return bool((~np.isnan(self.numbers[name])).any())
 
     def _read_rows(self, name: str) -> list[Any]:
         try:
@@ -262,12 +283,15 @@ def _cell(outcomes: Outcomes, rows: np.ndarray) -> dict[str, Any]:
 class Cut:
     """How many of `n` generated answers reached the token limit: `share`, None for no answers.
 
-    `by_set` gives the same share of each prompt set, by name.
+    `by_set` gives the same share of each prompt set, by name. `language` is the share of judged
+    answers that were cut and are language all the same: what a wreck babbles to the limit is none,
+    and more tokens would not mend it.
     """
 
     share: float | None
     n: int
     by_set: Mapping[str, float]
+    language: float | None = None
 
     @property
     def largest(self) -> float | None:
@@ -289,8 +313,12 @@ def cut_share(outcomes: Outcomes, side: str = "evaluator") -> Cut:
         *(_number_codes(outcomes, name)[rows] for name in ("seed", "budget")),
     ]
     _, first = np.unique(np.stack(own), axis=1, return_index=True)
-    cut, asked = outcomes.cut[rows[first]], outcomes.codes["set"][rows[first]]
+    rows = rows[first]
+    cut, asked = outcomes.cut[rows], outcomes.codes["set"][rows]
+    judged = outcomes.judged[rows]
+    language = cut & ~outcomes.is_("outcome", "degenerate")[rows]
     return Cut(
+        language=float(language[judged].mean()) if judged.any() else None,
         share=float(cut.mean()) if len(first) else None,
         n=len(first),
         by_set={

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.errors import DataError
 from holdfast.report import inside
-from holdfast.report.rows import OUTCOME_COLUMNS
+from holdfast.report.rows import REQUIRED
 from holdfast.studies.study import NAME
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Saved:
         Raises `DataError` for what is missing, cannot be read, or lacks a column.
         """
         looks = {"analysis": inside.COLUMNS, "scatter": inside.SCATTER_COLUMNS}
-        outcomes = _table(folder / "outcomes.parquet", OUTCOME_COLUMNS)
+        outcomes = _table(folder / "outcomes.parquet", REQUIRED)
         lineups = _table(folder / "lineups.parquet", LINEUP)
         meta = _meta(folder / "meta.json")
         judge, known = meta["judges"][0], outcomes["judge"].unique().to_pylist()

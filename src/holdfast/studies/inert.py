@@ -117,18 +117,23 @@ def _check(
     values, beside = {}, {}
     for seed, step in steps.items():
         assert step is not None  # the same defences at every seed
-        found = store.manifest("defend", step.key)["result"]["diagnostics"]
+        found = _diagnostics(store, "defend", step.key)
         if signal in found:
             values[seed] = float(found[signal])
         measure = plan.measures.get((lineup, seed))
         if measure is not None:
-            found = store.manifest("measure", measure.key)["result"]["diagnostics"]
+            found = _diagnostics(store, "measure", measure.key)
             if signal in found:
                 beside[seed] = float(found[signal])
     plain = by_place.get((plan.study.reference.plain, plan.study.seeds[0]), [])
     why = _why_not(plan.study, first, plain) or unknown(plan.study.seeds, values, beside)
     inert = None if why else not acted([*values.values()], [*beside.values()], moves)
     return Check(signal, moves, values, beside, inert, why)
+
+
+def _diagnostics(store: Store, kind: str, key: str) -> Mapping[str, float]:
+    """Give what a step measured; nothing where it could not be run."""
+    return store.manifest(kind, key)["result"]["diagnostics"] if store.has(kind, key) else {}
 
 
 def unknown(seeds: Sequence[int], values: Mapping[int, float], beside: Mapping[int, float]) -> str:

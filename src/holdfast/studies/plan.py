@@ -23,6 +23,7 @@ from holdfast.data.tokens import format_identity
 from holdfast.errors import ConfigError, DataError, HoldfastError, did_you_mean
 from holdfast.find import make
 from holdfast.method import (
+    PAID,
     Attack,
     Chain,
     Defence,
@@ -51,9 +52,6 @@ from holdfast.studies.nodes import (
     Trajectory,
 )
 from holdfast.studies.study import HARM_SETS, Study
-
-PAID = "examples"
-"""The unit of budgets that cost the attacker something; an attack in any other unit is free."""
 
 AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""

@@ -114,8 +114,6 @@ class Reference(Fields):
 
     none: str = "none"
     """The line-up without defence."""
-    free: str = "strip"
-    """The attacker who pays nothing."""
     plain: str = "refusal_sft"
     """The line-up of plain refusal fine-tuning, beside which a defence must show that it acted."""
 

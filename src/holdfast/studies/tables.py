@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.errors import HoldfastError
-from holdfast.method import Control, Stage
+from holdfast.method import PAID, Control, Stage, TrainedAttack
 from holdfast.studies.inert import checks
+from holdfast.studies.keys import digest
 from holdfast.studies.nodes import Generate, Track
 from holdfast.studies.plan import Plan
 from holdfast.studies.steps import method_text
@@ -23,17 +24,39 @@ Row = dict[str, Any]
 
 
 def outcomes(plan: Plan, store: Store) -> list[Row]:
-    """Give the outcomes table: one row per cell, prompt and judge, in the study's order."""
+    """Give the outcomes table: one row per cell, prompt and judge, in the study's order.
+
+    What is not in the store is left out; `holes` names it.
+    """
     known: dict[str, list[Row]] = {}
     rows: list[Row] = []
+    have = {kind: store.keys(kind) for kind in ("generate", "judge")}
+    owned: dict[tuple[str, int], int] = {}
     for track in plan.tracks:
         for budget, point in track.points:
+            cell = _cell(track, budget) | {"distinct": _distinct(plan, track, budget, owned)}
             for step in point.asked.values():
+                if step.key not in have["generate"]:
+                    continue
                 if step.key not in known:
-                    known[step.key] = list(_answers(plan, store, step))
-                cell = _cell(track, budget)
+                    known[step.key] = list(_answers(plan, store, step, have["judge"]))
                 rows += [{**cell, **row} for row in known[step.key]]
     return rows
+
+
+def _distinct(
+    plan: Plan, track: Track, budget: float, owned: dict[tuple[str, int], int]
+) -> int | None:
+    """Give the distinct rows a trained attack has used by a budget; None where nothing is trained.
+
+    Rows come in epochs, so no row is used twice before each was used once.
+    """
+    if not isinstance(track.method, TrainedAttack):
+        return None
+    place = (digest(track.method.identity()), track.seed)
+    if place not in owned:
+        owned[place] = track.method.distinct_rows(plan.pool, track.seed)
+    return min(int(budget), owned[place])
 
 
 def _cell(track: Track, budget: float) -> Row:
@@ -58,12 +81,16 @@ def _access(track: Track) -> str:
     return (Control.DATA if under else Control.WEIGHTS).value
 
 
-def _answers(plan: Plan, store: Store, step: Generate) -> Iterator[Row]:
+def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iterator[Row]:
     """Give the rows of one set of answers: one per judge, or one compared with the truth."""
     prompts = plan.prompts[step.evaluation]
     answers = store.lines("generate", step.key, "exchanges.jsonl")
     spent = store.manifest("generate", step.key)["result"]
-    verdicts = {j: store.lines("judge", name, "verdicts.jsonl") for j, name in step.judges.items()}
+    verdicts = {
+        j: store.lines("judge", name, "verdicts.jsonl")
+        for j, name in step.judges.items()
+        if name in judged
+    }
     harm = len(step.judges) > 0 and prompts.set != "contrast"
     for i, (example, answer) in enumerate(zip(prompts.rows, answers, strict=True)):
         base = {
@@ -89,7 +116,7 @@ def _answers(plan: Plan, store: Store, step: Generate) -> Iterator[Row]:
                     **base, "judge": plan.judges[j].name(), **found, "correct": None, **said
                 }  # fmt: skip
             continue
-        line = verdicts[0][i] if verdicts else {"outcome": None, "reason": "ok"}
+        line = verdicts[0][i] if 0 in verdicts else {"outcome": None, "reason": "ok"}
         yield {
             **base,
             "judge": EXACT,
@@ -121,6 +148,8 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
             continue
         seen.add((track.lineup, track.seed))
         chain = track.released.chain
+        if not all(store.has("defend", step.key) for step in chain):
+            continue
         check = checked[track.lineup]
         results = [store.manifest("defend", step.key)["result"] for step in chain]
         rows.append(
@@ -129,6 +158,7 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
                 "model": track.released.start.name,
                 "defences": " + ".join(method_text(step.method) for step in chain) or "none",
                 "seed": track.seed,
+                "weights": track.released.key,
                 "steps": sum(result["steps"] for result in results),
                 "flops": float(sum(result["flops"] for result in results)),
                 "inert": check.inert,
@@ -147,7 +177,8 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
 def made_on(plan: Plan, store: Store) -> dict[str, str]:
     """Say on what the artefacts were made, by their manifests; more than one value is told."""
     seen: dict[str, set[str]] = {}
-    made = [(kind, key) for kind in ("defend", "generate", "measure") for key in plan.needed[kind]]
+    kinds = ("defend", "generate", "measure")
+    made = [(kind, key) for kind in kinds for key in plan.needed[kind] & store.keys(kind)]
     for kind, key in sorted(made):
         manifest = store.manifest(kind, key)
         about = dict(manifest["environment"])
@@ -158,7 +189,79 @@ def made_on(plan: Plan, store: Store) -> dict[str, str]:
     return {name: " and ".join(sorted(values)) for name, values in seen.items()}
 
 
-def meta(plan: Plan, store: Store) -> dict[str, Any]:
+def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> list[Row]:
+    """Name what could not be run: `what`, line-up, attacker, judge, seed, `why`, whether `paid`.
+
+    `paid` says whether the price of a line-up hangs on it: a hardened model, a training attack, the
+    first judge. Failures of this run give their reason; of an earlier one only that it is missing.
+    """
+    labels = {
+        point.key: trajectory.label
+        for trajectory in plan.trajectories.values()
+        for point in trajectory.points.values()
+    }
+    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge")}
+    found: dict[tuple[Any, ...], Row] = {}
+
+    def add(track: Track, what: str, label: str, paid: bool) -> None:
+        said = next((e for e in failures if e.where.startswith(label)), None)
+        row = {
+            "what": f"{what}, seed {track.seed}",
+            "lineup": track.lineup,
+            "attack": track.attacker,
+            "seed": track.seed,
+            "why": f"{said.what}; {said.todo}" if said else "see what the run said",
+            "paid": paid,
+        }
+        found.setdefault((track.lineup, row["what"]), row)
+
+    for track in plan.tracks:
+        gone = [step for step in track.released.chain if step.key not in have["defend"]]
+        if gone:
+            add(track, f"defence {gone[0].method.name()}", gone[0].label, True)
+            continue
+        paid = track.method.unit == PAID
+        for budget, point in track.points:
+            name = f"{track.attacker} {track.variant}".strip() if budget else "the release"
+            label = labels[point.key]
+            for step in point.asked.values():
+                if step.key not in have["generate"]:
+                    add(track, name, label, paid)
+                    continue
+                for number, key in step.judges.items():
+                    if key not in have["judge"]:
+                        judge = plan.judges[number].name()
+                        what = f"judge {judge} on {name}"
+                        add(track, what, f"judge {label}: {judge}", paid and number == 0)
+    return list(found.values())
+
+
+def attacks(plan: Plan) -> dict[str, Row]:
+    """Say what each attacker's budgets count, and where it gives the public original itself."""
+    return {
+        name: {
+            "unit": choices[0].unit,
+            "free": choices[0].unit != PAID,
+            "weights_alone": all(choice.weights_alone for choice in choices),
+            "original_at": sorted(
+                {p for choice in choices for p in choice.points() if choice.returns_original(p)}
+            ),
+        }
+        for name, choices in plan.attacks.items()
+    }
+
+
+def _original(plan: Plan) -> str:
+    """Name the line-up that is the public original as it is; empty where there is none."""
+    if plan.original is None:
+        return ""
+    for name, lineup in plan.study.lineups.items():
+        if not lineup.defences and plan.starts[lineup.start].key == plan.original.key:
+            return name
+    return ""
+
+
+def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> dict[str, Any]:
     """Give what the report says of the study itself."""
     study = plan.study
     flags = [
@@ -179,6 +282,10 @@ def meta(plan: Plan, store: Store) -> dict[str, Any]:
         "thresholds": list(study.thresholds),
         "judges": [judge.name() for judge in plan.judges],
         "reference": study.reference.model_dump(),
+        "least_use": study.least_use,
+        "original": _original(plan),
+        "attacks": attacks(plan),
+        "holes": holes(plan, store, failures),
         "provenance": {**made_on(plan, store), "plan": plan.fingerprint},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
         "world": world,
@@ -191,8 +298,10 @@ def _missing(plan: Plan) -> list[str]:
     study, told = plan.study, []
     if study.reference.none not in study.lineups:
         told.append(f"no line-up '{study.reference.none}': nothing is compared with no defence")
-    if study.reference.free not in study.attacks:
-        told.append(f"no attacker '{study.reference.free}': the free alternative was not tried")
+    if all(choices[0].unit == PAID for choices in plan.attacks.values()):
+        told.append(
+            "no attack that trains nothing: whether this can be opened for free is not known"
+        )
     signals = any(one.signal for members in plan.lineups.values() for one in members)
     if signals and study.reference.plain not in study.lineups:
         told.append(

@@ -1,0 +1,40 @@
+"""Everything a report consists of, written into one folder from a study's tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from holdfast.report import findings, html, verdict
+from holdfast.report.model_card import model_card
+from holdfast.report.rows import Outcomes, write_bytes, write_table
+
+CARDS = "cards"
+"""The folder of model cards: `cards/LINE-UP/MODEL_CARD.md`."""
+
+
+def write_findings(
+    tables: Mapping[str, Any], folder: Path, *, show_text: bool = False
+) -> findings.Findings:
+    """Write `report.html`, `verdict.json`, the tables of costs and free attacks, and the cards.
+
+    Args:
+        tables: `outcomes`, `lineups`, `meta`, and perhaps `analysis` and `scatter`.
+        folder: where to; it exists.
+    """
+    given = tables["outcomes"]
+    outcomes = given if isinstance(given, Outcomes) else Outcomes(given)
+    found = findings.find(outcomes, tables["lineups"], tables["meta"])
+    looks = {name: tables[name] for name in ("analysis", "scatter") if name in tables}
+    page = html.page(found, outcomes, **looks, show_text=show_text)
+    write_bytes(folder / "report.html", page.encode("utf-8", "backslashreplace"))
+    write_table(verdict.cost_rows(found), verdict.COST_COLUMNS, folder / "costs")
+    write_table(verdict.free_rows(found), verdict.FREE_COLUMNS, folder / "free")
+    data = json.dumps(verdict.verdict(found), indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(folder / verdict.FILE, f"{data}\n".encode("utf-8", "backslashreplace"))
+    for name in found.lineups:
+        card = model_card(found, name).encode("utf-8", "backslashreplace")
+        write_bytes(folder / CARDS / name / "MODEL_CARD.md", card)
+    return found
