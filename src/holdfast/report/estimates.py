@@ -94,6 +94,8 @@ def rate(
     The size is cut by (z / t)^2 because it comes from an estimated variance. Where no row differs
     from another there is no such estimate: the size is then the number of clusters as it is, with
     or without seeds. Seeds that all agree count as alike; they do not show what one more would do.
+    And a few events show little of how rows agree, so no end is nearer to 0 or 1 than that of a
+    record without any: 1 of 240 is not known better than 0 of 240.
     """
     from scipy import special
 
@@ -117,6 +119,8 @@ def rate(
     if 0 < p < 1:
         size *= (special.ndtri((1 + level) / 2) / special.stdtrit(units - 1, (1 + level) / 2)) ** 2
     low, high = jeffreys(p, size, level=level)
+    low = min(low, jeffreys(1.0, groups, level=level)[0])
+    high = max(high, jeffreys(0.0, groups, level=level)[1])
     return Rate(int(count), int(total), groups, p, low, high)
 
 
