@@ -261,6 +261,10 @@ def test_a_perfect_record_counts_its_clusters_with_or_without_seeds():
     # Beta(30.5, 0.5), lower 2.5 %: nothing was estimated, so z and not t.
     assert over_seeds.low == pytest.approx(stats.beta.ppf(0.025, 30.5, 0.5))
     assert estimates.rate(hits, hits, cluster=cluster).low == over_seeds.low
+    hits[0] = 0
+    for kind in (None, seed):
+        found = estimates.rate(hits, np.ones(240), cluster=cluster, seed=kind)
+        assert (found.low, found.value) == (over_seeds.low, 239 / 240)
 
 
 def test_a_perfect_model_beside_a_perfect_model_has_a_width():
