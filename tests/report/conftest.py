@@ -173,3 +173,8 @@ def meta() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def make_study():
     return study
+
+
+@pytest.fixture(scope="session")
+def lineup_table():
+    return lineup_rows

@@ -39,15 +39,15 @@ class Saved:
 
         Raises `DataError` for what is missing, cannot be read, or lacks a column.
         """
+        looks = {"analysis": inside.COLUMNS, "scatter": inside.SCATTER_COLUMNS}
+        outcomes = _table(folder / "outcomes.parquet", REQUIRED)
+        lineups = _table(folder / "lineups.parquet", LINEUP)
+        meta = _meta(folder / "meta.json")
         for table in (outcomes, lineups):
             for name in table["lineup"].unique().to_pylist():
                 if not re.fullmatch(NAME, str(name)):  # it becomes a folder's
                     what = f"{str(name)!r} is no name of a line-up"
                     raise DataError(str(folder), what, "write it again with 'holdfast run'")
-        looks = {"analysis": inside.COLUMNS, "scatter": inside.SCATTER_COLUMNS}
-        outcomes = _table(folder / "outcomes.parquet", REQUIRED)
-        lineups = _table(folder / "lineups.parquet", LINEUP)
-        meta = _meta(folder / "meta.json")
         judge, known = meta["judges"][0], outcomes["judge"].unique().to_pylist()
         if judge not in known:
             raise DataError(
