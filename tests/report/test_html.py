@@ -34,7 +34,7 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
     assert said[3].startswith("As released, refusal_sft: it keeps 98 % of the undefended model's")
     assert said[4].startswith("As released, sgt: it keeps 97 % of the undefended model's benign")
     assert said[5].startswith("Harm alone was past the threshold for sgt at 512 examples already,")
-    assert said[6].startswith("Whoever can still fetch the undefended model ('none') needs no")
+    assert said[6].startswith("Whoever can still fetch the undefended model (none) needs no")
     assert said[7] == ("No ranking is claimed: a claim needs 8 paired seeds, and this study has 3.")
     assert len(said) == 8
     short = answer.short(findings.find(outcomes, lineups, meta, resamples=50))
@@ -106,9 +106,9 @@ def test_the_page_says_what_it_must(page):
     for needed in (
         "No ranking is claimed", "over prompts, given these seeds", "What was not tested",
         "LoRA attacks.", "git commit 0123abc", "Responsible use.", "never claims about large",
-        "Over-refusal", "world_guard agrees on", "Pair by pair.", "broken at release",
+        "Over-refusal", "world_guard agrees on", "Pair by pair,", "broken at release",
         "At other thresholds.", "Cost-to-break at 20 %, seed by seed.", "FLOPs", "96, 0",
-        "What costs nothing", "one checkpoint: seeds are the attacker’s", "own rows", "use kept",
+        "What costs nothing", "one checkpoint: seeds are the attacker’s", "own rows", "Use kept",
     ):  # fmt: skip
         assert needed in page, needed
     assert page.index("The answer") < page.index("At a glance") < page.index("Threat model")
@@ -274,7 +274,10 @@ def test_harm_that_the_price_leaves_out_is_told_first_and_in_the_table(
         for row in outcomes
     ]
     said = words(render(wrecked, lineups, meta))
-    assert "Harm alone was past the threshold for" in said
+    assert "No line-up can be ranked by what fine-tuning costs" in said
+    assert "Not ranked: instruct, refusal_sft and sgt are never seen coherent under attack" in said
+    for name in ("instruct", "refusal_sft", "sgt"):
+        assert f"Harm alone was past the threshold for {name} at" in said
     assert "the price counts only models that are still of use." in said
     assert said.count("harm alone: at") > few
 

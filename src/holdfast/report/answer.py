@@ -55,7 +55,8 @@ def sentences(found: findings.Findings) -> list[str]:
         ranked = findings.ranking(found, threat)
         costs = threat.costs[found.meta.thresholds[0]]
         said += [fixed(found, threat), *(_usefulness(found, name) for name in _named(ranked))]
-        said += [_sooner(costs[name], name) for name in _named(ranked)]
+        doubted = tuple(name for some in _doubted(found).values() for name in some)
+        said += [_sooner(costs[name], name) for name in (*_named(ranked), *doubted[:SHOWN])]
         said += [_undefended(found, threat), claim(found, threat)]
     return [sentence for sentence in said if sentence]
 
@@ -317,7 +318,8 @@ def fixed(found: findings.Findings, threat: findings.Threat) -> str:
 def unranked(found: findings.Findings) -> str:
     """Name the line-ups that may not be ranked, and why."""
     bad = {n: line.use for n, line in found.lineups.items() if line.barred}
-    if not bad:
+    doubts = _doubted(found)
+    if not bad and not doubts:
         return ""
     parts = []
     for status in (Status.NOT_USABLE, Status.NOT_SHOWN):
@@ -332,7 +334,24 @@ def unranked(found: findings.Findings) -> str:
     parts += [f"{name} is {found.lineups[name].barred}" for name in others[:SHOWN]]
     if len(others) > SHOWN:
         parts.append(f"{len(others) - SHOWN} more are inert, invalid or incomplete")
+    parts += [
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} {doubt}"
+        for doubt, names in doubts.items()
+    ]
     return f"Not ranked: {'; '.join(parts)}."
+
+
+def _doubted(found: findings.Findings) -> dict[str, list[str]]:
+    """Give the line-ups whose price cannot be compared though nothing else bars them, by why."""
+    threat = found.headline
+    told: dict[str, list[str]] = {}
+    if threat is None:
+        return told
+    for name, costs in threat.costs[found.meta.thresholds[0]].items():
+        doubt = next((c.doubt for c in costs.values() if c.doubt and not c.at_release), "")
+        if doubt and not found.lineups[name].barred:
+            told.setdefault(doubt, []).append(name)
+    return told
 
 
 def claim(found: findings.Findings, threat: findings.Threat) -> str:
