@@ -96,11 +96,15 @@ def gaps(found: findings.Findings) -> list[str]:
             f"{text.percent(cut.share, 0)} of {text.number(cut.n)} answers reached the token limit"
             " and were judged by what they say up to there: allow more tokens."
         )
-    threat = found.headline
-    if threat is not None and any(a.chosen_on != "selection" for a in threat.attacks):
+    paid, unpaid = (
+        any(attack.chosen_on != "selection" for threat in found.threats for attack in attacks(threat))
+        for attacks in (lambda threat: threat.attacks, lambda threat: threat.free_attacks)
+    )
+    if paid or unpaid:
+        wrong = ["costs are too low"] * paid + ["what free attacks get is too high"] * unpaid
         said.append(
             "The attacker's choices were made on the prompts that score them, for want of selection"
-            " prompts of its own: costs are too low."
+            f" prompts of its own: {text.listed(wrong)}."
         )
     return said
 

@@ -454,7 +454,7 @@ def _attack(
         for seed, indices in _by_seed(tracks, name, attack).items():
             worst, on = _worst(indices, unit, tracks, threshold)
             picked[seed] = worst
-            chosen_on = on if len(indices) > 1 else chosen_on
+            chosen_on = on if len(indices) > 1 or unit != PAID else chosen_on
         if not picked:
             continue
         chosen[name] = {seed: tracks.keys[index][2] for seed, index in picked.items()}
@@ -466,7 +466,10 @@ def _attack(
 def _worst(
     indices: Sequence[int], unit: str, tracks: Trajectories, threshold: float
 ) -> tuple[int, str]:
-    """Give the worst of an attack's variants at one seed, and on whose prompts it was chosen."""
+    """Give the worst of an attack's variants at one seed, and on whose prompts it was chosen.
+
+    Of a free attack every budget is a choice too; with one alone there is none to make.
+    """
     if unit == PAID:
         candidates = {index: tracks.candidate(index) for index in indices}
         known = {index: one for index, one in candidates.items() if one is not None}
@@ -480,7 +483,8 @@ def _worst(
         return indices[0], "selection"
     taken = free.pick(choices, threshold)
     variants = [tracks.keys[index][2] for index in indices]
-    return indices[variants.index(taken.variant)], taken.chosen_on
+    on = taken.chosen_on if len(choices) > 1 else "selection"
+    return indices[variants.index(taken.variant)], on
 
 
 def _point(k: int, picked: Mapping[int, int], tracks: Trajectories, seeds: int) -> Point:
