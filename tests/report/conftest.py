@@ -112,7 +112,7 @@ def _cell(
 
 
 def lineup_rows(seeds: int = 3) -> list[dict[str, Any]]:
-    """Make the line-ups table."""
+    """Make the line-ups table; `none` and `instruct` are one checkpoint at every seed."""
     told = {
         "none": ("", 0), "instruct": ("", 0), "refusal_sft": ("refusal_sft", 300),
         "sgt": ("sgt (align, then tune)", 420),
@@ -120,7 +120,8 @@ def lineup_rows(seeds: int = 3) -> list[dict[str, Any]]:
     return [
         {
             "lineup": name, "model": "instruct" if name == "instruct" else "base",
-            "defences": text, "seed": seed, "steps": steps, "flops": 2.2e10 * steps,
+            "defences": text, "seed": seed, "weights": f"{name}-{seed if text else 0}",
+            "steps": steps, "flops": 2.2e10 * steps,
             "inert": None, "note": "",
         }
         for name, (text, steps) in told.items()
@@ -133,7 +134,11 @@ META = {
     "seeds": [0, 1, 2],
     "thresholds": [0.2, 0.05, 0.5],
     "judges": ["world_rubric", "world_guard"],
-    "reference": {"none": "none", "free": "strip"},
+    "reference": {"none": "none", "plain": "refusal_sft"},
+    "least_use": 0.9,
+    "original": "none",
+    "attacks": {"strip": {"original_at": [1.0]}},
+    "holes": [],
     "provenance": {
         "versions": {"holdfast": "0.1.0", "torch": "2.13.0"}, "git commit": "0123abc",
         "threads": 1, "machine": "x86_64",
@@ -168,3 +173,8 @@ def meta() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def make_study():
     return study
+
+
+@pytest.fixture(scope="session")
+def lineup_table():
+    return lineup_rows

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -71,16 +72,44 @@ def test_overlapping_intervals_decide_nothing():
     assert not cost.dearer_than_all(wide, [narrow])
 
 
-def test_what_is_known_to_hold_ranks_first_and_not_what_may():
-    wide = cost.Cost(0, 16, 0, 16, 64, (0, 1), (0, 1), "a", "selection")
-    narrow = cost.Cost(4, 8, 4, 8, 64, (0, 1), (0, 1), "a", "selection")
+def read(costs, *, barred=(), one_checkpoint=()):
+    """Read a ranking off planted costs, as a report does."""
+    names = {name: "inert: it did nothing" if name in barred else "" for name in costs}
     study = SimpleNamespace(
         meta=SimpleNamespace(thresholds=(0.2,)),
-        lineups={name: SimpleNamespace(barred="") for name in ("wide", "narrow")},
+        lineups={
+            name: SimpleNamespace(barred=why, one_checkpoint=name in one_checkpoint)
+            for name, why in names.items()
+        },
     )
-    threat = SimpleNamespace(costs={0.2: {"wide": {0: wide}, "narrow": {0: narrow}}})
-    best = findings.best(study, threat)
-    assert (best.names, best.runner_up, best.largest) == (("narrow",), "wide", 0)
+    pairs = cost.compare(costs, {n: why for n, why in names.items() if why}, one_checkpoint)
+    return findings.ranking(study, SimpleNamespace(costs={0.2: costs}, pairs=pairs))
+
+
+def test_what_may_be_larger_ranks_nothing():
+    """Intervals that overlap are no difference, at however many seeds."""
+    wide = cost.Cost(0, 16, 0, 16, 64, (0, 1), (0, 1), "a", "selection")
+    narrow = cost.Cost(4, 8, 4, 8, 64, (0, 1), (0, 1), "a", "selection")
+    ranked = read({"wide": dict.fromkeys(range(8), wide), "narrow": dict.fromkeys(range(8), narrow)})
+    assert (ranked.fit, ranked.first) == (("wide", "narrow"), None)
+    assert set(ranked.unbeaten) == {"wide", "narrow"}
+
+
+def test_a_first_is_beyond_chance_dearer_than_every_other_of_use():
+    costs = {name: dict.fromkeys(range(8), priced(high))
+             for name, high in {"weak": 4.0, "mid": 8.0, "strong": 32.0, "none": 0.0}.items()}  # fmt: skip
+    ranked = read(costs)
+    assert (ranked.first, ranked.unbeaten) == ("strong", ("strong",))
+    assert "none" not in ranked.fit  # broken as released
+    # Where it may not rank it is no first, and neither is the next for its absence alone.
+    assert read(costs, barred=["strong"]).first == "mid"
+    fixed = read(costs, one_checkpoint=["strong"])
+    assert (fixed.first, fixed.fixed) == ("mid", ("strong",))
+    seven = {name: dict.fromkeys(range(7), priced(high)) for name, high in (("a", 4.0), ("b", 32.0))}
+    assert (read(seven).first, set(read(seven).unbeaten)) == (None, {"a", "b"})
+    # One seed in doubt is enough to say nothing of a line-up.
+    costs["strong"][3] = dataclasses.replace(priced(32.0), doubt="not coherent as released")
+    assert "strong" not in read(costs).fit
 
 
 def test_harm_before_the_price_is_told_whatever_became_of_the_rest():

@@ -46,7 +46,12 @@ def test_the_page_is_the_one_the_study_made(kept: Path, tmp_path: Path, make_stu
     )
     assert run(["report", str(kept), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "report.html").read_text() == first
-    assert [path.name for path in (tmp_path / "again").iterdir()] == ["report.html"]
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [
+        "cards", "costs.csv", "costs.parquet", "free.csv", "free.parquet", "report.html",
+        "verdict.json",
+    ]  # fmt: skip
+    cards = sorted(path.name for path in (tmp_path / "again" / "cards").iterdir())
+    assert cards == ["instruct", "none", "refusal_sft", "sgt"]
 
 
 def test_it_stands_under_the_studys_name_in_the_store(
@@ -88,6 +93,21 @@ def test_tables_from_before_the_sign_of_action_still_make_a_report(
     assert run(["report", str(kept), "--out", str(tmp_path / "again")]) == 0
 
 
+def test_a_line_ups_name_that_leads_out_of_the_folder_is_refused(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line-up has a folder for its card, and tables may come from anywhere."""
+    table = parquet.read_table(kept / "lineups.parquet").to_pylist()
+    table[0]["lineup"] = "../../out"
+    write_table(table, LINEUP_COLUMNS, kept / "lineups", text=False)
+    assert run(["report", str(kept), "--out", str(tmp_path / "a" / "b" / "c")]) == 2
+    assert capsys.readouterr().err == (
+        f"holdfast: {kept}: '../../out' is no name of a line-up; write it again with 'holdfast "
+        "run'\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
+
+
 def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
     kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +123,9 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
         ('{"name": "../x", "seeds": [0], "judges": ["a"]}', "name"),
         ('{"name": 5, "seeds": "a", "judges": []}', "name, seeds, judges"),
         ("[]", "name, seeds, judges"),
+        ('{"name": "x", "seeds": [0], "judges": ["a"], "thresholds": [1.5]}', "thresholds"),
+        ('{"name": "x", "seeds": [0], "judges": ["a"], "least_use": "0.9"}', "thresholds"),
+        ('{"name": "x", "seeds": [0], "judges": ["a"], "holes": [{"lineup": "../x"}]}', "holes"),
     ):
         (kept / "meta.json").write_text(said)
         assert told() == f"{kept / 'meta.json'}: {wrong}: {again}"

@@ -5,7 +5,7 @@ The free attacks come first: what costs an attacker nothing decides before any p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from holdfast.report import cost, estimates, findings, free, text
 from holdfast.report.rows import MOST_CUT
@@ -15,13 +15,13 @@ SHOWN = 4
 """Line-ups named one by one in a sentence; more are counted."""
 
 
-def price(costs: Mapping[int, cost.Cost]) -> str:
-    """Say what a line-up cost over its seeds, in examples."""
+def price(costs: Mapping[int, cost.Cost], each: str = "seed") -> str:
+    """Say what a line-up cost over its seeds, in examples; `each` is what is counted."""
     found = list(costs.values())
-    most = text.number(max(c.b_max for c in found))
     lasted = sum(c.survived for c in found)
+    most = text.number(min((c.b_max for c in found if c.survived), default=0))
     if lasted == len(found):
-        return f"more than {text.number(min(c.b_max for c in found))} examples"
+        return f"more than {most} examples"
     low = min(c.low for c in found if not c.survived)
     high = max(c.high for c in found if not c.survived)
     if high == 0 and not lasted:
@@ -29,7 +29,7 @@ def price(costs: Mapping[int, cost.Cost]) -> str:
     between = f"between {text.number(low)} and {text.number(high)} examples"
     if not lasted:
         return between
-    return f"{between} (more than {most} in {lasted} of {text.plural(len(found), 'seed')})"
+    return f"{between} (more than {most} in {lasted} of {text.plural(len(found), each)})"
 
 
 def effort(costs: Mapping[int, cost.Cost]) -> str:
@@ -55,7 +55,8 @@ def sentences(found: findings.Findings) -> list[str]:
         ranked = findings.ranking(found, threat)
         costs = threat.costs[found.meta.thresholds[0]]
         said += [fixed(found, threat), *(_usefulness(found, name) for name in _named(ranked))]
-        said += [_sooner(costs[name], name) for name in _named(ranked)]
+        doubted = tuple(name for some in _doubted(found).values() for name in some)
+        said += [_sooner(costs[name], name) for name in (*_named(ranked), *doubted[:SHOWN])]
         said += [_undefended(found, threat), claim(found, threat)]
     return [sentence for sentence in said if sentence]
 
@@ -95,11 +96,15 @@ def gaps(found: findings.Findings) -> list[str]:
             f"{text.percent(cut.language, 0)} of judged answers reached the token limit and were"
             " judged by what they say up to there: allow more tokens."
         )
-    threat = found.headline
-    if threat is not None and any(a.chosen_on != "selection" for a in threat.attacks):
+    paid, unpaid = (
+        any(attack.chosen_on != "selection" for threat in found.threats for attack in attacks(threat))
+        for attacks in (lambda threat: threat.attacks, lambda threat: threat.free_attacks)
+    )
+    if paid or unpaid:
+        wrong = ["costs are too low"] * paid + ["what free attacks get is too high"] * unpaid
         said.append(
             "The attacker's choices were made on the prompts that score them, for want of selection"
-            " prompts of its own: costs are too low."
+            f" prompts of its own: {text.listed(wrong)}."
         )
     return said
 
@@ -148,16 +153,21 @@ def free_sentence(found: findings.Findings) -> str:
         )
     broken = {name: some for name, some in told.items() if some}
     tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
+    gaps = untried(found, told)
+    rest = "".join(
+        f" {attack} could not be run for {listed([n for n, some in gaps.items() if attack in some])}."
+        for attack in sorted({attack for some in gaps.values() for attack in some})
+    )
     if not broken:
         return (
             f"None of the free attacks tried ({text.listed(tried)}) opened"
-            f" {listed(list(told))} past {_threshold(found)} harmful answers."
+            f" {listed(list(told))} past {_threshold(found)} harmful answers.{rest}"
             f"{_alone(found, list(told))}"
         )
     if len(told) == 1:
         ((name, some),) = broken.items()
         gets = text.listed([_gets(one) for one in some[:3]])
-        return f"Without any training, {gets}: {name} is open for free."
+        return f"Without any training, {gets}: {name} is open for free.{rest}"
     by_attack: dict[str, list[str]] = {}
     for name, some in broken.items():
         for one in some:
@@ -169,13 +179,24 @@ def free_sentence(found: findings.Findings) -> str:
         which = "all of them" if len(names) == len(told) else listed(names)
         parts.append(f"{attack}{back} opens {which}{_range(ones)}")
     held = [name for name in told if name not in broken]
-    rest = f" {listed(held)} held against all of them." if held else ""
+    whole = [name for name in held if name not in gaps]
+    rest = (f" {listed(whole)} held against all of them." if whole else "") + rest
     rest += _alone(found, held)
     return (
         f"Without any training, {len(broken)} of {len(told)} line-ups that refuse as released can"
         f" be opened:"
         f" {'; '.join(parts)}.{rest}"
     )
+
+
+def untried(found: findings.Findings, names: Iterable[str]) -> dict[str, list[str]]:
+    """Name the free attacks that could not be run, in full or at some seed, by line-up."""
+    told: dict[str, list[str]] = {}
+    for name in names:
+        some = {one for threat in found.threats for one in findings.not_run(found, threat, name)}
+        if some:
+            told[name] = sorted(some)
+    return told
 
 
 def _alone(found: findings.Findings, names: Sequence[str]) -> str:
@@ -240,7 +261,7 @@ def paid_sentence(found: findings.Findings) -> str:
         )
     if ranked.first is not None:
         pairs = [p for p in threat.pairs if p.costlier == ranked.first and p.cheaper in ranked.fit]
-        ratio = min(p.ratio or 1.0 for p in pairs)
+        ratio = min(_ratio(p) for p in pairs)
         most = max(p.adjusted or 0.0 for p in pairs)
         return (
             f"By fine-tuning, {ranked.first} costs the attacker more than every other line-up of"
@@ -249,16 +270,34 @@ def paid_sentence(found: findings.Findings) -> str:
         )
     if len(ranked.fit) == 1:
         (one,) = ranked.fit
-        return (
-            f"Fine-tuning breaks {one} after {price(costs[one])}{_effort(costs[one])}; there is no"
-            " other line-up of use to compare it with."
-        )
+        alone = "there is no other line-up of use to compare it with"
+        return f"Fine-tuning {_breaks(one, costs[one])}; {alone}."
     pooled = dict(enumerate(c for n in ranked.unbeaten for c in costs[n].values()))
     names = listed(ranked.unbeaten)
+    if all(c.survived for c in pooled.values()):
+        most = text.number(min(c.b_max for c in pooled.values()))
+        return (
+            f"By fine-tuning, {names} cannot be told apart: nothing that was tried, up to {most}"
+            " examples, breaks any of them."
+        )
     return (
-        f"By fine-tuning, {names} cannot be told apart: each breaks after {price(pooled)}"
-        f"{_effort(pooled)}."
+        f"By fine-tuning, {names} cannot be told apart: each breaks after"
+        f" {price(pooled, 'trained model')}{_effort(pooled)}."
     )
+
+
+def _ratio(pair: cost.Pair) -> float:
+    """Give the costlier's cost over the cheaper's in a claimed pair."""
+    ratio = pair.ratio or 1.0
+    return ratio if pair.costlier == pair.left else 1 / ratio
+
+
+def _breaks(name: str, costs: Mapping[int, cost.Cost]) -> str:
+    """Say after what one line-up breaks, or that nothing tried broke it."""
+    if all(c.survived for c in costs.values()):
+        most = text.number(min(c.b_max for c in costs.values()))
+        return f"did not break {name} with any number tried, up to {most} examples"
+    return f"breaks {name} after {price(costs)}{_effort(costs)}"
 
 
 def _effort(costs: Mapping[int, cost.Cost]) -> str:
@@ -283,7 +322,8 @@ def fixed(found: findings.Findings, threat: findings.Threat) -> str:
 def unranked(found: findings.Findings) -> str:
     """Name the line-ups that may not be ranked, and why."""
     bad = {n: line.use for n, line in found.lineups.items() if line.barred}
-    if not bad:
+    doubts = _doubted(found)
+    if not bad and not doubts:
         return ""
     parts = []
     for status in (Status.NOT_USABLE, Status.NOT_SHOWN):
@@ -298,7 +338,24 @@ def unranked(found: findings.Findings) -> str:
     parts += [f"{name} is {found.lineups[name].barred}" for name in others[:SHOWN]]
     if len(others) > SHOWN:
         parts.append(f"{len(others) - SHOWN} more are inert, invalid or incomplete")
+    parts += [
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} {doubt}"
+        for doubt, names in doubts.items()
+    ]
     return f"Not ranked: {'; '.join(parts)}."
+
+
+def _doubted(found: findings.Findings) -> dict[str, list[str]]:
+    """Give the line-ups whose price cannot be compared though nothing else bars them, by why."""
+    threat = found.headline
+    told: dict[str, list[str]] = {}
+    if threat is None:
+        return told
+    for name, costs in threat.costs[found.meta.thresholds[0]].items():
+        doubt = next((c.doubt for c in costs.values() if c.doubt and not c.at_release), "")
+        if doubt and not found.lineups[name].barred:
+            told.setdefault(doubt, []).append(name)
+    return told
 
 
 def claim(found: findings.Findings, threat: findings.Threat) -> str:

@@ -30,7 +30,8 @@ class Meta:
     (`plain`); `title` heads the page and defaults to the name; the first of `thresholds` and
     `judges` is the headline. `original_at[attack]` are the budgets at
     which a free attack gives the public original itself, `original` the line-up that is it.
-    `holes` are what could not be run: `what`, `lineup`, `attack`, `seed`, `why` of each.
+    `holes` are what could not be run: `what`, `lineup`, `attack`, `seed`, `why` of each, and
+    whether the line-up's price (`paid`) or what a free attack gets (`free`) hangs on it.
     """
 
     name: str = "study"
@@ -226,7 +227,8 @@ def find(
     tracks = Trajectories(outcomes, told.judges[0])
     listed = [dict(row) for row in _dicts(lineups)]
     names = list(dict.fromkeys([*(str(row["lineup"]) for row in listed),
-                                *outcomes.distinct("lineup")]))  # fmt: skip
+                                *outcomes.distinct("lineup"),
+                                *(str(hole["lineup"]) for hole in told.holes)]))  # fmt: skip
     seeds = tuple(sorted({key[3] for key in tracks.keys}))
     uses = {name: use(outcomes, name, told.none, told.judges[0], told.least_use) for name in names}
     listed = _decided(listed, uses.get(told.plain), told.plain)
@@ -334,6 +336,19 @@ def _threat(
         pairs=cost.compare(first, {name: why for name, why in barred.items() if why}, single),
         opened=_opened(names, {n: units[n] for n in unpaid}, tracks, meta, len(seeds)),
     )
+
+
+def not_run(found: Findings, threat: Threat, lineup: str) -> list[str]:
+    """Name the free attacks that were not run against a line-up, in full or at some seed."""
+    tried = threat.opened.get(lineup, {})
+    here = any(lineup in attack.points for attack in (*threat.attacks, *threat.free_attacks))
+    missing = {attack.name for attack in threat.free_attacks if here and attack.name not in tried}
+    missing |= {
+        str(hole["attack"])
+        for hole in found.meta.holes
+        if hole.get("lineup") == lineup and hole.get("free", not hole.get("paid", True))
+    }
+    return sorted(missing)
 
 
 def _opened(
@@ -446,7 +461,7 @@ def _attack(
         for seed, indices in _by_seed(tracks, name, attack).items():
             worst, on = _worst(indices, unit, tracks, threshold)
             picked[seed] = worst
-            chosen_on = on if len(indices) > 1 else chosen_on
+            chosen_on = on if len(indices) > 1 or unit != PAID else chosen_on
         if not picked:
             continue
         chosen[name] = {seed: tracks.keys[index][2] for seed, index in picked.items()}
@@ -458,7 +473,10 @@ def _attack(
 def _worst(
     indices: Sequence[int], unit: str, tracks: Trajectories, threshold: float
 ) -> tuple[int, str]:
-    """Give the worst of an attack's variants at one seed, and on whose prompts it was chosen."""
+    """Give the worst of an attack's variants at one seed, and on whose prompts it was chosen.
+
+    Of a free attack every budget is a choice too; with one alone there is none to make.
+    """
     if unit == PAID:
         candidates = {index: tracks.candidate(index) for index in indices}
         known = {index: one for index, one in candidates.items() if one is not None}
@@ -472,7 +490,8 @@ def _worst(
         return indices[0], "selection"
     taken = free.pick(choices, threshold)
     variants = [tracks.keys[index][2] for index in indices]
-    return indices[variants.index(taken.variant)], taken.chosen_on
+    on = taken.chosen_on if len(choices) > 1 else "selection"
+    return indices[variants.index(taken.variant)], on
 
 
 def _point(k: int, picked: Mapping[int, int], tracks: Trajectories, seeds: int) -> Point:

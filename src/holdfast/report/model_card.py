@@ -68,7 +68,8 @@ def durability(found: findings.Findings, lineup: str) -> str:
             "*Numbers of a small invented world; never claims about large language models.*",
             "",
         ]
-    said += [plain(sentence) for sentence in answer.gaps(found)]
+    for sentence in answer.gaps(found):
+        said += [plain(sentence), ""]
     if line.barred:
         said += [f"**Not ranked**: {plain(line.barred)}.", ""]
     if line.one_checkpoint:

@@ -70,8 +70,8 @@ LINEUP_COLUMNS: dict[str, str] = {
     "steps": "int", "flops": "float", "inert": "bool", "signal": "str", "moves": "str",
     "measured": "float", "beside": "float", "undecided": "str", "note": "str",
 }  # fmt: skip
-"""Columns of the line-ups table; `weights` is the key of the weights (line-ups that only start from
-a folder have one at every seed), `steps` and `flops` are what the defences cost, `measured` is the
+"""Columns of the line-ups table; `weights` is the key of the weights (line-ups in which nothing is
+trained have one at every seed), `steps` and `flops` are what the defences cost, `measured` is the
 diagnostic `signal` of the line-up's own model, `beside` that of plain refusal fine-tuning's."""
 
 

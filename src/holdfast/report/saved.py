@@ -43,6 +43,11 @@ class Saved:
         outcomes = _table(folder / "outcomes.parquet", REQUIRED)
         lineups = _table(folder / "lineups.parquet", LINEUP)
         meta = _meta(folder / "meta.json")
+        for table in (outcomes, lineups):
+            for name in table["lineup"].unique().to_pylist():
+                if not re.fullmatch(NAME, str(name)):  # it becomes a folder's
+                    what = f"{str(name)!r} is no name of a line-up"
+                    raise DataError(str(folder), what, "write it again with 'holdfast run'")
         judge, known = meta["judges"][0], outcomes["judge"].unique().to_pylist()
         if judge not in known:
             raise DataError(
@@ -97,15 +102,31 @@ def _meta(path: Path) -> dict[str, Any]:
         raise DataError(str(path), f"is no JSON file ({error})", TODO) from error
     said = found if isinstance(found, dict) else {}
     name, seeds, judges = (said.get(key) for key in META)
+    shares = [*_list(said.get("thresholds", [])), said.get("least_use", 0.9)]
     wrong = {
         "name": not (isinstance(name, str) and re.fullmatch(NAME, name)),
         "seeds": not (_filled(seeds, int)),
         "judges": not (_filled(judges, str)),
+        "thresholds": not all(isinstance(x, float) and 0 < x < 1 for x in shares),
+        "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
     }
     if any(wrong.values()):
-        what = f"{', '.join(key for key in META if wrong[key])}: missing or not what a study writes"
+        what = f"{', '.join(key for key in wrong if wrong[key])}: missing or not what a study writes"
         raise DataError(str(path), what, "write it again with 'holdfast run'")
     return said
+
+
+def _list(value: Any) -> list[Any]:
+    """Give a list as it is, and anything else as one wrong value."""
+    return value if isinstance(value, list) else [value]
+
+
+def _hole(one: Any) -> bool:
+    """Say whether this names what could not be run as a study does."""
+    words = ("what", "lineup", "attack", "why")
+    if not isinstance(one, dict) or not all(isinstance(one.get(word), str) for word in words):
+        return False
+    return re.fullmatch(NAME, one["lineup"]) is not None
 
 
 def _filled(values: Any, kind: type) -> bool:

@@ -19,6 +19,8 @@ from holdfast.report.use import Status
 
 SCHEMA, VERSION = "holdfast-verdict", 1
 FILE = "verdict.json"
+WHOLE = ("study", "lineups")
+"""Keys that a gate cannot do without."""
 TODO = "give the folder that `holdfast run` or `holdfast report` wrote"
 
 COST_COLUMNS: dict[str, str] = {
@@ -190,15 +192,9 @@ def _paid(costs: Mapping[int, cost.Cost]) -> dict[str, Any]:
 def _free(found: findings.Findings, threat: findings.Threat, name: str) -> dict[str, Any]:
     """Give what free attacks get out of a line-up; `broken` is None where none was run."""
     tried = threat.opened.get(name, {})
-    missing = [attack.name for attack in threat.free_attacks if attack.name not in tried]
-    missing += [
-        str(hole["attack"])
-        for hole in found.meta.holes
-        if hole.get("lineup") == name and not hole.get("paid", True)
-    ]
     return {
         "broken": any(one.broken for one in tried.values()) if tried else None,
-        "not_run": sorted(set(missing)),
+        "not_run": findings.not_run(found, threat, name),
         "attacks": {
             attack: _opened(one, found.meta.thresholds[0]) for attack, one in tried.items()
         },
@@ -207,6 +203,7 @@ def _free(found: findings.Findings, threat: findings.Threat, name: str) -> dict[
 
 def _opened(one: free.Opened, threshold: float) -> dict[str, Any]:
     return {
+        "unit": one.unit,
         "broken_seeds": one.broken,
         "seeds": len(one.taken),
         "harm": rate(one.harm),
@@ -217,7 +214,7 @@ def _opened(one: free.Opened, threshold: float) -> dict[str, Any]:
         "every_choice_wrecked_it": one.spoilt,
         "harm_alone": one.harm_alone(threshold),
         "choices": {
-            str(seed): {"choice": taken.variant, one.unit: taken.budget}
+            str(seed): {"choice": taken.variant, "budget": taken.budget}
             for seed, taken in one.taken.items()
         },
     }
@@ -230,7 +227,7 @@ def read(folder: Path) -> dict[str, Any]:
     """Read a folder's verdict.
 
     Raises:
-        DataError: there is none, it is no JSON, or of another schema or version.
+        DataError: there is none, it is no JSON, of another schema or version, or not whole.
     """
     path = folder / FILE if folder.is_dir() or not folder.exists() else folder
     if not path.is_file():
@@ -247,6 +244,9 @@ def read(folder: Path) -> dict[str, Any]:
             f"is of schema version {found.get('version')}, this Holdfast reads {VERSION}",
             "write it again with `holdfast report FOLDER`",
         )
+    lost = [name for name in WHOLE if not isinstance(found.get(name), dict)]
+    if lost:
+        raise DataError(str(path), f"has no {', '.join(lost)}", "write it again")
     return found
 
 
@@ -296,6 +296,7 @@ def gate(
 
     Raises:
         ConfigError: a bound out of its range, or an unknown line-up.
+        DataError: there is nothing to hold, or the verdict is not whole.
     """
     if not 0 < min_utility < 1:
         raise ConfigError("--min-utility", f"got {min_utility:g}", "give a share between 0 and 1")
@@ -304,12 +305,17 @@ def gate(
     known = found["lineups"]
     if lineup is not None and lineup not in known:
         raise ConfigError("--lineup", f"no line-up '{lineup}'", "known: " + ", ".join(known))
-    names = [lineup] if lineup else [n for n in known if n != found["study"]["undefended"]]
+    undefended = found["study"].get("undefended")
+    names = [lineup] if lineup else [n for n in known if n != undefended]
     if not names:
         raise DataError(FILE, "holds no line-up but the undefended one", "name it with --lineup")
-    return [
-        _gate(name, known[name], min_examples, min_utility, free_fails=free_fails) for name in names
-    ]
+    try:
+        return [
+            _gate(name, known[name], min_examples, min_utility, free_fails=free_fails)
+            for name in names
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError):  # a file that was changed or cut by hand
+        raise DataError(FILE, "is not whole", "write it again") from None
 
 
 def overall(gates: list[Gate]) -> Passed:

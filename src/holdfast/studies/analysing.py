@@ -177,7 +177,7 @@ def _prompts(plan: Plan, said: Analysis) -> list[Example]:
 def table(plan: Plan, store: Store) -> list[Row]:
     """Give the analysis table: a row per line-up, seed, budget and layer, against the release.
 
-    `cka` and `knn` are 1 and `drift` 0 where nothing has moved; `knn_chance` is what strangers
+    A line-up and seed whose states could not all be taken is left out. `cka` and `knn` are 1 and `drift` 0 where nothing has moved; `knn_chance` is what strangers
     would keep.
     """
     from torch import from_numpy
@@ -189,7 +189,7 @@ def table(plan: Plan, store: Store) -> list[Row]:
         return []
     k, n = looking.said.k, looking.said.n
     rows = []
-    for looked in looking.looked:
+    for looked in _whole(looking, store):
         before = _states(store, looked.released)
         for budget, look in looked.points:
             after = _states(store, look)
@@ -222,7 +222,7 @@ def scatter(plan: Plan, store: Store) -> list[Row]:
     if looking is None:
         return []
     rows = []
-    for looked in looking.looked:
+    for looked in _whole(looking, store):
         budget, last = looked.points[-1]
         sets = {"undefended": looked.start, "released": looked.released, "attacked": last}
         kept = {name: _states(store, look)[-1] for name, look in sets.items() if look is not None}
@@ -243,6 +243,16 @@ def scatter(plan: Plan, store: Store) -> list[Row]:
                     }
                 )
     return rows
+
+
+def _whole(looking: Looking, store: Store) -> Iterator[Looked]:
+    """Give the line-ups and seeds all of whose states are there."""
+    have = store.keys("analyse")
+    for looked in looking.looked:
+        looks = [looked.released, *(look for _, look in looked.points)]
+        looks += [looked.start] if looked.start is not None else []
+        if all(look.key in have for look in looks):
+            yield looked
 
 
 def _where(looked: Looked, budget: float) -> Row:

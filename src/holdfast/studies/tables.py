@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.errors import HoldfastError
-from holdfast.method import PAID, Control, Stage, TrainedAttack
+from holdfast.method import PAID, Control, Stage, TrainedAttack, TrainedDefence
 from holdfast.studies.inert import checks
 from holdfast.studies.keys import digest
 from holdfast.studies.nodes import Generate, Track
@@ -158,7 +158,7 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
                 "model": track.released.start.name,
                 "defences": " + ".join(method_text(step.method) for step in chain) or "none",
                 "seed": track.seed,
-                "weights": track.released.key,
+                "weights": _weights(track),
                 "steps": sum(result["steps"] for result in results),
                 "flops": float(sum(result["flops"] for result in results)),
                 "inert": check.inert,
@@ -172,6 +172,15 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
             }
         )
     return rows
+
+
+def _weights(track: Track) -> str:
+    """Give the key of a line-up's weights: the same at every seed where nothing was trained."""
+    chain = track.released.chain
+    if any(isinstance(step.method, TrainedDefence) for step in chain):
+        return track.released.key
+    edits = [step.method.identity() for step in chain]
+    return digest([track.released.start.key, edits]) if edits else track.released.key
 
 
 def made_on(plan: Plan, store: Store) -> dict[str, str]:
@@ -190,49 +199,63 @@ def made_on(plan: Plan, store: Store) -> dict[str, str]:
 
 
 def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> list[Row]:
-    """Name what could not be run: `what`, line-up, attacker, judge, seed, `why`, whether `paid`.
+    """Name what could not be run: `what`, line-up, attacker, seed, `why`, and what hangs on it.
 
-    `paid` says whether the price of a line-up hangs on it: a hardened model, a training attack, the
-    first judge. Failures of this run give their reason; of an earlier one only that it is missing.
+    `paid`: the price of the line-up does, so that nothing may be claimed of it (a hardened model,
+    what it says as released, a training attack, the check that its defence acted); `free`: what a
+    free attack gets does. Neither where another judge than the first is missing. Failures of this
+    run give their reason; of an earlier one only that it is missing.
     """
     labels = {
         point.key: trajectory.label
         for trajectory in plan.trajectories.values()
         for point in trajectory.points.values()
     }
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge")}
-    found: dict[tuple[Any, ...], Row] = {}
+    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "measure")}
+    found: dict[tuple[str, str], Row] = {}
 
-    def add(track: Track, what: str, label: str, paid: bool) -> None:
-        said = next((e for e in failures if e.where.startswith(label)), None)
+    def add(track: Track, what: str, label: str, *, paid: bool = False, free: bool = False) -> None:
+        said = next(
+            (e for e in failures if e.where == label or e.where.startswith(f"{label}: ")), None
+        )
         row = {
             "what": f"{what}, seed {track.seed}",
             "lineup": track.lineup,
             "attack": track.attacker,
             "seed": track.seed,
-            "why": f"{said.what}; {said.todo}" if said else "see what the run said",
+            "why": " ".join(f"{said.what}; {said.todo}".split())
+            if said
+            else "see what the run said",
             "paid": paid,
+            "free": free,
         }
         found.setdefault((track.lineup, row["what"]), row)
 
     for track in plan.tracks:
         gone = [step for step in track.released.chain if step.key not in have["defend"]]
         if gone:
-            add(track, f"defence {gone[0].method.name()}", gone[0].label, True)
+            add(track, f"defence {gone[0].method.name()}", gone[0].label, paid=True)
             continue
-        paid = track.method.unit == PAID
+        measure = plan.measures.get((track.lineup, track.seed))
+        if measure is not None and measure.key not in have["measure"]:
+            what = f"the check that {measure.step.method.name()} acted"
+            add(track, what, measure.label, paid=True)
         for budget, point in track.points:
             name = f"{track.attacker} {track.variant}".strip() if budget else "the release"
+            paid = track.method.unit == PAID or not budget
             label = labels[point.key]
             for step in point.asked.values():
                 if step.key not in have["generate"]:
-                    add(track, name, label, paid)
+                    add(track, name, label, paid=paid, free=not paid)
                     continue
                 for number, key in step.judges.items():
                     if key not in have["judge"]:
                         judge = plan.judges[number].name()
-                        what = f"judge {judge} on {name}"
-                        add(track, what, f"judge {label}: {judge}", paid and number == 0)
+                        first = number == 0
+                        add(
+                            track, f"judge {judge} on {name}", f"judge {label}: {judge}",
+                            paid=paid and first, free=not paid and first,
+                        )  # fmt: skip
     return list(found.values())
 
 
