@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import runpy
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,11 @@ def tracked(root: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def project(root: Path) -> dict:
     return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def dev(root: Path) -> dict:
+    return runpy.run_path(str(root / "dev.py"))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +94,36 @@ def test_the_version_is_the_same_everywhere_it_is_named(root: Path, project: dic
     assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
     stated = getattr(importlib.import_module("holdfast"), "__version__", project["version"])
     assert stated == project["version"]
+
+
+def test_something_imports_every_library_that_is_required_or_an_extra(
+    root: Path, project: dict, dev: dict
+) -> None:
+    """An extra exists when its adapter does."""
+    imported = set()
+    for path in (root / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    named = {"dependencies": project["dependencies"], **project["optional-dependencies"]}
+    del named["dev"]
+    for where, requirements in named.items():
+        for name in map(dev["name_of"], requirements):
+            module = dev["MODULES"].get(name, name.replace("-", "_")).partition(".")[0]
+            assert module in imported, f"nothing in src imports {name} ({where}): take it out"
+
+
+def test_no_pin_outlives_what_needed_it(root: Path, project: dict, dev: dict) -> None:
+    """A pin is of a requirement, or of what a requirement itself requires."""
+    named = [project["dependencies"], *project["optional-dependencies"].values()]
+    known = {dev["name_of"](one) for requirements in named for one in requirements}
+    for name in sorted(known):
+        needed = metadata.requires(name) or []
+        known |= {dev["name_of"](one) for one in needed if "extra ==" not in one}
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert {dev["name_of"](line) for line in lines if line and line[0] != "#"} <= known
 
 
 def test_every_command_the_readme_shows_exists(root: Path, readme: str):
