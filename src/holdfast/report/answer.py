@@ -85,9 +85,9 @@ def gaps(found: findings.Findings) -> list[str]:
         first = holes[0]
         more = f" (and {len(holes) - 1} more)" if len(holes) > 1 else ""
         names = list(dict.fromkeys(str(hole["lineup"]) for hole in holes if hole.get("paid", True)))
-        barred = f" Nothing is claimed of {listed(names)}." if names else ""
+        barred = f" No cost of fine-tuning is claimed for {listed(names)}." if names else ""
         said.append(
-            f"Incomplete: {first['what']}, could not be run for {first['lineup']}{more}:"
+            f"Incomplete: {first['what']}, could not be run for {listed([first['lineup']])}{more}:"
             f" {str(first['why']).rstrip('.')}.{barred}"
         )
     cut = found.cut

@@ -49,7 +49,7 @@ class Saved:
                     what = f"{str(name)!r} is no name of a line-up"
                     raise DataError(str(folder), what, "write it again with 'holdfast run'")
         judge, known = meta["judges"][0], outcomes["judge"].unique().to_pylist()
-        if judge not in known:
+        if judge not in known and not meta.get("holes"):
             raise DataError(
                 str(folder / "meta.json"),
                 f"no outcome is of its first judge, '{judge}'",
