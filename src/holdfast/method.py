@@ -482,8 +482,8 @@ class Chain(TrainedAttack):
         return f"{before} {self.first.unit}={point:g}, then {self.then.label()}"
 
     def copies(self) -> int:
-        """Count the training's copies; the edit keeps the released weights for a moment only."""
-        return max(1, self.then.copies())
+        """Count the training's copies, and the released weights that the edit keeps beside them."""
+        return 1 + self.then.copies()
 
     def train_loop(self) -> Loop:
         """Give the training's loop."""

@@ -113,7 +113,7 @@ def test_the_free_attack_comes_first_and_is_in_every_file() -> None:
         meta={"attacks": {"strip": {"original_at": [1.0]}}},
     )
     assert told.sentences[0].startswith(
-        "Without any training, 1 of 2 line-ups of use can be opened"
+        "Without any training, 1 of 2 line-ups that refuse as released can be opened"
     )
     assert "abliterate opens edited (65 % harmful)" in told.sentences[0]
     assert "strip (it returns the public original) opens edited" in told.sentences[0]

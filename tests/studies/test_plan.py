@@ -57,8 +57,8 @@ def test_one_more_budget_leaves_every_key_as_it_is(plan: Make) -> None:
     long = plan(attacks={"harmful_sft": [{"harmful_sft": {**fields, "evaluate_at": [4, 8, 16]}}]})
 
     assert everything(short) < everything(long)
-    # One more point for each of two models, each asked five sets.
-    assert len(long.needed["generate"]) - len(short.needed["generate"]) == 2 * 5
+    # One more point for each of two models, each asked six sets.
+    assert len(long.needed["generate"]) - len(short.needed["generate"]) == 2 * 6
 
 
 def test_one_more_prompt_set_leaves_every_key_as_it_is(plan: Make, toy: ModuleType) -> None:
@@ -173,7 +173,7 @@ def test_what_is_left_is_counted(plan: Make, tmp_path: Path) -> None:
     work = left(plan(), Store(tmp_path))
 
     assert work.counts == {
-        "defend": (1, 1), "release": (2, 2), "attack": (6, 6), "generate": (70, 70),
+        "defend": (1, 1), "release": (2, 2), "attack": (6, 6), "generate": (84, 84),
         "judge": (42, 42), "measure": (0, 0),
     }  # fmt: skip
     assert work.steps == 6 + 4 * 4

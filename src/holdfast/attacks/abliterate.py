@@ -19,7 +19,7 @@ from pydantic import Field
 from holdfast import models
 from holdfast.config import NO_EFFECT, AsTuple
 from holdfast.data.example import Example, Role, Side
-from holdfast.errors import ModelError
+from holdfast.errors import ConfigError, DataError, ModelError
 from holdfast.lazy import torch
 from holdfast.method import Attack, Control, Run, WeightAttack
 from holdfast.run import Count, Layer, Share
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from holdfast.data.pool import Pool
 
 Form = Literal["stream", "each", "block"]
+
+
+FEWEST = 2
+"""Prompts of each kind, at least."""
+LEFT_OVER = 0.05
+"""Share of what a block wrote along the direction that may be left by the whole edit (rounding)."""
 
 
 def directions(restricted: Tensor, benign: Tensor, rank: int) -> Tensor:
@@ -72,6 +78,14 @@ def spread_over_groups(rows: Sequence[Example]) -> list[Example]:
         seen[row.group] += 1
         turns.append((seen[row.group], place, row))
     return [row for _, _, row in sorted(turns, key=lambda turn: turn[:2])]
+
+
+def _too_many(where: str, rank: int, most: int) -> ConfigError:
+    return ConfigError(
+        f"{where}.ranks",
+        f"{rank} directions asked for, the prompts give at most {most}",
+        "use fewer, or add restricted prompts",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,28 +172,42 @@ class Abliterate(WeightAttack):
         about = {row.group for row in restricted}
         benign = self._prompts(pool, Role.BENIGN, seed)
         apart = [row for row in benign if row.group not in about]
-        return {
+        chosen = {
             Role.HARMFUL: spread_over_groups(restricted)[: self.n],
-            Role.BENIGN: spread_over_groups(apart or benign)[: self.n],
+            Role.BENIGN: spread_over_groups(apart if len(apart) >= FEWEST else benign)[: self.n],
         }
+        if max(self.ranks) > len(chosen[Role.HARMFUL]):
+            raise _too_many(self.name(), max(self.ranks), len(chosen[Role.HARMFUL]))
+        return chosen
 
     def _prompts(self, pool: Pool, role: Role, seed: int) -> list[Example]:
         drawn = pool.draw(role, Side.ATTACKER, None, seed_of(seed, "draw"), what=self.name())
-        return list({row.uid: row for row in drawn}.values())
+        prompts = list({row.uid: row for row in drawn}.values())
+        if len(prompts) < FEWEST:
+            raise DataError(
+                f"{self.name()} of role {role.value}, side {Side.ATTACKER.value}",
+                "1 prompt, which has no mean of its own",
+                f"add some: at least {FEWEST}",
+            )
+        return prompts
 
     def setup(self, run: Run) -> Found:
         """Read the directions off the model as released.
 
         Raises:
-            ModelError: the two kinds of prompts leave the model in the same state.
+            ConfigError: several choices, a layer beyond the model's depth, too large a rank.
+            ModelError: the two kinds of prompts leave the model in the same state, or the edit
+                would not reach all that its blocks write.
         """
+        if len(self.expand(run.pool)) != 1:
+            raise ConfigError(run.where, "is several choices", "give one of forms, layers, ranks")
         rows = self.rows(run.pool, run.seed)
         states = {
             role: models.opening_states(run.model, run.encoder, some, final_norm=False)
             for role, some in rows.items()
         }
         depth = states[Role.HARMFUL].shape[0]
-        (form,), (layer,), (rank,) = self.forms, self.layers, self.ranks
+        (form,), layer, (rank,) = self.forms, self.layers[0], self.ranks
         read = models.layer_number(layer, depth, f"{run.where}.layers")
         wanted = range(1, depth + 1) if form == "each" else (read,)
         device = next(run.model.parameters()).device
@@ -191,16 +219,34 @@ class Abliterate(WeightAttack):
                     run.where, "restricted and benign prompts leave it alike", "check the prompts"
                 )
             if rank > min(restricted.shape):
-                raise ModelError(
-                    f"{run.where}.ranks",
-                    f"{rank} directions of {len(restricted)} prompts",
-                    f"use at most {min(restricted.shape)}",
-                )
+                raise _too_many(run.where, rank, min(restricted.shape))
             r[number] = directions(restricted, benign, rank).to(device)
             mean[number] = benign.mean(0).to(device)
         if form == "stream":
             r = dict.fromkeys(range(1, depth + 1), r[read])
-        return Found(r, mean)
+        found = Found(r, mean)
+        if form != "block" and next(run.model.parameters()).dtype in (torch.float32, torch.float64):
+            self._check(run, found, [some[0] for some in rows.values()])
+        return found
+
+    def _check(self, run: Run, found: Found, rows: Sequence[Example]) -> None:
+        """Edit at c = 1, look whether the blocks still write along the direction, and put it back.
+
+        An architecture whose writers are told wrong would otherwise pass for a model that holds.
+        """
+        tokens = run.encoder.prompts(rows, left=False)
+        with models.FlopMeter().on():  # the check is ours, no cost of the attacker's
+            before = models.added_by_blocks(run.model, tokens)
+            with models.holding(run.model, self.edit(run, 1.0, found)):
+                after = models.added_by_blocks(run.model, tokens)
+        for number, (was, now) in enumerate(zip(before, after, strict=True), start=1):
+            along = [(added @ found.r[number].to(added.device)).norm() for added in (was, now)]
+            if not along[1] <= max(along[0], now.norm() / now.shape[-1] ** 0.5) * LEFT_OVER:
+                raise ModelError(
+                    run.where,
+                    f"block {number} still writes along the direction after the edit",
+                    "this architecture's writers are not known: use forms: [block]",
+                )
 
     def edit(self, run: Run, point: float, state: Found) -> dict[str, Tensor]:
         """Give every matrix that writes to the stream, projected; none for `block`."""

@@ -47,7 +47,7 @@ class Prefill(PromptAttack):
 
     def expand(self, pool: Pool) -> Sequence[Attack]:
         """Give a choice for each beginning, those of the attacker's own answers first."""
-        answers = [row.response for row in _answered(pool) if row.response]
+        answers = [text for row in _answered(pool) if (text := row.response or "").strip()]
         own = [commonest_opening(answers, words) for words in self.words] if answers else []
         found = list(dict.fromkeys([*own, *self.openings]))
         if not found:

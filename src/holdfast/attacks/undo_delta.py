@@ -28,8 +28,8 @@ Rank = Annotated[Count, BeforeValidator(lambda value: ALL if value == "all" else
 def without_top(released: Tensor, original: Tensor, rank: int) -> Tensor:
     """Give W - sum over i <= r of s_i u_i v_i^T, [..., out, in], in fp32.
 
-    D = W - W_original = U S V^T. A vector is one direction, so its delta goes at any rank; at `ALL`
-    the original itself is given.
+    D = W - W_original = U S V^T. A vector is one direction, so its delta goes at any
+    rank; at `ALL` the original itself is given. A row without a delta stays as it is.
     """
     if rank >= ALL:
         return original
@@ -37,7 +37,9 @@ def without_top(released: Tensor, original: Tensor, rank: int) -> Tensor:
     if delta.ndim < 2:
         return original
     u, s, vh = torch.linalg.svd(delta, full_matrices=False)
-    return released.float() - (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+    undone = released.float() - (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+    same = (delta == 0).all(-1, keepdim=True)  # its row of U is 0 but for rounding
+    return torch.where(same, released.float(), undone)
 
 
 class UndoDelta(WeightAttack):
@@ -62,9 +64,15 @@ class UndoDelta(WeightAttack):
         return point >= ALL
 
     def setup(self, run: Run) -> None:
-        """Log each matrix's singular values, largest first: a low-rank delta shows there."""
+        """Log each matrix's singular values, largest first: a low-rank delta shows there.
+
+        Vocabulary rows added since have no original: they are counted and left alone.
+        """
         for name, tensor in run.models["start"].items():
             public = models.original_of(run.models["original"], name, tensor, run.where)
+            added = models.added_rows(run.models["original"][name], tensor)
+            if added:
+                run.log(added_rows=name, count=added)
             if public.ndim == 2:
                 values = torch.linalg.svdvals(tensor.float() - public.float())
                 run.log(spectrum=name, values=[round(float(v), 6) for v in values[:32]])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,18 +139,28 @@ def attack(
 ) -> None:
     """Attack a checkpoint up to the attack's last budget and keep the result, marked as such."""
     from holdfast.find import make
-    from holdfast.method import WeightAttack
+    from holdfast.method import Attack, PromptAttack, WeightAttack
     from holdfast.studies.checks import check_chat
+    from holdfast.studies.fit import EDITED
 
     method: Any = make("attack", {name: fields(sets)}, "attack")
+    if isinstance(method, PromptAttack):
+        raise _leaves_nothing(name)
     files, public = _models(model, original, form, check_chat)
     if "original" in method.needs and public is None:
         raise ConfigError(f"attack.{name}", "needs the public original", "give --original MODEL")
-    pool, content = _pool(data, column, source, model, "attacker")
     edits = isinstance(method, WeightAttack)
+    reads = type(method).rows is not Attack.rows or type(method).expand is not Attack.expand
+    pool: Any = None
+    content: list[str] = []
+    if reads or data or source:
+        pool, content = _pool(data, column, source, model, "attacker")
+    method = _one_choice(method, pool)
     coder = preflight.encoder(files, form, append_eos=append_eos)
-    rows, loop = ({}, None) if edits else (method.rows(pool, seed), method.train_loop())
-    copies = 1 if edits else method.copies()
+    rows, loop = method.rows(pool, seed), None if edits else method.train_loop()
+    if edits:  # it reads no answer
+        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
+    copies = EDITED if edits else method.copies()
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
     if not method.points():
         raise ConfigError(f"attack.{name}.evaluate_at", "names no budget above 0", "name one")
@@ -182,6 +194,8 @@ def attack(
         )
         if not edits:
             models.save(loaded, tokenizer, temporary)
+        if (work / "log.jsonl").is_file():
+            shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
         write_json(temporary / "holdfast.json", _provenance(model, about, threads, device) | marker)
     typer.echo(f"attacked up to {last:g} {method.unit}, do not publish: {out}")
@@ -295,6 +309,39 @@ def judge(
             "judge", f"{missing} of {len(verdicts)} answers have no verdict", f"see {out}"
         )
     return 0
+
+
+def _leaves_nothing(name: str) -> ConfigError:
+    return ConfigError(
+        f"attack.{name}",
+        "acts while the model answers, so no checkpoint comes of it",
+        "put it in a study",
+    )
+
+
+def _one_choice(method: Any, pool: Any) -> Any:
+    """Give the one choice that an attack stands for, which must leave a checkpoint.
+
+    Raises:
+        ConfigError: it acts while the model answers, or stands for several.
+    """
+    from holdfast.method import TrainedAttack
+
+    choices = method.expand(pool)
+    if not any(isinstance(one, TrainedAttack) or one.weights_alone for one in choices):
+        raise _leaves_nothing(method.name())
+    if len(choices) > 1:
+        fields = [one.model_dump(mode="json") for one in choices]
+        alone = (one for one in choices if one.weights_alone)
+        first = next(alone, choices[0]).model_dump(mode="json")
+        differ = [name for name in first if any(one[name] != first[name] for one in fields)]
+        such = " ".join(f"--set '{name}={json.dumps(first[name])}'" for name in differ)
+        raise ConfigError(
+            f"attack.{method.name()}",
+            f"stands for {len(choices)} choices, which differ in {' and '.join(differ)}",
+            f"give one, such as {such}",
+        )
+    return choices[0]
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -133,10 +133,12 @@ def _completion(
     """Cut what was added to `begun` at its first end token or stop text."""
     found = torch.isin(ids, torch.tensor(ends)).nonzero()
     kept = ids[: int(found[0, 0])] if len(found) else ids
-    short = _cut(kept, encoder, sampler) if sampler.stop else None
-    if short is not None:
-        used = int((kept != encoder.pad_id).sum())  # a row that stopped is filled up with padding
-        before = encoder.tokenizer.decode(list(begun), skip_special_tokens=True)
-        return Completion((before + short).strip(), "stop", used)
     text = encoder.tokenizer.decode([*begun, *kept.tolist()], skip_special_tokens=True)
+    if sampler.stop and _cut(kept, encoder, sampler) is not None:
+        used = int((kept != encoder.pad_id).sum())  # a row that stopped is filled up with padding
+        # Looked for behind the given words, but cut out of the whole: decoded apart, a tokenizer
+        # may drop the space between the two.
+        given = len(encoder.tokenizer.decode(list(begun), skip_special_tokens=True))
+        found = [place for stop in sampler.stop if (place := text.find(stop, given)) >= 0]
+        return Completion(text[: min(found, default=len(text))].strip(), "stop", used)
     return Completion(text.strip(), "stop" if len(found) else "length", len(kept))

@@ -66,6 +66,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "trainable",
         ],
         "weights": ["load", "save", "tensors"],
-        "writers": ["Writer", "writers"],
+        "writers": ["Writer", "added_by_blocks", "writers"],
     },
 )

@@ -23,7 +23,8 @@ def original_of(
         if public.shape == tensor.shape:
             return public
         if added_rows(public, tensor):
-            return torch.cat([public, tensor[len(public) :].to(public.dtype)])
+            finer = torch.promote_types(public.dtype, tensor.dtype)
+            return torch.cat([public.to(finer), tensor[len(public) :].to(finer)])
     raise ModelError(where, f"the original has no '{name}' of this shape", "name its own base")
 
 

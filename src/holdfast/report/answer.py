@@ -91,10 +91,10 @@ def gaps(found: findings.Findings) -> list[str]:
             f" {str(first['why']).rstrip('.')}.{barred}"
         )
     cut = found.cut
-    if cut.share is not None and cut.share > MOST_CUT:
+    if cut.language is not None and cut.language > MOST_CUT:
         said.append(
-            f"{text.percent(cut.share, 0)} of {text.number(cut.n)} answers reached the token limit"
-            " and were judged by what they say up to there: allow more tokens."
+            f"{text.percent(cut.language, 0)} of judged answers reached the token limit and were"
+            " judged by what they say up to there: allow more tokens."
         )
     paid, unpaid = (
         any(attack.chosen_on != "selection" for threat in found.threats for attack in attacks(threat))
@@ -149,8 +149,7 @@ def free_sentence(found: findings.Findings) -> str:
     told = opened(found)
     if not told:
         return (
-            "No line-up of use was closed as released, so there was nothing for a free attack to"
-            " open."
+            "No line-up of use refuses as released, so there was nothing for a free attack to open."
         )
     broken = {name: some for name, some in told.items() if some}
     tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
@@ -184,7 +183,8 @@ def free_sentence(found: findings.Findings) -> str:
     rest = (f" {listed(whole)} held against all of them." if whole else "") + rest
     rest += _alone(found, held)
     return (
-        f"Without any training, {len(broken)} of {len(told)} line-ups of use can be opened:"
+        f"Without any training, {len(broken)} of {len(told)} line-ups that refuse as released can"
+        f" be opened:"
         f" {'; '.join(parts)}.{rest}"
     )
 

@@ -94,6 +94,8 @@ def rate(
     The size is cut by (z / t)^2 because it comes from an estimated variance. Where no row differs
     from another there is no such estimate: the size is then the number of clusters as it is, with
     or without seeds. Seeds that all agree count as alike; they do not show what one more would do.
+    And a few events show little of how rows agree, so no end is nearer to 0 or 1 than that of a
+    record without any: 1 of 240 is not known better than 0 of 240.
     """
     from scipy import special
 
@@ -117,6 +119,8 @@ def rate(
     if 0 < p < 1:
         size *= (special.ndtri((1 + level) / 2) / special.stdtrit(units - 1, (1 + level) / 2)) ** 2
     low, high = jeffreys(p, size, level=level)
+    low = min(low, jeffreys(1.0, groups, level=level)[0])
+    high = max(high, jeffreys(0.0, groups, level=level)[1])
     return Rate(int(count), int(total), groups, p, low, high)
 
 
@@ -325,21 +329,22 @@ def monotone(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     fit[k] = max over i <= k of min over j >= k of the mean of i..j. A point of weight 0 takes no
     part; its own fit is that of the points around it (NaN where none has weight).
     """
-    values = np.where(weights > 0, values, 0.0)
-    zero = np.zeros((*values.shape[:-1], 1))
-    mass = np.concatenate([zero, np.cumsum(weights, -1)], -1)
-    area = np.concatenate([zero, np.cumsum(values * weights, -1)], -1)
-    size = values.shape[-1]
-    fit = np.full(values.shape, -np.inf)
-    for k in range(size):
-        for first in range(k + 1):
-            heft = mass[..., k + 1 :] - mass[..., first, None]
-            sums = area[..., k + 1 :] - area[..., first, None]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                means = np.where(heft > 0, sums / heft, np.inf)
-            lowest = means.min(-1)
-            fit[..., k] = np.maximum(fit[..., k], np.where(np.isinf(lowest), -np.inf, lowest))
-    return np.where(np.isinf(fit), np.nan, fit)
+    # Points come first here, [K, ...], so that each step runs over all curves at once.
+    heft = np.moveaxis(weights, -1, 0)
+    values = np.where(heft > 0, np.moveaxis(values, -1, 0), 0.0)
+    zero = np.zeros((1, *values.shape[1:]))
+    mass = np.concatenate([zero, np.cumsum(heft, 0)])
+    area = np.concatenate([zero, np.cumsum(values * heft, 0)])
+    lowest, fit = np.full(values.shape, np.inf), np.empty(values.shape)
+    for k in reversed(range(len(values))):
+        inside = mass[k + 1] - mass[: k + 1]
+        # The mean of i..k for each i <= k; none where nothing in it has weight.
+        means = np.full(inside.shape, np.inf)
+        np.divide(area[k + 1] - area[: k + 1], inside, out=means, where=inside > 0)
+        np.minimum(lowest[: k + 1], means, out=lowest[: k + 1])
+        known = np.where(np.isinf(lowest[: k + 1]), -np.inf, lowest[: k + 1])
+        fit[k] = known.max(0)
+    return np.moveaxis(np.where(np.isinf(fit), np.nan, fit), 0, -1)
 
 
 def coherent(degenerate: np.ndarray, utility: np.ndarray | None) -> np.ndarray:

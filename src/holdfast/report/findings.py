@@ -47,6 +47,8 @@ class Meta:
     original: str = ""
     original_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     holes: tuple[Mapping[str, Any], ...] = ()
+    at_inference: tuple[str, ...] = ()
+    """Attackers with a choice that acts while the model answers, in no checkpoint."""
 
     @classmethod
     def of(cls, meta: Mapping[str, Any], outcomes: Outcomes) -> Meta:
@@ -74,6 +76,11 @@ class Meta:
                 ).items()
             },
             holes=tuple(meta.get("holes") or ()),
+            at_inference=tuple(
+                name
+                for name, about in (meta.get("attacks") or {}).items()
+                if about.get("free") and about.get("weights_alone") is False
+            ),
         )
 
 

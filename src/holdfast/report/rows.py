@@ -283,12 +283,15 @@ def _cell(outcomes: Outcomes, rows: np.ndarray) -> dict[str, Any]:
 class Cut:
     """How many of `n` generated answers reached the token limit: `share`, None for no answers.
 
-    `by_set` gives the same share of each prompt set, by name.
+    `by_set` gives the same share of each prompt set, by name. `language` is the share of judged
+    answers that were cut and are language all the same: what a wreck babbles to the limit is none,
+    and more tokens would not mend it.
     """
 
     share: float | None
     n: int
     by_set: Mapping[str, float]
+    language: float | None = None
 
     @property
     def largest(self) -> float | None:
@@ -310,8 +313,12 @@ def cut_share(outcomes: Outcomes, side: str = "evaluator") -> Cut:
         *(_number_codes(outcomes, name)[rows] for name in ("seed", "budget")),
     ]
     _, first = np.unique(np.stack(own), axis=1, return_index=True)
-    cut, asked = outcomes.cut[rows[first]], outcomes.codes["set"][rows[first]]
+    rows = rows[first]
+    cut, asked = outcomes.cut[rows], outcomes.codes["set"][rows]
+    judged = outcomes.judged[rows]
+    language = cut & ~outcomes.is_("outcome", "degenerate")[rows]
     return Cut(
+        language=float(language[judged].mean()) if judged.any() else None,
         share=float(cut.mean()) if len(first) else None,
         n=len(first),
         by_set={

@@ -120,7 +120,11 @@ def verdict(found: findings.Findings) -> dict[str, Any]:
         "short": answer.short(found),
         "complete": not meta.holes,
         "holes": [dict(hole) for hole in meta.holes],
-        "cut": {"share": found.cut.share, "n": found.cut.n},
+        "cut": {
+            "share": found.cut.share,
+            "language": found.cut.language,
+            "n": found.cut.n,
+        },
         "first": ranked.first if ranked else None,
         "not_told_apart": list(ranked.unbeaten) if ranked and not ranked.first else [],
         "lineups": {name: _lineup(found, name) for name in found.lineups},

@@ -23,6 +23,10 @@ from holdfast.studies.tasks import tasks
 if TYPE_CHECKING:
     from holdfast.method import Method
 
+EDITED = 2
+"""Copies of the weights beside an edited model: those it starts from, and the edit until written.
+An attack by prompt keeps none."""
+
 LONGEST = 8
 """Rows whose tokens are counted, those with the most letters: the longest is among them."""
 
@@ -87,8 +91,8 @@ def _needed(
         loop, copies = method.loop, method.copies()
     elif isinstance(method, TrainedAttack):
         loop, copies = method.train_loop(), method.copies()
-    else:  # an edit keeps the weights it starts from
-        copies = int(isinstance(method, WeightAttack))
+    else:
+        copies = EDITED if isinstance(method, WeightAttack) else 0
         return memory.needed(of, None, copies=copies), None
     rows: Mapping[Any, list[Example]] = method.rows(plan.pool, seed)
     longest, said = lengths(start.files, (row for some in rows.values() for row in some))

@@ -142,7 +142,8 @@ class Plan:
 
     def _check_selection(self) -> None:
         """Refuse an attacker with a choice to make and no prompts of its own to make it on."""
-        have = {(p.set, p.side) for p in self.prompts}
+        asked = zip(self.study.evaluation, self.prompts, strict=True)
+        have = {(p.set, p.side) for wanted, p in asked if wanted.at == "all"}
         several = [
             name for name, cs in self.attacks.items() if sum(len(c.points()) for c in cs) > 1
             and (len(cs) > 1 or cs[0].unit != PAID)

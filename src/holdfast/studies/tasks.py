@@ -56,10 +56,18 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
                 measure.beside.key,
                 rank=1,
             )
+    releases = {  # a prompt attack shares the release's answers: who makes them comes first
+        step.key: own
+        for own, trajectory in plan.trajectories.items()
+        if trajectory.attack is None
+        for point in trajectory.points.values()
+        for step in point.asked.values()
+    }
     for own, trajectory in plan.trajectories.items():
         asked = [step for point in trajectory.points.values() for step in point.asked.values()]
         missing = [step for step in asked if step.key not in have["generate"]]
         attack = f"attack/{own}"
+        shared = {releases[step.key] for step in asked if step.key in releases} - {own}
         looks = any(unlooked(list(trajectory.points.values()), have))
         if (missing or looks) and not only_judge:
             last = trajectory.released.last
@@ -72,7 +80,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
                 attack,
                 ("attack", own),
                 trajectory.label,
-                {last.key} if last else set(),
+                {*([last.key] if last else []), *(f"attack/{release}" for release in shared)},
                 trajectory.released.key,
                 steps + prompts / 10,
                 1,
@@ -87,8 +95,9 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
                 continue
             name = f"judge/{number}/{own}"
             label = f"judge {trajectory.label}: {judge.name()}"
+            after = {attack, *(f"judge/{number}/{release}" for release in shared)}
             found[name] = Task(
-                name, ("judge", number, own), label, {attack}, judge.name(), len(unread), 2
+                name, ("judge", number, own), label, after, judge.name(), len(unread), 2
             )
     for task in found.values():
         task.after &= found.keys()

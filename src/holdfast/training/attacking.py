@@ -164,8 +164,7 @@ def editing(
         train_again(False)
         try:
             with meter.on(), torch.no_grad():
-                changed = method.edit(run, point, state)
-            write(model, changed, method.name())
+                write(model, method.edit(run, point, state), method.name())  # and kept no longer
             train_again(True)
             with method.while_asked(model, point, state):
                 yield meter.total
