@@ -94,7 +94,7 @@ def test_the_reference_itself_is_none_of_these() -> None:
 
 
 def test_only_prompts_that_both_were_asked_count_and_each_once() -> None:
-    """An answer as released stands under every attack; facts that one was not asked do not count."""
+    """Released answers stand under every attack; facts that one was not asked do not count."""
     own = answers("own", 1, kinds=("benign", "facts"), attacks=("harmful_sft", "strip"))
     one = found(answers("none", 1, attacks=("harmful_sft", "strip")), own)
     assert one.kept.groups == 60

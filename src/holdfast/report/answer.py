@@ -97,7 +97,11 @@ def gaps(found: findings.Findings) -> list[str]:
             " judged by what they say up to there: allow more tokens."
         )
     paid, unpaid = (
-        any(attack.chosen_on != "selection" for threat in found.threats for attack in attacks(threat))
+        any(
+            attack.chosen_on != "selection"
+            for threat in found.threats
+            for attack in attacks(threat)
+        )
         for attacks in (lambda threat: threat.attacks, lambda threat: threat.free_attacks)
     )
     if paid or unpaid:
@@ -154,9 +158,10 @@ def free_sentence(found: findings.Findings) -> str:
     broken = {name: some for name, some in told.items() if some}
     tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
     gaps = untried(found, told)
+    missing = sorted({attack for some in gaps.values() for attack in some})
+    lacking = {a: [name for name, some in gaps.items() if a in some] for a in missing}
     rest = "".join(
-        f" {attack} could not be run for {listed([n for n, some in gaps.items() if attack in some])}."
-        for attack in sorted({attack for some in gaps.values() for attack in some})
+        f" {attack} could not be run for {listed(names)}." for attack, names in lacking.items()
     )
     if not broken:
         return (

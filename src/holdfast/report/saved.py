@@ -111,7 +111,9 @@ def _meta(path: Path) -> dict[str, Any]:
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
     }
     if any(wrong.values()):
-        what = f"{', '.join(key for key in wrong if wrong[key])}: missing or not what a study writes"
+        what = (
+            f"{', '.join(key for key in wrong if wrong[key])}: missing or not what a study writes"
+        )
         raise DataError(str(path), what, "write it again with 'holdfast run'")
     return said
 
