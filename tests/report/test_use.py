@@ -52,7 +52,9 @@ def found(*tables: list[dict[str, Any]], least: float = 0.9) -> Use:
 
 def test_a_perfect_model_is_usable_with_enough_prompts_and_not_shown_with_few() -> None:
     assert found(answers("none", 1), answers("own", 1)).status is Status.USABLE
-    few = found(answers("none", 1, clusters=8), answers("own", 1, clusters=8))
+    enough = found(answers("none", 1, clusters=24), answers("own", 1, clusters=24))
+    assert enough.status is Status.USABLE  # as docs/studies.md says
+    few = found(answers("none", 1, clusters=22), answers("own", 1, clusters=22))
     assert few.status is Status.NOT_SHOWN
     assert few.barred.startswith("not shown to be of use: it keeps 100 % of the undefended model's")
 
