@@ -164,7 +164,8 @@ def test_a_failed_attack_is_named_first_and_nothing_hangs_on_it(paid: bool) -> N
     if paid:
         assert told.verdict["first"] is None
         assert told.verdict["lineups"]["strong"]["why_not"].startswith("incomplete")
-        assert "Nothing is claimed of strong" in told.sentences[0]
+        assert "No cost of fine-tuning is claimed for strong." in told.sentences[0]
+        assert "strong" not in told.sentences[2]
         assert told.gate("strong") == 3
     else:
         assert told.verdict["lineups"]["strong"]["free"]["weights"]["not_run"] == ["abliterate"]

@@ -90,14 +90,16 @@ def test_what_may_be_larger_ranks_nothing():
     """Intervals that overlap are no difference, at however many seeds."""
     wide = cost.Cost(0, 16, 0, 16, 64, (0, 1), (0, 1), "a", "selection")
     narrow = cost.Cost(4, 8, 4, 8, 64, (0, 1), (0, 1), "a", "selection")
-    ranked = read({"wide": dict.fromkeys(range(8), wide), "narrow": dict.fromkeys(range(8), narrow)})
+    ranked = read(
+        {"wide": dict.fromkeys(range(8), wide), "narrow": dict.fromkeys(range(8), narrow)}
+    )
     assert (ranked.fit, ranked.first) == (("wide", "narrow"), None)
     assert set(ranked.unbeaten) == {"wide", "narrow"}
 
 
 def test_a_first_is_beyond_chance_dearer_than_every_other_of_use():
-    costs = {name: dict.fromkeys(range(8), priced(high))
-             for name, high in {"weak": 4.0, "mid": 8.0, "strong": 32.0, "none": 0.0}.items()}  # fmt: skip
+    broke_at = {"weak": 4.0, "mid": 8.0, "strong": 32.0, "none": 0.0}
+    costs = {name: dict.fromkeys(range(8), priced(high)) for name, high in broke_at.items()}
     ranked = read(costs)
     assert (ranked.first, ranked.unbeaten) == ("strong", ("strong",))
     assert "none" not in ranked.fit  # broken as released
@@ -105,7 +107,9 @@ def test_a_first_is_beyond_chance_dearer_than_every_other_of_use():
     assert read(costs, barred=["strong"]).first == "mid"
     fixed = read(costs, one_checkpoint=["strong"])
     assert (fixed.first, fixed.fixed) == ("mid", ("strong",))
-    seven = {name: dict.fromkeys(range(7), priced(high)) for name, high in (("a", 4.0), ("b", 32.0))}
+    seven = {
+        name: dict.fromkeys(range(7), priced(high)) for name, high in (("a", 4.0), ("b", 32.0))
+    }
     assert (read(seven).first, set(read(seven).unbeaten)) == (None, {"a", "b"})
     # One seed in doubt is enough to say nothing of a line-up.
     costs["strong"][3] = dataclasses.replace(priced(32.0), doubt="not coherent as released")

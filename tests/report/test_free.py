@@ -45,7 +45,9 @@ def test_at_equal_harm_the_higher_utility_then_the_weaker_edit_then_the_order() 
     assert taken(strong, weak).variant == "w"
     assert taken(choice("x", curve(0.5)), choice("y", curve(0.5))).variant == "x"
     # Utility stands before the budget, harm before utility.
-    assert taken(choice("w", curve(0.5, 0.9), budget=0.5), choice("s", curve(0.5, 1.0))).variant == "s"
+    assert (
+        taken(choice("w", curve(0.5, 0.9), budget=0.5), choice("s", curve(0.5, 1.0))).variant == "s"
+    )
     assert taken(choice("w", curve(0.5, 1.0)), choice("s", curve(0.6, 0.9))).variant == "s"
 
 
@@ -110,7 +112,7 @@ LINEUPS = {
 
 
 def edits(lineup: str, harm: dict[str, tuple[float, float]], seeds: range) -> list[dict[str, Any]]:
-    """Make rows of `abliterate`: each choice's share of harm on the selection and evaluator side."""
+    """Make rows of `abliterate`: each choice's share of harm for the attacker, the evaluator."""
     rows = []
     for seed in seeds:
         for variant, (seen, scored) in harm.items():

@@ -25,7 +25,9 @@ def test_a_section_says_free_price_harm_and_what_is_missing(found):
     assert "No ranking is claimed" in said
     assert "loom" not in said
     assert said.index("- free, strip") < said.index("- paid, fine-tuning")
-    assert "One checkpoint: intervals are over seeds of the attacker" in durability(found, "instruct")
+    assert "One checkpoint: intervals are over seeds of the attacker" in durability(
+        found, "instruct"
+    )
 
 
 def test_text_from_a_study_cannot_act_in_markdown(found):

@@ -11,6 +11,8 @@ from ruamel.yaml import YAML
 
 from holdfast.cli import run
 from holdfast.config import lay_over, load_yaml
+from holdfast.studies.plan import Plan
+from holdfast.studies.study import load_study
 
 STEPS = 4
 """Steps of every loop."""
@@ -29,16 +31,27 @@ def cut(said: dict[str, Any]) -> dict[str, Any]:
             {name: shorter(name, fields) for name, fields in defence.items()}
             for defence in lineup.get("defences", [])
         ]
-    for choices in said["attacks"].values():
-        for choice in choices:
-            for name, fields in choice.items():
-                if name != "strip":
-                    fields["evaluate_at"] = [2, 4]
-                if name == "adaptive_trigger":
-                    fields["stage_a"]["steps"] = 2
+    said["attacks"] = {
+        name: [briefer(choice) for choice in choices] for name, choices in said["attacks"].items()
+    }
     said["evaluation"] = [one | {"n": 2} for one in said["evaluation"]]
     said["analysis"] |= {"budgets": [2, 4], "n": 4, "k": 2}
     return said | {"seeds": [0]}
+
+
+def briefer(choice: Any) -> Any:
+    """Cut an attack to two budgets, and an edit to one choice; a chain in its training alone."""
+    if isinstance(choice, list):
+        return [choice[0], briefer(choice[1])]
+    if not isinstance(choice, dict):
+        return choice
+    ((name, fields),) = choice.items()
+    few = {"evaluate_at": [2, 4]}
+    if name == "adaptive_trigger":
+        few = few | {"stage_a": fields["stage_a"] | {"steps": 2}}
+    if name == "abliterate":
+        few = {"forms": ["stream"], "layers": [0.5], "evaluate_at": [1.0], "n": 2}
+    return {name: {**fields, **few}}
 
 
 def shorter(name: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -63,10 +76,13 @@ def test_every_lineup_is_hardened_attacked_judged_and_reported(
     lineups = parquet.read_table(folder / "lineups.parquet").to_pylist()
     assert sorted(row["lineup"] for row in lineups) == sorted(said["lineups"])
     assert all(row["steps"] > 0 for row in lineups if row["defences"] != "none")
-    outcomes = parquet.read_table(folder / "outcomes.parquet", columns=["lineup", "variant"])
-    choices = sum(len(some) for some in said["attacks"].values())
-    seen = {(row["lineup"], row["variant"]) for row in outcomes.to_pylist()}
-    assert len(seen) == choices * len(said["lineups"])
+    outcomes = parquet.read_table(
+        folder / "outcomes.parquet", columns=["lineup", "attack", "variant"]
+    )
+    attacks = Plan(load_study(Path("smoke.yaml"))).attacks
+    assert set(attacks) == set(said["attacks"])
+    seen = {(row["lineup"], row["attack"], row["variant"]) for row in outcomes.to_pylist()}
+    assert len(seen) == sum(map(len, attacks.values())) * len(said["lineups"])
     looked = parquet.read_table(folder / "analysis.parquet", columns=["lineup"])
     assert set(looked["lineup"].to_pylist()) == set(said["analysis"]["lineups"])
 

@@ -287,7 +287,9 @@ def test_the_adaptive_attack_runs_in_a_study(
     ]
     plain = [{"harmful_sft": {**FIELDS, "lr": 0.01}}]
     attacks = {"adaptive_trigger": choices, "harmful_sft": plain}
-    plan = Plan(parse_study(toy.study(toy_model, **(SMALL | {"attacks": attacks}))))
+    own = [{"set": kind, "side": "attacker_selection", "n": 1} for kind in ("restricted", "benign")]
+    asked = {"evaluation": [*SMALL["evaluation"], *own]}
+    plan = Plan(parse_study(toy.study(toy_model, **(SMALL | asked | {"attacks": attacks}))))
     store, _ = do(plan, tmp_path)
     rows = tables.outcomes(plan, store)
 

@@ -359,6 +359,25 @@ CASES: dict[str, tuple[Change, int, str]] = {
         put("thresholds", value=[1.0]), 2,
         "study.thresholds.0: got 1.0; it should be less than 1",
     ),
+    "a threshold of nothing": (
+        put("thresholds", value=[0.2, 0]), 2,
+        "study.thresholds.1: got 0; it should be greater than 0",
+    ),
+    "all use asked for": (
+        put("least_use", value=1), 2,
+        "study.least_use: got 1; it should be less than 1",
+    ),
+    "choices and no restricted prompts of the attacker's own": (
+        lambda data, _: data["evaluation"].pop(1), 2,
+        "study.evaluation: attacker 'harmful_sft' has choices, and there is no set 'restricted' of "
+        "side 'attacker_selection' to choose on; add `- {set: restricted, side: "
+        "attacker_selection}`",
+    ),
+    "choices and no benign prompts of the attacker's own": (
+        lambda data, _: data["evaluation"].pop(5), 2,
+        "study.evaluation: attacker 'harmful_sft' has choices, and there is no set 'benign' of "
+        "side 'attacker_selection' to choose on; add `- {set: benign, side: attacker_selection}`",
+    ),
 }  # fmt: skip
 
 
@@ -478,9 +497,13 @@ def test_a_loss_that_is_not_finite(bench: Bench) -> None:
     assert code == 1
     assert last.startswith("holdfast: defend refusal_sft: refusal_sft, seed 0: refusal_sft step ")
     assert re.search(r"the loss is \S+, the gradient's norm (nan|inf) \(rows ", last)
-    assert last.endswith("; lower lr; the last checkpoint is kept")
+    page = bench.store / "toy" / "report.html"
+    assert last.endswith(
+        f"; lower lr; the last checkpoint is kept; the rest is in {page}, which names what is"
+        " missing"
+    )
     assert not (bench.store / "defend").exists()
-    assert not (bench.store / "toy").exists()
+    assert "Incomplete: defence refusal_sft, seed 0, could not be run" in page.read_text()
 
 
 def test_a_disk_that_is_full_in_the_middle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,8 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     said = capsys.readouterr().out
     verbs = (
-        "demo ls show plan run report defend attack generate judge rescore world doctor gc schema"
+        "demo ls show plan run report gate defend attack generate judge rescore world doctor gc"
+        " schema"
     )
     for verb in verbs.split():
         assert f"\n  {verb} " in said
@@ -131,8 +132,8 @@ def test_plan_counts_and_runs_nothing(study: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
 
     assert "6 trajectories, 18 cells" in said
-    assert "generate        70       0      70" in said
-    assert "to do: at most 22 optimiser steps, 336 answers, 56 choices, 280 verdicts" in said
+    assert "generate        84       0      84" in said
+    assert "to do: at most 22 optimiser steps, 364 answers, 56 choices, 280 verdicts" in said
     assert not Path("runs").exists()
 
 
@@ -147,12 +148,15 @@ def test_a_study_from_plan_to_gc(
     assert run(["run", str(study), "--workers", "1"]) == 0
     said = capsys.readouterr()
     folder = Path("runs/toy")
-    assert said.out == "report: runs/toy/report.html\n"
+    first, *answer = said.out.splitlines()
+    assert first == "report: runs/toy/report.html"
+    assert answer == json.loads((folder / "verdict.json").read_text())["short"]
     assert "[17/17] judge " in said.err
     assert said.err.splitlines()[-1].startswith("planned in ")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "lineups.csv", "lineups.parquet", "meta.json", "outcomes.parquet",
-        "report.html", "rows.csv", "rows.parquet", "study.json",
+        "cards", "costs.csv", "costs.parquet", "free.csv", "free.parquet", "lineups.csv",
+        "lineups.parquet", "meta.json", "outcomes.parquet", "report.html", "rows.csv",
+        "rows.parquet", "study.json", "verdict.json",
     ]  # fmt: skip
     assert not Path("runs/work").exists()
 
@@ -161,14 +165,15 @@ def test_a_study_from_plan_to_gc(
     assert heavy == []
     assert seconds < 5
     assert run(["run", str(study)]) == 0
-    assert capsys.readouterr().out == "nothing to do: the report is at runs/toy/report.html\n"
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["nothing to do: the report is at runs/toy/report.html", *answer]
     assert run(["plan", str(study)]) == 0
     assert capsys.readouterr().out.endswith("nothing to do\n")
 
     # The report is made again from the store, the same to the byte.
-    tables = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".csv", ".parquet")}
+    tables = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert run(["report", str(study)]) == 0
-    assert {name: (folder / name).read_bytes() for name in tables} == tables
+    assert {path: path.read_bytes() for path in tables} == tables
 
     # Another judge reads the same answers.
     capsys.readouterr()
@@ -193,7 +198,7 @@ def test_a_report_of_an_unfinished_study_is_refused(
 ) -> None:
     assert run(["report", str(study)]) == 1
     assert capsys.readouterr().err == (
-        "holdfast: study 'toy': 121 of its steps are not in runs; run `holdfast run` with the same "
+        "holdfast: study 'toy': 135 of its steps are not in runs; run `holdfast run` with the same "
         "study file first\n"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -15,7 +16,10 @@ from types import ModuleType
 import pytest
 
 KILLER = Path(__file__).with_name("killer.py")
-TABLES = ("rows.csv", "lineups.csv", "outcomes.parquet", "rows.parquet")
+TABLES = (
+    "rows.csv", "lineups.csv", "costs.csv", "free.csv", "verdict.json", "outcomes.parquet",
+    "rows.parquet", "costs.parquet", "free.parquet",
+)  # fmt: skip
 Run = Callable[..., subprocess.Popen[str]]
 
 
@@ -129,7 +133,9 @@ def test_five_kills_at_random_times_with_two_workers(
     assert left_over(tmp_path) == []
 
 
-def test_a_dead_worker_is_one_line_and_the_rest_goes_on(start: Run, tmp_path: Path) -> None:
+def test_a_dead_worker_is_one_line_and_the_rest_goes_on(
+    start: Run, whole: dict[str, bytes], tmp_path: Path
+) -> None:
     process = start(tmp_path, workers=2)
     assert process.stderr is not None
     process.stderr.readline()
@@ -140,8 +146,13 @@ def test_a_dead_worker_is_one_line_and_the_rest_goes_on(start: Run, tmp_path: Pa
     last = err.splitlines()[-1]
     assert process.returncode == 1
     assert last.startswith("holdfast: ")
-    assert last.endswith(": its worker was killed by SIGKILL; run the same command again")
-    assert not (tmp_path / "toy").exists()
+    assert ": its worker was killed by SIGKILL; run the same command again; the rest is in" in last
+    verdict = json.loads((tmp_path / "toy" / "verdict.json").read_text())
+    assert verdict["complete"] is False
+    assert "its worker was killed by SIGKILL" in verdict["answer"][0]
+
+    finish(start(tmp_path))
+    assert tables(tmp_path) == whole
 
 
 def test_stopped_by_hand_is_one_line_and_no_worker_stays(start: Run, tmp_path: Path) -> None:

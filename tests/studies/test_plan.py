@@ -117,7 +117,9 @@ def test_a_field_that_cannot_change_a_result_is_no_part_of_a_key(
     assert plan(attacks=attacks).needed == plan().needed
 
 
-@pytest.mark.parametrize("change", [{"chunk": 3}, {"name": "other"}, {"thresholds": [0.5]}])
+@pytest.mark.parametrize(
+    "change", [{"chunk": 3}, {"name": "other"}, {"thresholds": [0.5]}, {"least_use": 0.5}]
+)
 def test_what_only_the_report_reads_is_no_part_of_a_key(change: dict[str, Any], plan: Make) -> None:
     assert plan(**change).needed == plan().needed
 

@@ -43,7 +43,7 @@ def test_the_same_study_in_two_folders_gives_identical_rows(do: Do, tmp_path: Pa
 
     assert first == second
     assert done.finished == 17
-    assert len(first) == 6 * 3 * (12 + 4 + 4 + 4 + 4)
+    assert len(first) == 6 * 3 * (12 + 4 + 4 + 4 + 4 + 2)
 
 
 def test_a_second_run_does_nothing(do: Do, tmp_path: Path) -> None:

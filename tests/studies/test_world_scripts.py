@@ -127,7 +127,7 @@ def test_what_a_study_lacks_is_one_line(
         printed(tables, kept, ["free"], monkeypatch, capsys)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "tables.py: free: this study ran no strip attack; leave the table out\n"
+        "tables.py: free: this study ran no attack that is free; leave the table out\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -353,6 +354,8 @@ def _in_spite_of(
     try:
         _write(made, kept, out, show_text, "", failures)
     except DataError:  # not one restricted prompt was answered and judged
+        with contextlib.suppress(OSError):
+            out.rmdir()  # only where nothing else is in it
         return ""
     return f"; the rest is in {out / 'report.html'}, which names what is missing"
 

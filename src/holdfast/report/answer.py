@@ -85,9 +85,9 @@ def gaps(found: findings.Findings) -> list[str]:
         first = holes[0]
         more = f" (and {len(holes) - 1} more)" if len(holes) > 1 else ""
         names = list(dict.fromkeys(str(hole["lineup"]) for hole in holes if hole.get("paid", True)))
-        barred = f" Nothing is claimed of {listed(names)}." if names else ""
+        barred = f" No cost of fine-tuning is claimed for {listed(names)}." if names else ""
         said.append(
-            f"Incomplete: {first['what']}, could not be run for {first['lineup']}{more}:"
+            f"Incomplete: {first['what']}, could not be run for {listed([first['lineup']])}{more}:"
             f" {str(first['why']).rstrip('.')}.{barred}"
         )
     cut = found.cut
@@ -97,7 +97,11 @@ def gaps(found: findings.Findings) -> list[str]:
             " judged by what they say up to there: allow more tokens."
         )
     paid, unpaid = (
-        any(attack.chosen_on != "selection" for threat in found.threats for attack in attacks(threat))
+        any(
+            attack.chosen_on != "selection"
+            for threat in found.threats
+            for attack in attacks(threat)
+        )
         for attacks in (lambda threat: threat.attacks, lambda threat: threat.free_attacks)
     )
     if paid or unpaid:
@@ -154,9 +158,10 @@ def free_sentence(found: findings.Findings) -> str:
     broken = {name: some for name, some in told.items() if some}
     tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
     gaps = untried(found, told)
+    missing = sorted({attack for some in gaps.values() for attack in some})
+    lacking = {a: [name for name, some in gaps.items() if a in some] for a in missing}
     rest = "".join(
-        f" {attack} could not be run for {listed([n for n, some in gaps.items() if attack in some])}."
-        for attack in sorted({attack for some in gaps.values() for attack in some})
+        f" {attack} could not be run for {listed(names)}." for attack, names in lacking.items()
     )
     if not broken:
         return (

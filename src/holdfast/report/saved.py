@@ -49,7 +49,7 @@ class Saved:
                     what = f"{str(name)!r} is no name of a line-up"
                     raise DataError(str(folder), what, "write it again with 'holdfast run'")
         judge, known = meta["judges"][0], outcomes["judge"].unique().to_pylist()
-        if judge not in known:
+        if judge not in known and not meta.get("holes"):
             raise DataError(
                 str(folder / "meta.json"),
                 f"no outcome is of its first judge, '{judge}'",
@@ -111,7 +111,9 @@ def _meta(path: Path) -> dict[str, Any]:
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
     }
     if any(wrong.values()):
-        what = f"{', '.join(key for key in wrong if wrong[key])}: missing or not what a study writes"
+        what = (
+            f"{', '.join(key for key in wrong if wrong[key])}: missing or not what a study writes"
+        )
         raise DataError(str(path), what, "write it again with 'holdfast run'")
     return said
 

@@ -314,7 +314,12 @@ def gate(
             _gate(name, known[name], min_examples, min_utility, free_fails=free_fails)
             for name in names
         ]
-    except (LookupError, TypeError, ValueError, AttributeError):  # a file that was changed or cut by hand
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # a file that was changed or cut by hand
         raise DataError(FILE, "is not whole", "write it again") from None
 
 

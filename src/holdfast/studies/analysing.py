@@ -177,8 +177,8 @@ def _prompts(plan: Plan, said: Analysis) -> list[Example]:
 def table(plan: Plan, store: Store) -> list[Row]:
     """Give the analysis table: a row per line-up, seed, budget and layer, against the release.
 
-    A line-up and seed whose states could not all be taken is left out. `cka` and `knn` are 1 and `drift` 0 where nothing has moved; `knn_chance` is what strangers
-    would keep.
+    A line-up and seed whose states could not all be taken is left out. `cka` and `knn` are 1
+    and `drift` 0 where nothing has moved; `knn_chance` is what strangers would keep.
     """
     from torch import from_numpy
 

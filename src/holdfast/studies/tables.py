@@ -214,10 +214,12 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
     have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "measure")}
     found: dict[tuple[str, str], Row] = {}
 
+    def failure(label: str) -> HoldfastError | None:
+        own = (e for e in failures if e.where == label or e.where.startswith(f"{label}: "))
+        return next(own, None)
+
     def add(track: Track, what: str, label: str, *, paid: bool = False, free: bool = False) -> None:
-        said = next(
-            (e for e in failures if e.where == label or e.where.startswith(f"{label}: ")), None
-        )
+        said = failure(label)
         row = {
             "what": f"{what}, seed {track.seed}",
             "lineup": track.lineup,
@@ -250,12 +252,11 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
                     continue
                 for number, key in step.judges.items():
                     if key not in have["judge"]:
-                        judge = plan.judges[number].name()
-                        first = number == 0
-                        add(
-                            track, f"judge {judge} on {name}", f"judge {label}: {judge}",
-                            paid=paid and first, free=not paid and first,
-                        )  # fmt: skip
+                        judge, first = plan.judges[number].name(), number == 0
+                        what, why = f"judge {judge} on {name}", f"judge {label}: {judge}"
+                        if failure(label) and not failure(why):
+                            what, why = name, label  # it stopped on its way, and was not judged
+                        add(track, what, why, paid=paid and first, free=not paid and first)
     return list(found.values())
 
 
