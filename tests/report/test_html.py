@@ -25,7 +25,9 @@ def words(page: str) -> str:
 def test_the_first_paragraph_answers(outcomes, lineups, meta):
     said = answer.sentences(findings.find(outcomes, lineups, meta, resamples=50))
     said = [sentence.replace("\u00a0", " ") for sentence in said]
-    assert said[0].startswith("Without any training, 3 of 3 line-ups of use can be opened: strip")
+    assert said[0].startswith(
+        "Without any training, 3 of 3 line-ups that refuse as released can be"
+    )
     assert "opens all of them (8" in said[0]
     assert said[1].startswith("By fine-tuning, refusal_sft and sgt cannot be told apart: each br")
     assert "rows of the attacker's own" in said[1]
@@ -92,7 +94,7 @@ def test_a_survivor_is_known_up_to_what_it_was_tried_at():
 def test_a_study_with_nothing_to_rank(make_study, lineups, meta):
     found = findings.find(make_study(lineups=("none",)), lineups[:3], meta, resamples=20)
     said = answer.sentences(found)
-    assert said[0].startswith("No line-up of use was closed as released")
+    assert said[0].startswith("No line-up of use refuses as released")
     assert said[1].startswith("No line-up can be ranked by what fine-tuning costs")
     only_free = [row for row in make_study() if row["attack"] == "strip"]
     said = answer.sentences(findings.find(only_free, lineups, meta, resamples=20))
