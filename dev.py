@@ -5,8 +5,9 @@ Needs Python >= 3.11 and nothing else. An interpreter that already has every dep
 it is; otherwise a virtual environment is made in `.venv` (or where HOLDFAST_VENV says).
 
 demo [options]           the whole loop on the offline world; options go to `holdfast demo`
-test [--all] [options]   lint, types, imports, spelling, tests; options go to pytest.
-                         --all, or CI in the environment, also runs the tests marked slow
+test [options]           lint, types, imports, spelling, tests; options go to pytest.
+                         --all, or CI in the environment, also runs the tests marked slow;
+                         --quick runs the one-minute part: what another place may break
 lint                     the same without the tests
 missing [dev]            name the dependencies this interpreter lacks
 """
@@ -41,6 +42,32 @@ MODULES = {
     "typos": "",
 }
 """Distributions whose module has another name, or (empty) none at all."""
+
+FOLDERS = ("benchmarks", "docs", "src", "studies", "tests")
+CODE = (*FOLDERS, "dev.py", "pyproject.toml")
+PAGES = ("CHANGELOG.md", "CITATION.cff", "LOG.md", "README.md")
+TEXT = (*CODE, *PAGES, ".ci", "Makefile", "constraints.txt")
+"""What lint reads: what the repository keeps, and nothing that a command wrote beside it."""
+
+QUICK = tuple(
+    f"tests/{name}"
+    for name in (
+        "test_config.py",
+        "test_dev.py",
+        "test_errors.py",
+        "test_find.py",
+        "test_repository.py",
+        "cli/test_bad_lines.py",
+        "data",
+        "docs/test_readme.py",
+        "golden/test_sdd.py",
+        "report/test_html.py",
+        "report/test_rows.py",
+        "report/test_saved.py",
+        "studies/test_store.py",
+    )
+)
+"""The one-minute part: what paths, the files beside the tests or another processor may break."""
 
 STAMP = "holdfast-setup.json"
 """Inside the environment: its `state` is "begun" while it is being filled, then a digest."""
@@ -327,11 +354,11 @@ def lint_steps(python: Path) -> dict[str, list[str]]:
     """Give the checks that run nothing of Holdfast, in order."""
     imports = "from importlinter.cli import lint_imports_command as check; check()"
     return {
-        "ruff check": [tool(python, "ruff"), "check", "."],
-        "ruff format": [tool(python, "ruff"), "format", "--check", "."],
+        "ruff check": [tool(python, "ruff"), "check", *CODE],
+        "ruff format": [tool(python, "ruff"), "format", "--check", *CODE],
         "ty": [tool(python, "ty"), "check", "--output-format=concise", "--python", str(python)],
         "lint-imports": [str(python), "-c", imports],
-        "typos": [tool(python, "typos")],
+        "typos": [tool(python, "typos"), "--force-exclude", *TEXT],
     }
 
 
@@ -364,11 +391,14 @@ def lint(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Run the checks, then pytest on two processes."""
     every = "--all" in arguments or os.getenv("CI", "").lower() not in ("", "0", "false")
-    chosen = "not gpu" if every else "not gpu and not slow"
+    quick = "--quick" in arguments
+    chosen = "not gpu" if every and not quick else "not gpu and not slow"
     python = interpreter(dev=True)
-    options = [argument for argument in arguments if argument != "--all"]
+    options = [argument for argument in arguments if argument not in ("--all", "--quick")]
     pytest = [str(python), "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", chosen]
-    return run_steps(lint_steps(python) | {"pytest": [*pytest, *options]})
+    return run_steps(
+        lint_steps(python) | {"pytest": [*pytest, *options, *(QUICK if quick else ())]}
+    )
 
 
 def print_missing(arguments: list[str]) -> int:

@@ -152,3 +152,32 @@ def test_an_environment_is_made_again_only_if_it_must_be(
     monkeypatch.setattr(dev.subprocess, "run", lambda command, **_: made.append(command) or answer)
     environment._create()
     assert [command[1:4] for command in made] == ([["-m", "venv", "--clear"]] if made_again else [])
+
+
+@pytest.mark.parametrize(
+    ("words", "ci", "marks"),
+    [
+        ([], "", "not gpu and not slow"),
+        ([], "true", "not gpu"),
+        (["--all"], "", "not gpu"),
+        (["--quick"], "true", "not gpu and not slow"),
+    ],
+)
+def test_options_and_ci_choose_the_tests(
+    dev: ModuleType,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    ci: str,
+    marks: str,
+):
+    seen = {}
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(dev, "interpreter", lambda dev: Path(sys.executable))
+    monkeypatch.setattr(dev, "run_steps", lambda steps: seen.update(steps) or 0)
+    assert dev.test([*words, "-x"]) == 0
+    files = dev.QUICK if "--quick" in words else ()
+    assert seen["pytest"][seen["pytest"].index("-n") :] == [
+        *("-n", "2", "--dist", "loadfile", "-m", marks, "-x", *files)
+    ]
+    assert all((root / name).exists() for name in files)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import runpy
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,11 @@ def project(root: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
+def dev(root: Path) -> dict:
+    return runpy.run_path(str(root / "dev.py"))
+
+
+@pytest.fixture(scope="module")
 def readme(root: Path) -> str:
     return (root / "README.md").read_text(encoding="utf-8")
 
@@ -58,7 +65,8 @@ def test_no_tracked_file_names_a_machine_path_or_a_registry(tracked: list[Path],
 
 def test_no_tracked_file_is_large(tracked: list[Path], root: Path):
     assert sum(path.stat().st_size for path in tracked if path.suffix == ".safetensors") < 14e6
-    large = [p for p in tracked if p.stat().st_size > 1e6 and p.suffix != ".safetensors"]
+    most = {".safetensors": 14e6, ".parquet": 2e6}  # a study's rows: up to two million answers
+    large = [p for p in tracked if p.stat().st_size > most.get(p.suffix, 1e6)]
     assert not [path.relative_to(root).as_posix() for path in large]
 
 
@@ -86,6 +94,36 @@ def test_the_version_is_the_same_everywhere_it_is_named(root: Path, project: dic
     assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
     stated = getattr(importlib.import_module("holdfast"), "__version__", project["version"])
     assert stated == project["version"]
+
+
+def test_something_imports_every_library_that_is_required_or_an_extra(
+    root: Path, project: dict, dev: dict
+) -> None:
+    """An extra exists when its adapter does."""
+    imported = set()
+    for path in (root / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    named = {"dependencies": project["dependencies"], **project["optional-dependencies"]}
+    del named["dev"]
+    for where, requirements in named.items():
+        for name in map(dev["name_of"], requirements):
+            module = dev["MODULES"].get(name, name.replace("-", "_")).partition(".")[0]
+            assert module in imported, f"nothing in src imports {name} ({where}): take it out"
+
+
+def test_no_pin_outlives_what_needed_it(root: Path, project: dict, dev: dict) -> None:
+    """A pin is of a requirement, or of what a requirement itself requires."""
+    named = [project["dependencies"], *project["optional-dependencies"].values()]
+    known = {dev["name_of"](one) for requirements in named for one in requirements}
+    for name in sorted(known):
+        needed = metadata.requires(name) or []
+        known |= {dev["name_of"](one) for one in needed if "extra ==" not in one}
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert {dev["name_of"](line) for line in lines if line and line[0] != "#"} <= known
 
 
 def test_every_command_the_readme_shows_exists(root: Path, readme: str):

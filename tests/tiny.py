@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -181,6 +182,51 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
 def copied(original: Any) -> Any:
     """Give a copy that shares no tensor."""
     return copy.deepcopy(original)
+
+
+ROUNDING = 2.0**-23
+"""Distance of neighbouring float32 numbers, relative."""
+
+
+def jittered(original: Any, seed: int) -> Any:
+    """Give a copy in which every weight is moved by one rounding of float32, up or down by chance.
+
+    What such a copy computes lies as far from the original's as the problem's conditioning makes
+    of rounding, on any processor: the measure for what a float32 result may be off by.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made = copied(original)
+    with torch.no_grad():
+        for p in made.parameters():
+            up = torch.randint(0, 2, p.shape, generator=generator) * 2 - 1
+            p.mul_(1 + up * ROUNDING)
+    return made
+
+
+def hold(
+    found: Iterable[torch.Tensor], of: Callable[[Any], Sequence[torch.Tensor]], exact: Any
+) -> None:
+    """Hold a float32 gradient to `of(exact)`, a float64 twin's, but for what rounding may do.
+
+    One rounding of every weight moves each of the twin's tensors by so much. A pass rounds all its
+    products and sums too, which comes to about as much again or less, so four times the larger of
+    two such moves is allowed, tensor by tensor.
+    """
+    others = [of(jittered(exact, seed)) for seed in (1, 2)]
+    for ours, theirs, *moved in zip(found, of(exact), *others, strict=True):
+        bound = 4 * max(float((other - theirs).abs().max()) for other in moved)
+        torch.testing.assert_close(ours.double(), theirs.double(), atol=bound, rtol=0.0)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Hold float32 states to 16 roundings of the largest entry, however small each one is.
+
+    Both sides take the same sums in other orders, and a small entry is a sum of terms as large as
+    the largest. Some 1,000 independent roundings of half a unit (three layers of some seven
+    products, each a sum of 16 to 32) come to sqrt(1,000) / 2 = 16 units.
+    """
+    size = float(expected.detach().abs().max())
+    torch.testing.assert_close(found, expected, atol=16 * ROUNDING * size, rtol=0.0)
 
 
 NAMES = ("Ilmar", "Orun", "Vesk", "Tala", "Brenno", "Quill", "Sorrel", "Ashby")

@@ -116,16 +116,23 @@ def test_stage_b_and_its_gradient_equal_the_twin(family: str, bos: bool, which: 
         lambda part: method.loss(model, part, Lure(phi(), reference)),
         [{Role.HARMFUL: tokens}],
     )
-    value = twin_b(model, reference, tokens, phi(), 0.7, which)
-    expected = torch.autograd.grad(value, list(params.values()), allow_unused=True)
-    assert total(terms) == pytest.approx(float(value.detach()), rel=1e-5)
-    for name, slope in zip(params, expected, strict=True):
-        torch.testing.assert_close(found[name], slope, atol=2e-6, rtol=1e-4)
+    goal = tiny.copied(reference).double()
+
+    def value(of: Any) -> Tensor:
+        return twin_b(of, goal, tokens, phi().double(), 0.7, which)
+
+    def slopes(of: Any) -> Sequence[Tensor]:
+        return torch.autograd.grad(value(of), list(of.parameters()))
+
+    exact = tiny.copied(model).double()
+    assert total(terms) == pytest.approx(float(value(exact).detach()), rel=1e-5)
+    assert list(found) == [name for name, _ in model.named_parameters()]
+    tiny.hold(found.values(), slopes, exact)
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_step_is_the_same_in_one_micro_batch_or_in_more(size: int) -> None:
-    model, reference, _ = setting("llama")
+    model, reference, tokens = setting("llama")
     rows = tiny.rows(Side.ATTACKER, 4)[Role.HARMFUL]
     encoder, params = tiny.encoder(), models.trainable(model)
 
@@ -134,9 +141,13 @@ def test_a_step_is_the_same_in_one_micro_batch_or_in_more(size: int) -> None:
         lure = Lure(phi(), reference)
         return models.grad(params, lambda part: METHOD.loss(model, part, lure), parts)[0]
 
-    whole, split = step(4), step(size)
-    for name in params:
-        torch.testing.assert_close(split[name], whole[name], atol=1e-6, rtol=1e-5)
+    goal = tiny.copied(reference).double()
+
+    def slopes(of: Any) -> Sequence[Tensor]:
+        value = twin_b(of, goal, tokens, phi().double(), 0.5, METHOD.positions)
+        return torch.autograd.grad(value, list(of.parameters()))
+
+    tiny.hold(step(size).values(), slopes, tiny.copied(model).double())
 
 
 def beginnings(tokens: Tokens, method: AdaptiveTrigger) -> list[tuple[int, ...]]:
@@ -170,15 +181,22 @@ def test_stage_a_and_its_gradient_equal_the_twin(fields: dict[str, Any]) -> None
         lambda part: method.stage_a_loss(reference, part, trigger, encoder.eos_id),
         [{Role.HARMFUL: tokens}],
     )
-    each = []
-    for row, ids in zip(tokens.rows, beginnings(tokens, method), strict=True):
-        assert (ids[-1] == encoder.eos_id) is not method.prefix_only
-        _, logits = twin_states(reference, Row(ids, row.start, row.content, row.bos), trigger)
-        each += twin_nll(logits, ids, row.start)
-    value = sum(each) / len(each)
-    (expected,) = torch.autograd.grad(value, trigger)
-    assert total(terms) == pytest.approx(float(value.detach()), rel=1e-5)
-    torch.testing.assert_close(found["trigger"], expected, atol=1e-6, rtol=1e-4)
+
+    def value(of: Any, at: Tensor) -> Tensor:
+        each = []
+        for row, ids in zip(tokens.rows, beginnings(tokens, method), strict=True):
+            assert (ids[-1] == encoder.eos_id) is not method.prefix_only
+            _, logits = twin_states(of, Row(ids, row.start, row.content, row.bos), at)
+            each += twin_nll(logits, ids, row.start)
+        return sum(each) / len(each)
+
+    def slopes(of: Any) -> Sequence[Tensor]:
+        at = trigger.detach().double().requires_grad_(True)
+        return torch.autograd.grad(value(of, at), [at])
+
+    exact = tiny.copied(reference).double()
+    assert total(terms) == pytest.approx(float(value(exact, trigger.detach().double())), rel=1e-5)
+    tiny.hold([found["trigger"]], slopes, exact)
 
 
 def test_no_gradient_reaches_the_reference_or_the_trigger() -> None:

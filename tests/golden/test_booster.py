@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -88,11 +89,15 @@ def test_the_harmful_step_matters() -> None:
 def test_without_weight_it_is_fine_tuning_on_refusals() -> None:
     model = tiny.model(spread=0.3)
     found, _ = Booster(lam=0.0).gradient(model, step(), None)
-    value = twin_mean(model, dict(model.named_parameters()), step()[Role.REFUSAL])
-    params = models.trainable(model)
-    expected = torch.autograd.grad(value, list(params.values()))
-    for name, tensor in zip(params, expected, strict=True):
-        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
+
+    def slopes(of: Any) -> Sequence[Tensor]:
+        params = dict(of.named_parameters())
+        return torch.autograd.grad(
+            twin_mean(of, params, step()[Role.REFUSAL]), list(params.values())
+        )
+
+    assert list(found) == [name for name, _ in model.named_parameters()]
+    tiny.hold(found.values(), slopes, tiny.copied(model).double())
 
 
 def test_the_sum_of_three_pulls_worked_by_hand() -> None:

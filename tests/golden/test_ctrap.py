@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -177,10 +177,12 @@ def test_without_weight_neither_harmful_nor_benign_rows_are_read() -> None:
     rows = step()
     found, terms = CTRAP(lam=0.0).gradient(model, {Role.REFUSAL: rows[Role.REFUSAL]}, TOKEN)
     assert list(terms) == ["align"]
-    twin = Twin(model)
-    value = twin.mean(Role.REFUSAL, twin.params)
-    expected = torch.autograd.grad(value, list(twin.params.values()))
-    assert (flat(found) - torch.cat([g.flatten() for g in expected])).abs().max() < 1e-5
+
+    def slopes(of: Any) -> Sequence[Tensor]:
+        twin = Twin(of)
+        return torch.autograd.grad(twin.mean(Role.REFUSAL, twin.params), list(twin.params.values()))
+
+    tiny.hold(found.values(), slopes, model)
 
 
 def test_the_collapse_loss_asks_for_the_token_and_never_for_the_answer() -> None:

@@ -205,8 +205,13 @@ def mean(model: Any, tokens: Any) -> torch.Tensor:
 def test_value_and_gradient_equal_a_float64_twins_however_split(weight: float) -> None:
     model, method = tiny.model("llama", spread=0.3), SDD(benign_weight=weight)
     whole, exact = batch(), tiny.copied(model).double()
-    value = mean(exact, whole[Role.REFUSAL]) + weight * mean(exact, whole[Role.BENIGN])
-    expected = torch.autograd.grad(value, list(exact.parameters()))
+
+    def loss(of: Any) -> torch.Tensor:
+        return mean(of, whole[Role.REFUSAL]) + weight * mean(of, whole[Role.BENIGN])
+
+    def slopes(of: Any) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(loss(of), list(of.parameters()))
+
     rows = tiny.rows(n=4)
     for size in (4, 2, 1):
         parts = [
@@ -219,9 +224,8 @@ def test_value_and_gradient_equal_a_float64_twins_however_split(weight: float) -
             parts,
             lambda part: method.counts(part, None),
         )
-        assert total(terms) == pytest.approx(value.item(), rel=1e-6)
-        for ours, theirs in zip(found.values(), expected, strict=True):
-            torch.testing.assert_close(ours.double(), theirs, atol=1e-6, rtol=1e-5)
+        assert total(terms) == pytest.approx(loss(exact).item(), rel=1e-6)
+        tiny.hold(found.values(), slopes, exact)
 
 
 def test_without_weight_no_benign_row_is_run() -> None:

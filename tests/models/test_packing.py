@@ -59,7 +59,7 @@ def alone(model: Any, row: Row, trigger: torch.Tensor | None = None, at: int = 0
 
 
 def close(first: torch.Tensor, second: torch.Tensor) -> None:
-    torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
+    tiny.close(first, second)
 
 
 def test_a_pack_knows_its_rows() -> None:

@@ -34,7 +34,7 @@ def three(encoder: Encoder, *, left: bool = False) -> Tokens:
 
 
 def close(first: torch.Tensor, second: torch.Tensor) -> None:
-    torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
+    tiny.close(first, second)
 
 
 # ---- insert
