@@ -25,7 +25,9 @@ def words(page: str) -> str:
 def test_the_first_paragraph_answers(outcomes, lineups, meta):
     said = answer.sentences(findings.find(outcomes, lineups, meta, resamples=50))
     said = [sentence.replace("\u00a0", " ") for sentence in said]
-    assert said[0].startswith("Without any training, 3 of 3 line-ups that refuse as released can be opened: strip")
+    assert said[0].startswith(
+        "Without any training, 3 of 3 line-ups that refuse as released can be opened: strip"
+    )
     assert "opens all of them (8" in said[0]
     assert said[1].startswith("By fine-tuning, refusal_sft and sgt cannot be told apart: each br")
     assert "rows of the attacker's own" in said[1]

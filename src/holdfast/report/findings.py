@@ -550,8 +550,9 @@ def _lineup(
         rows = here & outcomes.is_("set", kind)
         if kind in (*HARM_SETS, "contrast"):
             word = "refusal" if kind == "contrast" else "harmful_useful"
-            if (rows & outcomes.is_("judge", judge)).any():
-                rows &= outcomes.is_("judge", judge)
+            first = outcomes.is_("judge", judge)
+            if kind in HARM_SETS or (rows & first).any():  # over-refusal may be told by `exact`
+                rows &= first
             rows &= outcomes.judged
             hits = outcomes.is_("outcome", word)
         else:
