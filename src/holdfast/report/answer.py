@@ -37,9 +37,8 @@ def effort(costs: Mapping[int, cost.Cost]) -> str:
     broke = [c for c in costs.values() if not c.survived and not c.at_release]
     if not broke:
         return ""
-    steps, rows = (int(max(ends[1] for ends in pair)) for pair in zip(
-        *((c.steps, c.distinct) for c in broke), strict=True
-    ))  # fmt: skip
+    steps = int(max(c.steps[1] for c in broke))
+    rows = int(max(c.distinct[1] for c in broke))
     return (
         f"at most {text.plural(steps, 'optimiser step')} and {text.plural(rows, 'row')} of the"
         " attacker's own"
