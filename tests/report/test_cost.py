@@ -68,8 +68,6 @@ def test_overlapping_intervals_decide_nothing():
     assert cost.log_difference(beyond, wide) == 1
     (pair,) = cost.compare({"wide": {0: wide}, "narrow": {0: narrow}})
     assert (pair.larger, pair.smaller, pair.tied) == (0, 0, 1)
-    assert cost.dearer_than_all(beyond, [wide, narrow])
-    assert not cost.dearer_than_all(wide, [narrow])
 
 
 def read(costs, *, barred=(), one_checkpoint=()):
@@ -97,7 +95,7 @@ def test_what_may_be_larger_ranks_nothing():
     assert set(ranked.unbeaten) == {"wide", "narrow"}
 
 
-def test_a_first_is_beyond_chance_dearer_than_every_other_of_use():
+def test_a_first_costs_more_than_every_other_of_use_beyond_chance():
     broke_at = {"weak": 4.0, "mid": 8.0, "strong": 32.0, "none": 0.0}
     costs = {name: dict.fromkeys(range(8), priced(high)) for name, high in broke_at.items()}
     ranked = read(costs)

@@ -9,7 +9,7 @@ how often the intervals hold the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -366,11 +366,6 @@ def _larger(one: Cost, other: Cost) -> bool:
     if one.survived:
         return not other.survived and other.high <= one.b_max
     return not other.survived and one.low >= other.high and one.high > other.high
-
-
-def dearer_than_all(one: Cost, others: Iterable[Cost]) -> bool:
-    """Say whether one cost is known to be larger than every other."""
-    return all(_larger(one, other) for other in others)
 
 
 def compare(
