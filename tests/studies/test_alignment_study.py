@@ -32,25 +32,43 @@ def cut(said: dict[str, Any]) -> dict[str, Any]:
             for defence in lineup.get("defences", [])
         ]
     said["attacks"] = {
-        name: [briefer(choice) for choice in choices] for name, choices in said["attacks"].items()
+        name: [briefer(choice) for choice in one_of_each(choices)]
+        for name, choices in said["attacks"].items()
     }
     said["evaluation"] = [one | {"n": 2} for one in said["evaluation"]]
-    said["analysis"] |= {"budgets": [2, 4], "n": 4, "k": 2}
+    said["analysis"] |= {"variant": None, "budgets": [2, 4], "n": 4, "k": 2}
     return said | {"seeds": [0]}
 
 
+def one_of_each(choices: list[Any]) -> list[Any]:
+    """Keep the first choice of each kind: its batch, its adapter, rows used again; any rate."""
+    kinds: dict[str, Any] = {}
+    for choice in choices:
+        fields = next(iter(choice.values())) if isinstance(choice, dict) else {}
+        kind = [choice if not fields else None]
+        kind += [fields.get(name) for name in ("batch_size", "lora", "distinct")]
+        kinds.setdefault(str(kind), choice)
+    return list(kinds.values())
+
+
+FEW: dict[str, dict[str, Any]] = {
+    "abliterate": {"forms": ["stream"], "layers": [0.5], "evaluate_at": [1.0], "n": 2},
+    "undo_delta": {"evaluate_at": [1]},
+    "prefill": {"openings": ["First,"], "words": []},
+    "persona": {},
+    "strip": {"evaluate_at": [1.0]},
+}
+"""One choice of each attack that trains nothing."""
+
+
 def briefer(choice: Any) -> Any:
-    """Cut an attack to two budgets, and an edit to one choice; a chain in its training alone."""
+    """Cut an attack to two budgets, a free one to one choice, a chain in its training alone."""
     if isinstance(choice, list):
         return [choice[0], briefer(choice[1])]
-    if not isinstance(choice, dict):
-        return choice
-    ((name, fields),) = choice.items()
-    few = {"evaluate_at": [2, 4]}
+    ((name, fields),) = choice.items() if isinstance(choice, dict) else [(choice, {})]
+    few = FEW.get(name, {"evaluate_at": [2, 4]})
     if name == "adaptive_trigger":
         few = few | {"stage_a": fields["stage_a"] | {"steps": 2}}
-    if name == "abliterate":
-        few = {"forms": ["stream"], "layers": [0.5], "evaluate_at": [1.0], "n": 2}
     return {name: {**fields, **few}}
 
 
