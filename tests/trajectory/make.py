@@ -1,10 +1,10 @@
 """Write the stored trajectories anew: `python -m tests.trajectory.make [NAME ...]` (2 minutes).
 
 Run it from the repository's root, only after a change that is meant to give other numbers, and
-raise that method's `version` in the same commit. Each file holds the losses of 20 steps, and how
-far each series moves when the start weights are rounded otherwise: what the test may then forgive.
-A series that moves too far is ill-conditioned. Two processors would not agree on it, so it is not
-stored: choose other fields for that method.
+raise that method's `version` in the same commit (other fields of a case below need none). Each file
+holds the losses of 20 steps, and how far each series moves when the start weights are rounded
+otherwise: what the test may then forgive. A series that moves too far is ill-conditioned. Two
+processors would not agree on it, so it is not stored: choose other fields for that method.
 """
 
 from __future__ import annotations
