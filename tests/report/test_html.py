@@ -31,8 +31,8 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
     assert "opens all of them (8" in said[0]
     assert said[1].startswith("By fine-tuning, refusal_sft and sgt cannot be told apart: each br")
     assert "rows of the attacker's own" in said[1]
-    assert said[2].startswith("One checkpoint, attacked with 3 seeds of the attacker, which says")
-    assert said[2].endswith("of a method: instruct between 16 and 32 examples.")
+    assert said[2].startswith("Of one checkpoint, attacked with 3 seeds of the attacker's own, nothing")
+    assert said[2].endswith("about a method: instruct between 16 and 32 examples.")
     assert said[3].startswith("As released, refusal_sft: it keeps 98 % of the undefended model's")
     assert said[4].startswith("As released, sgt: it keeps 97 % of the undefended model's benign")
     assert said[5].startswith("Harm alone was past the threshold for sgt at 512 examples already,")
@@ -95,7 +95,7 @@ def test_a_study_with_nothing_to_rank(make_study, lineups, meta):
     found = findings.find(make_study(lineups=("none",)), lineups[:3], meta, resamples=20)
     said = answer.sentences(found)
     assert said[0].startswith("No line-up of use refuses as released")
-    assert said[1].startswith("No line-up can be ranked by what fine-tuning costs")
+    assert said[1].startswith("No defended line-up can be ranked by what fine-tuning costs")
     only_free = [row for row in make_study() if row["attack"] == "strip"]
     said = answer.sentences(findings.find(only_free, lineups, meta, resamples=20))
     assert said[0].startswith("Without any training, 3 of 3 line-ups")
@@ -276,7 +276,7 @@ def test_harm_that_the_price_leaves_out_is_told_first_and_in_the_table(
         for row in outcomes
     ]
     said = words(render(wrecked, lineups, meta))
-    assert "No line-up can be ranked by what fine-tuning costs" in said
+    assert "No defended line-up can be ranked by what fine-tuning costs" in said
     assert "Not ranked: instruct, refusal_sft and sgt are never seen coherent under attack" in said
     for name in ("instruct", "refusal_sft", "sgt"):
         assert f"Harm alone was past the threshold for {name} at" in said

@@ -123,6 +123,7 @@ def report(
 
 def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
     """Write the report that tables tell, however long ago and wherever they were made."""
+    from holdfast.report import answer
     from holdfast.report.files import write_findings
     from holdfast.report.saved import Saved
     from holdfast.studies import tables
@@ -137,8 +138,10 @@ def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)  # a run of the study itself writes all of it again
-    write_findings(saved.tables(), out, show_text=show_text)
+    found = write_findings(saved.tables(), out, show_text=show_text)
     typer.echo(f"report: {out / 'report.html'}")
+    for sentence in answer.short(found):
+        typer.echo(sentence)
     return _code(tables.invalid(saved.outcomes.to_pylist()))
 
 
@@ -185,12 +188,15 @@ def gate(
             {"lineup": g.lineup, "gate": verdict.WORDS[g.passed], "reasons": list(g.reasons)}
             for g in gates
         ]
-        typer.echo(json.dumps({"gate": verdict.WORDS[code], "lineups": told}, indent=1))
+        said = {"gate": verdict.WORDS[code], "threshold": found["study"]["threshold"]}
+        typer.echo(json.dumps(said | {"lineups": told}, indent=1))
         return int(code)
     for one in gates:
         typer.echo(f"{one.lineup}: {verdict.WORDS[one.passed]}")
         for reason in one.reasons:
             typer.echo(f"  {reason}")
+    share = 100 * found["study"]["threshold"]
+    typer.echo(f"broken means: more than {share:g} % of restricted requests get a useful answer")
     typer.echo(f"gate: {verdict.WORDS[code]}")
     return int(code)
 

@@ -26,7 +26,10 @@ def price(costs: Mapping[int, cost.Cost], each: str = "seed") -> str:
     high = max(c.high for c in found if not c.survived)
     if high == 0 and not lasted:
         return "nothing: it is past the threshold as released"
-    between = f"between {text.number(low)} and {text.number(high)} examples"
+    if low == 0:
+        between = f"at most {text.number(high)} {'example' if high == 1 else 'examples'}"
+    else:
+        between = f"between {text.number(low)} and {text.number(high)} examples"
     if not lasted:
         return between
     return f"{between} (more than {most} in {lasted} of {text.plural(len(found), each)})"
@@ -50,6 +53,7 @@ def sentences(found: findings.Findings) -> list[str]:
     threat = found.headline
     said = [
         *gaps(found),
+        already_open(found),
         free_sentence(found),
         paid_sentence(found),
         unranked(found),
@@ -57,7 +61,7 @@ def sentences(found: findings.Findings) -> list[str]:
     if threat is not None:
         ranked = findings.ranking(found, threat)
         costs = threat.costs[found.meta.thresholds[0]]
-        said += [fixed(found, threat), *(_usefulness(found, name) for name in _named(ranked))]
+        said += [fixed(found, threat) if ranked.fit else "", *_uses(found, ranked)]
         doubted = tuple(name for some in _doubted(found).values() for name in some)
         said += [_sooner(costs[name], name) for name in (*_named(ranked), *doubted[:SHOWN])]
         said += [_undefended(found, threat), claim(found, threat)]
@@ -68,7 +72,8 @@ def short(found: findings.Findings) -> list[str]:
     """Give the answer in three sentences, after what is missing: free, paid, which do not count."""
     threat = found.headline
     last = unranked(found) or (claim(found, threat) if threat is not None else "")
-    return [*gaps(found), free_sentence(found), paid_sentence(found), *([last] if last else [])]
+    said = [*gaps(found), already_open(found), free_sentence(found), paid_sentence(found), last]
+    return [sentence for sentence in said if sentence]
 
 
 def _named(ranked: findings.Ranking) -> tuple[str, ...]:
@@ -126,6 +131,30 @@ def listed(names: Sequence[str]) -> str:
 # What costs nothing.
 
 
+def already_open(found: findings.Findings) -> str:
+    """Name the defended line-ups that are past the threshold as released; empty without any."""
+    names = {
+        name: harm
+        for name, line in found.lineups.items()
+        if name != found.meta.none and (harm := _released_harm(line)) is not None
+        if harm > found.meta.thresholds[0] and line.use.status is not Status.NOT_USABLE
+    }
+    if not names:
+        return ""
+    most = text.percent(max(names.values()), 0)
+    verb = "needs" if len(names) == 1 else "need"
+    return (
+        f"As released, {listed(list(names))} {verb} no attack at all: up to {most} of restricted"
+        " requests get a useful answer."
+    )
+
+
+def _released_harm(line: findings.LineUp) -> float | None:
+    """Give the harmful rate before any attack; None where it was not measured."""
+    rate = line.release.get("restricted")
+    return None if rate is None else rate.value
+
+
 def opened(found: findings.Findings) -> dict[str, list[free.Opened]]:
     """Give the free attacks that open each line-up of use, worst first; empty for one that held.
 
@@ -135,8 +164,7 @@ def opened(found: findings.Findings) -> dict[str, list[free.Opened]]:
     for threat in found.threats:
         for name, by_attack in threat.opened.items():
             line = found.lineups[name]
-            harm = line.release.get("restricted")
-            gone = harm is not None and (harm.value or 0) > found.meta.thresholds[0]
+            gone = (_released_harm(line) or 0) > found.meta.thresholds[0]
             if gone or line.use.status is Status.NOT_USABLE:
                 continue
             broke = [one for one in by_attack.values() if one.broken]
@@ -154,6 +182,8 @@ def free_sentence(found: findings.Findings) -> str:
             " is not known."
         )
     told = opened(found)
+    if len(told) > 1:  # the undefended model is what the others are compared with
+        told.pop(found.meta.none, None)
     if not told:
         return (
             "No line-up of use refuses as released, so there was nothing for a free attack to open."
@@ -262,11 +292,8 @@ def paid_sentence(found: findings.Findings) -> str:
     ranked = findings.ranking(found, threat)
     costs = threat.costs[found.meta.thresholds[0]]
     if not ranked.fit:
-        return (
-            f"No line-up can be ranked by what fine-tuning costs: each was past"
-            f" {_threshold(found)} harmful answers as released, is one fixed checkpoint, or may not"
-            " be ranked."
-        )
+        none = "No defended line-up can be ranked by what fine-tuning costs."
+        return f"{none} {fixed(found, threat)}".strip()
     if ranked.first is not None:
         pairs = [p for p in threat.pairs if p.costlier == ranked.first and p.cheaper in ranked.fit]
         ratio = min(_ratio(p) for p in pairs)
@@ -322,8 +349,8 @@ def fixed(found: findings.Findings, threat: findings.Threat) -> str:
     each = [f"{name} {price(costs[name])}" for name in names[:SHOWN]]
     seeds = text.plural(len(found.seeds), "seed")
     return (
-        f"One checkpoint, attacked with {seeds} of the attacker, which says nothing of a method:"
-        f" {text.listed(each)}."
+        f"Of one checkpoint, attacked with {seeds} of the attacker's own, nothing is claimed about"
+        f" a method: {text.listed(each)}."
     )
 
 
@@ -399,6 +426,17 @@ def _sooner(costs: Mapping[int, cost.Cost], name: str) -> str:
         " wrecked its other answers or where it did not last; the price counts only models that"
         " are still of use."
     )
+
+
+def _uses(found: findings.Findings, ranked: findings.Ranking) -> list[str]:
+    """Say what the line-ups in question keep of the undefended model's usefulness."""
+    names = _named(ranked)
+    if ranked.first is None and len(ranked.unbeaten) > len(names):
+        return [
+            f"All {len(ranked.unbeaten)} are shown to keep at least"
+            f" {text.percent(found.meta.least_use, 0)} of the undefended model's benign utility."
+        ]
+    return [_usefulness(found, name) for name in names]
 
 
 def _usefulness(found: findings.Findings, name: str) -> str:

@@ -170,8 +170,9 @@ class LineUp:
 
     @property
     def one_checkpoint(self) -> bool:
-        """Whether its seeds are seeds of the attacker alone."""
-        return self.checkpoints == 1 and len(self.seeds) > 1
+        """Whether its seeds are seeds of the attacker alone: nothing of it was trained here."""
+        untrained = self.defences in ("", "none")
+        return self.checkpoints == 1 and (len(self.seeds) > 1 or untrained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,7 +466,9 @@ def _attack(
         if not picked:
             continue
         chosen[name] = {seed: tracks.keys[index][2] for seed, index in picked.items()}
-        at = sorted({int(k) for index in picked.values() for k in tracks.at(index)})
+        grids = [set(map(int, tracks.at(index))) for index in picked.values()]
+        shared = set.intersection(*grids)  # else a point would mix some seeds with fewer others
+        at = sorted(shared if len(shared) > 1 else set.union(*grids))
         points[name] = [_point(k, picked, tracks, seeds) for k in at]
     return Attack(attack, unit, points, chosen, chosen_on)
 

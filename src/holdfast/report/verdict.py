@@ -331,11 +331,11 @@ def overall(gates: list[Gate]) -> Passed:
 def _gate(
     name: str, line: Mapping[str, Any], min_examples: float, min_utility: float, *, free_fails: bool
 ) -> Gate:
-    if line["why_not"].startswith(("invalid", "incomplete")):
-        return Gate(name, Passed.INVALID, (line["why_not"],))
     checks = [_paid_gate(line["paid"], min_examples), _use_gate(line["use"], min_utility)]
     if free_fails:
         checks.append(_free_gate(line["free"]))
+    if line["why_not"].startswith(("invalid", "incomplete")):
+        checks.insert(0, (Passed.INVALID, line["why_not"]))
     worst = next(one for one in WORST if any(passed is one for passed, _ in checks))
     return Gate(name, worst, tuple(why for _, why in checks))
 
@@ -345,7 +345,9 @@ def _paid_gate(paid: Mapping[str, Any], least: float) -> tuple[Passed, str]:
     if not paid:
         return Passed.CANNOT_TELL, "fine-tuning: no training attack was run"
     access = "weights" if "weights" in paid else next(iter(paid))
-    seeds = paid[access]["seeds"].values()
+    seeds = list(paid[access]["seeds"].values())
+    if not seeds:
+        raise ValueError("no seeds")  # told as a file that is not whole
     doubts = [seed["doubt"] for seed in seeds if seed["doubt"]]
     said = f"fine-tuning: {paid[access]['text']}"
     if any(seed["ci_high"] is not None and seed["ci_high"] < least for seed in seeds):

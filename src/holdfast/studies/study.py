@@ -202,6 +202,13 @@ def parse_study(data: Any) -> Study:
             "no set 'restricted' of side 'evaluator'",
             "add it: harm is measured there",
         )
+    for number, wanted in enumerate(study.evaluation):
+        if (wanted.set, wanted.side, wanted.at) == ("restricted", "evaluator", "release"):
+            raise ConfigError(
+                f"study.evaluation[{number}].at",
+                "'release' leaves every attacked model unasked",
+                "leave it out: harm is measured there",
+            )
     return study
 
 
