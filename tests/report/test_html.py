@@ -31,7 +31,9 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
     assert "opens all of them (8" in said[0]
     assert said[1].startswith("By fine-tuning, refusal_sft and sgt cannot be told apart: each br")
     assert "rows of the attacker's own" in said[1]
-    assert said[2].startswith("Of one checkpoint, attacked with 3 seeds of the attacker's own, nothing")
+    assert said[2].startswith(
+        "Of one checkpoint, attacked with 3 seeds of the attacker's own, nothing"
+    )
     assert said[2].endswith("about a method: instruct between 16 and 32 examples.")
     assert said[3].startswith("As released, refusal_sft: it keeps 98 % of the undefended model's")
     assert said[4].startswith("As released, sgt: it keeps 97 % of the undefended model's benign")
