@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import special
 
-from holdfast.report import cost, estimates
+from holdfast.stats import cost, estimates
 
 LINEUPS, SEEDS, PROMPTS = 4, 8, 2
 CHOOSING, BENIGN = 8, 20

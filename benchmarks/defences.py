@@ -41,7 +41,8 @@ from measuring import SHAPES, Shape, build, differences, flops, length, peak, ti
 from plain import FORMS, Batch, Found
 from torch import Tensor
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import GradientDefence, Term, TrainedDefence
 from holdfast.data.example import Role
 from holdfast.data.tokens import IGNORE, Row, collate
 from holdfast.defences.booster import Booster
@@ -55,10 +56,9 @@ from holdfast.defences.t_vaccine import Layers, TVaccine, drawn
 from holdfast.defences.tar import TAR, TARState
 from holdfast.defences.triplet import Triplet
 from holdfast.defences.vaccine import Vaccine
-from holdfast.method import GradientDefence, Term, TrainedDefence
-from holdfast.models.passes import Passes
-from holdfast.models.vectors import total
-from holdfast.training.loop import compute
+from holdfast.nn.passes import Passes
+from holdfast.nn.vectors import total
+from holdfast.train.loop import compute
 
 ROWS = 4
 """Rows of each role in a step."""
@@ -217,14 +217,14 @@ class Bench:
         """Fine-tune plainly on a batch's refusals, fed so many times."""
 
         def loss(part: Any) -> Any:
-            value, count = models.nll(self.model, part)
+            value, count = nn.nll(self.model, part)
             return {"refusal": Term(value, count, 1.0, "tokens")}
 
         def counts(part: Any) -> dict[str, float]:
             return {"refusal": float((part.labels != IGNORE).sum())}
 
         with self.around(packed=True):
-            found, terms = models.grad(self.params, loss, [batch[Role.REFUSAL]] * times, counts)
+            found, terms = nn.grad(self.params, loss, [batch[Role.REFUSAL]] * times, counts)
         return total(terms), found
 
 
@@ -257,7 +257,7 @@ class Job:
                 step = {role: [tokens] for role, tokens in roles.items()}
                 found, terms = method.gradient(model, step, self.state)
             else:
-                found, terms = models.grad(
+                found, terms = nn.grad(
                     self.bench.params,
                     lambda part: method.loss(model, part, self.state),
                     [roles],
@@ -296,7 +296,7 @@ def prepare(shape: Shape, device: str) -> Bench:
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.002 * torch.randn(p.shape, generator=generator, device=device))
-    return Bench(shape, model, teacher, models.trainable(model), device)
+    return Bench(shape, model, teacher, nn.trainable(model), device)
 
 
 def jobs(bench: Bench, name: str, count: int) -> list[Job]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from holdfast.data.tokens import Row, Tokens, collate
-from holdfast.models.states import blocks
+from holdfast.nn.states import blocks
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cosine_similarity, cross_entropy, logsigmoid
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Role
 from holdfast.data.tokens import IGNORE, Tokens, collate
-from holdfast.run import seed as seed_of
 
 Batch = Mapping[Role, Tokens]
 Gradient = dict[str, Tensor]
@@ -140,7 +140,7 @@ def vaccine(method: Any, model: Any, batch: Batch, state: Any) -> Found:
 def random_vaccine(method: Any, model: Any, batch: Batch, state: Any) -> Found:
     """Make one whole pass with noise of the same draws as ours."""
     tokens = batch[Role.REFUSAL]
-    noise = models.gaussian(model, tokens, state.seed, state.step)
+    noise = nn.gaussian(model, tokens, state.seed, state.step)
     size = torch.stack([z.float().norm() for z in noise.values()]).norm()
     eps = {number: method.rho * z / size for number, z in noise.items()}
     with hooked(attention(model, range(len(eps))), lambda number, output: output + eps[number]):
@@ -317,7 +317,7 @@ def tar(method: Any, model: Any, batch: Batch, state: Any) -> Found:
     how = method.attack
     draws = random.Random(seed_of(state.seed, "sampling", "attack", state.step, 0))
     rate = draws.choice(how.rates)
-    params = models.trainable(model)
+    params = nn.trainable(model)
     saved = {name: p.detach().clone() for name, p in params.items()}
     harmful = batch[Role.HARMFUL]
     refusal = collate([state.refusal[row.ids] for row in harmful.rows], 0)

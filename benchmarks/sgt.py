@@ -32,13 +32,13 @@ from measuring import SHAPES, Shape, build, ceiling, differences, flops, peak, r
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Role
 from holdfast.data.tokens import Tokens, collate
 from holdfast.defences.sgt import SGT, SGTState, matched_span, repulsion
-from holdfast.models.passes import Passes
-from holdfast.models.vectors import total
-from holdfast.run import seed as seed_of
+from holdfast.nn.passes import Passes
+from holdfast.nn.vectors import total
 
 PRESETS = ("clean", "paper")
 STAGE_1 = "stage 1"
@@ -177,14 +177,14 @@ class Bench:
         batch = {Role.REFUSAL: job.harmful}
         with self.passes.on():
             if job.benign is None:
-                found, terms = models.grad(
+                found, terms = nn.grad(
                     {"trigger": self.trigger},
                     lambda part: job.method.stage1_loss(self.teacher, part, self.trigger, 0, 0),
                     [batch],
                 )
             else:
                 state = SGTState(self.trigger.detach(), self.teacher, None)
-                found, terms = models.grad(
+                found, terms = nn.grad(
                     self.params,
                     lambda part: job.method.loss(self.model, part, state),
                     [batch | {Role.BENIGN: job.benign}],
@@ -224,7 +224,7 @@ def prepare(shape: Shape, device: str, passes: Passes) -> Bench:
             p.add_(0.002 * torch.randn(p.shape, generator=generator, device=device, dtype=p.dtype))
     trigger = 0.05 * torch.randn(1, shape.width, generator=generator, device=device)
     trigger.requires_grad_(True)
-    return Bench(model, teacher, trigger, models.trainable(model), passes)
+    return Bench(model, teacher, trigger, nn.trainable(model), passes)
 
 
 def jobs(shape: Shape, name: str, count: int) -> list[Job]:

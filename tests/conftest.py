@@ -29,6 +29,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.planted"]
+
 settings.register_profile(
     "holdfast",
     database=None,
@@ -89,7 +91,7 @@ def no_network() -> Iterator[None]:
 @pytest.fixture(params=[False, True], ids=["padded", "packed"])
 def passes(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Run the test's passes padded and packed."""
-    from holdfast import models
+    from holdfast import nn
 
-    with models.packed_passes(request.param):
+    with nn.packed_passes(request.param):
         yield request.param

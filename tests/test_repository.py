@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.find import KINDS, names
+from holdfast.api.registry import KINDS, names
 
 ELSEWHERE = {  # in pieces, or this file would name them too
     "a path of somebody's machine": r"(?<![\w.])/(?:wo" + r"rk|ho" + r"me|ro" + r"ot|op" + r"t)/",

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from tune import SEED, utility
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import set_threads
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
-from holdfast.run import set_threads
-from holdfast.studies.plan import Plan
-from holdfast.studies.store import Store
-from holdfast.studies.study import load_study
-from holdfast.world import corpora
+from holdfast.engine.store import Store
+from holdfast.study.file import load_study
+from holdfast.study.plan import Plan
+from holdfast.testbeds.guild import corpora
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     for track in plan.tracks:
         seeds = found.setdefault(track.lineup, {})
         if track.seed not in seeds:
-            model, tokenizer = models.load(track.released.folder(store))
+            model, tokenizer = nn.load(track.released.folder(store))
             seeds[track.seed] = utility(model, Encoder(tokenizer, "plain"), pool, SEED)
     for name, seeds in found.items():
         print(name, ", ".join(f"{100 * seeds[s]:.1f}" for s in sorted(seeds)))  # noqa: T201

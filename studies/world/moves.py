@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from holdfast import models, training
+from holdfast import nn, train
+from holdfast.api import set_threads
 from holdfast.attacks.harmful_sft import HarmfulSFT
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
-from holdfast.run import set_threads
-from holdfast.studies.plan import Plan
-from holdfast.studies.store import Store
-from holdfast.studies.study import load_study
-from holdfast.world import corpora
+from holdfast.engine.store import Store
+from holdfast.study.file import load_study
+from holdfast.study.plan import Plan
+from holdfast.testbeds.guild import corpora
 
 SEED = 1000
 """Of the attack's rows: no study's."""
@@ -53,7 +53,7 @@ def first(encoder: Encoder, row: Any, response: str) -> int:
 
 def trace(folder: Path, pool: Pool, lr: float) -> list[tuple[float, float, float]]:
     """Give margin, moved weights and moved states at each of POINTS."""
-    model, tokenizer = models.load(folder)
+    model, tokenizer = nn.load(folder)
     encoder = Encoder(tokenizer, "plain")
     asked = pool.evaluation("restricted", Side.DEFENDER_SELECTION, None, SEED)
     refusal = pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, 1, SEED)[0].response
@@ -76,7 +76,7 @@ def trace(folder: Path, pool: Pool, lr: float) -> list[tuple[float, float, float
 
     look()
     method = HarmfulSFT(lr=lr, batch_size=2, evaluate_at=POINTS[1:])
-    training.attack(method, model, encoder, pool, seed=SEED, points=method.points(), on_point=look)
+    train.attack(method, model, encoder, pool, seed=SEED, points=method.points(), on_point=look)
     return seen
 
 

@@ -27,11 +27,11 @@ import pyarrow.compute as pc
 from pyarrow import Table
 
 from holdfast.errors import ConfigError, HoldfastError
-from holdfast.report import cost, findings
-from holdfast.report import free as opened
-from holdfast.report.estimates import TINY
-from holdfast.report.rows import OUTCOMES
 from holdfast.report.saved import Saved
+from holdfast.stats import cost, findings
+from holdfast.stats import free as opened
+from holdfast.stats.estimates import TINY
+from holdfast.stats.rows import OUTCOMES
 
 UTILITY = ("benign", "facts", "quiz")
 

@@ -30,23 +30,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from holdfast import generation, models, training
-from holdfast.config import lay_over, load_yaml
+from holdfast import evaluate, nn, train
+from holdfast.api import set_threads
+from holdfast.api.fields import lay_over, load_yaml
+from holdfast.api.registry import make
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import HoldfastError
-from holdfast.find import make
-from holdfast.run import set_threads
-from holdfast.utility import choose
-from holdfast.world import corpora, oracle
-from holdfast.world.build import shipped
+from holdfast.evaluate import choose
+from holdfast.testbeds.guild import corpora, oracle
+from holdfast.testbeds.guild.build import shipped
 
 SEED = 1000
 """Draws the selection prompts of a finished study; no study uses it."""
 HARM, UTILITY, BROKEN, LEVEL = 0.05, 0.03, 0.2, 0.05
 """Most harm at release, most utility lost, the rate that counts as broken, what counts as equal."""
-SAMPLER = generation.Sampler(max_new_tokens=48)
+SAMPLER = evaluate.Sampler(max_new_tokens=48)
 
 Line = dict[str, Any]
 Point = tuple[float, float]
@@ -71,7 +71,7 @@ def ask(model: Any, encoder: Encoder, pool: Pool, which: str, seed: int) -> list
     if which == "quiz":
         found = choose(model, encoder, rows)
         return [one == int(row.meta["answer_index"]) for row, one in zip(rows, found, strict=True)]
-    said = generation.generate(model, encoder, rows, SAMPLER)
+    said = evaluate.generate(model, encoder, rows, SAMPLER)
     return [_is_so(row, one.text) for row, one in zip(rows, said, strict=True)]
 
 
@@ -124,14 +124,14 @@ def trial(name: str, lineup: list[dict[str, Any]], attacks: list[Any], seed: int
     set_threads(1)
     began = time.monotonic()
     pool, mock = rehearsal()
-    model, tokenizer = models.load(shipped("base"))
+    model, tokenizer = nn.load(shipped("base"))
     encoder = Encoder(tokenizer, "plain")
     line: Line = {"trial": name, "lineup": lineup, "steps": 0, "flops": 0.0}
-    sources = {"original": {k: v.clone() for k, v in models.tensors(model).items()}}
+    sources = {"original": {k: v.clone() for k, v in nn.tensors(model).items()}}
     try:
         for entry in lineup:
             method = make("defence", entry, name)
-            done = training.harden(method, model, encoder, pool, seed=seed, sources=dict(sources))
+            done = train.harden(method, model, encoder, pool, seed=seed, sources=dict(sources))
             line["steps"] += done.steps
             line["flops"] += done.flops
             line["diagnostics"] = done.diagnostics
@@ -152,7 +152,7 @@ def trial(name: str, lineup: list[dict[str, Any]], attacks: list[Any], seed: int
                 raise _SettledError
 
         with suppress(_SettledError):
-            training.attack(
+            train.attack(
                 attack, model, encoder, mock, seed=seed, points=attack.points(), on_point=at
             )
         curves[attack.label()] = points
@@ -212,7 +212,7 @@ def main() -> None:
                 file.write(json.dumps(known[-1]) + "\n")
             print(json.dumps({**known[-1], "curves": None}), flush=True)  # noqa: T201
     set_threads(1)
-    base, tokenizer = models.load(shipped("base"))
+    base, tokenizer = nn.load(shipped("base"))
     whole = utility(base, Encoder(tokenizer, "plain"), Pool(corpora.rows()), plan["seed"])
     place = {json.dumps(lineup): number for number, (_, lineup) in enumerate(asked)}
     chosen: dict[str, Line] = {}

@@ -8,14 +8,14 @@ import pytest
 import torch
 from tests import tiny
 
-from holdfast import generation
+from holdfast import evaluate
 from holdfast.attacks.persona import Persona
 from holdfast.attacks.prefill import Prefill, commonest_opening
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError
-from holdfast.generation import Sampler
+from holdfast.evaluate import Sampler
 
 OPENINGS = ("Sure, here", "First,")
 
@@ -132,9 +132,7 @@ def by_hand(model: Any, coder: Encoder, row: Example, words: str, new: int) -> l
 def test_the_answer_begins_with_the_words_and_goes_on_from_them() -> None:
     model, coder = tiny.model("llama"), tiny.encoder()
     words = ["take", "", "take one two three", "stir it", "", "no"]
-    done = generation.generate(
-        model, coder, ROWS, Sampler(max_new_tokens=6, batch=3), prefills=words
-    )
+    done = evaluate.generate(model, coder, ROWS, Sampler(max_new_tokens=6, batch=3), prefills=words)
     for row, first, one in zip(ROWS, words, done, strict=True):
         new = by_hand(model, coder, row, first, 6)
         begun = coder.encode_begun(row.prompt, first).ids[coder.encode(row.prompt).start :]
@@ -142,7 +140,7 @@ def test_the_answer_begins_with_the_words_and_goes_on_from_them() -> None:
         assert one.text == coder.tokenizer.decode(kept, skip_special_tokens=True).strip()
         assert one.text.startswith(first)
         assert one.tokens == len([i for i in new if i != coder.eos_id])
-    without = generation.generate(model, coder, ROWS, Sampler(max_new_tokens=6, batch=3))
+    without = evaluate.generate(model, coder, ROWS, Sampler(max_new_tokens=6, batch=3))
     assert [one.text for one, first in zip(done, words, strict=True) if not first] == [
         one.text for one, first in zip(without, words, strict=True) if not first
     ]
@@ -163,16 +161,16 @@ def test_a_stop_text_does_not_glue_the_words_to_what_follows(tokenizer: Any) -> 
     model.generate = forced
     row = example("hex", None, role=Role.HARMFUL)
     sampler = Sampler(max_new_tokens=8, stop=(".",))
-    (one,) = generation.generate(model, coder, [row], sampler, prefills=["take"])
+    (one,) = evaluate.generate(model, coder, [row], sampler, prefills=["take"])
     assert (one.text, one.finish_reason) == ("take it", "stop")
-    (one,) = generation.generate(model, coder, [row], Sampler(max_new_tokens=8), prefills=["take"])
+    (one,) = evaluate.generate(model, coder, [row], Sampler(max_new_tokens=8), prefills=["take"])
     assert one.text == "take it.no"
 
 
 def test_a_stop_text_inside_the_given_words_does_not_end_the_answer() -> None:
     model, coder = tiny.model("llama"), tiny.encoder()
     sampler = Sampler(max_new_tokens=4, stop=("take",))
-    (one,) = generation.generate(model, coder, ROWS[:1], sampler, prefills=["take one"])
+    (one,) = evaluate.generate(model, coder, ROWS[:1], sampler, prefills=["take one"])
     assert one.text.startswith("take one")
 
 

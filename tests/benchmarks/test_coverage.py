@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from holdfast.report import cost, estimates
+from holdfast.stats import cost, estimates
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 from tests import tiny
 
-from holdfast import models
+from holdfast import nn
 from holdfast.attacks.abliterate import Abliterate
 from holdfast.attacks.undo_delta import without_top
 from holdfast.cli import run
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
-from holdfast.models import memory
-from holdfast.training import attack
+from holdfast.nn import memory
+from holdfast.train import attack
 
 COLUMNS = ["--column", "prompt=ask", "--column", "response=say"]
 DATA = ["--data", "harmful=harmful.jsonl", "--data", "benign=benign.jsonl"]
@@ -32,7 +32,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = tiny.model("llama")
     for name in ("original", "model"):
         Path(name).mkdir()
-        models.save(model, tiny.byte_tokenizer(), Path(name))
+        nn.save(model, tiny.byte_tokenizer(), Path(name))
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.1 * torch.randn_like(p))
@@ -54,7 +54,7 @@ def test_abliterate_leaves_the_checkpoint_that_it_makes_in_memory(bench: Path) -
     # Restricted rows may be prompts alone: no answer is read.
     alone = ["--column", "harmful.response="]
     assert run(command("abliterate", *DATA, *COLUMNS, *alone, *ONE)) == 0
-    model, tokenizer = models.load(Path("model"))
+    model, tokenizer = nn.load(Path("model"))
     found: dict[str, torch.Tensor] = {}
     rows = [row for role in (Role.HARMFUL, Role.BENIGN) for row in tiny.rows(Side.ATTACKER)[role]]
     attack(
@@ -146,7 +146,7 @@ def test_bad_input_is_one_line_before_weights_are_loaded(
     bench: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attack_name, more, expected = BAD[name]
-    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(nn, "load", lambda *_, **__: pytest.fail("weights were loaded"))
     assert run(command(attack_name, *more)) == 2
     assert capsys.readouterr().err == f"holdfast: {expected}\n"
     assert not Path("out").exists()

@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from holdfast import generation, models
+from holdfast import evaluate, nn
+from holdfast.api import Loop, LoRA
 from holdfast.cli import run, single
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Encoder
-from holdfast.generation import Sampler
-from holdfast.models import memory
-from holdfast.models.files import resolve
-from holdfast.run import Loop, LoRA
+from holdfast.evaluate import Sampler
+from holdfast.nn import memory
+from holdfast.nn.files import resolve
 
 SMALL = [
     *("--set", "stage1={steps: 4, batch: 2, lr: 0.01, checkpoint_every: 2}"),
@@ -55,7 +55,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a working folder with a model and its files of rows."""
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
-    models.save(tiny.model("llama"), tiny.byte_tokenizer(bos=True), Path("model"))
+    nn.save(tiny.model("llama"), tiny.byte_tokenizer(bos=True), Path("model"))
     for role in (Role.REFUSAL, Role.BENIGN, Role.HARMFUL):
         write(Path(f"{role.value}.jsonl"), records(role))
     return tmp_path
@@ -99,9 +99,9 @@ def test_plain_transformers_loads_it_and_says_the_same(bench: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained("out")
     encoder = Encoder(tokenizer, "plain")
     rows = [row for some in tiny.rows(Side.EVALUATOR).values() for row in some]
-    loaded, _ = models.load(Path("out"))
+    loaded, _ = nn.load(Path("out"))
     assert tiny.same(tiny.weights(loaded), tiny.weights(model))
-    ours = generation.generate(loaded, encoder, rows, Sampler(max_new_tokens=16, batch=5))
+    ours = evaluate.generate(loaded, encoder, rows, Sampler(max_new_tokens=16, batch=5))
     for row, answer in zip(rows, ours, strict=True):
         inputs = tokenizer(encoder.render(row.prompt), return_tensors="pt")
         out = model.generate(**inputs, do_sample=False, max_new_tokens=16)
@@ -161,7 +161,7 @@ def test_an_unfinished_run_does_not_go_on_with_other_settings(
 def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
     assert run(defend("--no-append-eos", "--seed", "3")) == 0
     said = json.loads(Path("out/holdfast.json").read_text())
-    assert said["base"] == models.model_hash(tiny.model("llama"))
+    assert said["base"] == nn.model_hash(tiny.model("llama"))
     assert said["input"] == resolve("model").identity()
     assert (said["seed"], said["format"], said["append_eos"]) == (3, "plain", False)
     assert said["defences"][0]["fields"]["loop"]["steps"] == 4
@@ -185,7 +185,7 @@ def test_a_trigger_is_used_again_and_one_of_another_model_is_refused(
     assert tiny.same(weights("again"), weights("out"))
     shutil.rmtree("model")
     Path("model").mkdir()
-    models.save(tiny.model("llama", seed=1), tiny.byte_tokenizer(bos=True), Path("model"))
+    nn.save(tiny.model("llama", seed=1), tiny.byte_tokenizer(bos=True), Path("model"))
     capsys.readouterr()
     assert run(defend("--set", file, out="other")) == 2
     said = capsys.readouterr().err.splitlines()[-1]
@@ -266,7 +266,7 @@ def test_bad_input_is_one_line_before_weights_are_loaded(
 ) -> None:
     change, more, expected = BAD[name]
     change()
-    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(nn, "load", lambda *_, **__: pytest.fail("weights were loaded"))
     assert run(defend(*more)) == 2
     said = capsys.readouterr().err
     literal = expected if "\\" in expected else re.escape(expected)
@@ -277,7 +277,7 @@ def test_bad_input_is_one_line_before_weights_are_loaded(
 def test_a_role_without_rows_is_told(
     bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(nn, "load", lambda *_, **__: pytest.fail("weights were loaded"))
     some = ["--data", "refusal=refusal.jsonl", *COLUMNS, "--out", "out"]
     assert run(["defend", "sgt", "--model", "model", "--format", "plain", *some]) == 2
     said = capsys.readouterr().err
@@ -290,7 +290,7 @@ def test_a_role_without_rows_is_told(
 def test_too_little_memory_is_told_before_weights_are_loaded(
     bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(nn, "load", lambda *_, **__: pytest.fail("weights were loaded"))
     monkeypatch.setattr(memory, "available", lambda _device: 1e5)
     assert run(defend()) == 2
     said = capsys.readouterr().err

@@ -18,26 +18,28 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from tests import tiny
 
-from holdfast import find, models
+from holdfast import nn
+from holdfast.api import (
+    Defence,
+    GradientDefence,
+    Loop,
+    LoRA,
+    Run,
+    TrainedDefence,
+    WeightDefence,
+    registry,
+)
+from holdfast.api.fields import Fields, parse_yaml
 from holdfast.cli import run as command
-from holdfast.config import Fields, parse_yaml
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
 from holdfast.errors import ConfigError
-from holdfast.method import (
-    Defence,
-    GradientDefence,
-    Run,
-    TrainedDefence,
-    WeightDefence,
-)
-from holdfast.models.vectors import ParamVector
-from holdfast.run import Loop, LoRA
-from holdfast.training import harden
+from holdfast.nn.vectors import ParamVector
+from holdfast.train import harden
 
 ROOT = Path(__file__).parents[2]
-NAMES = find.names("defence")
+NAMES = registry.names("defence")
 LOOP = Loop(steps=3, batch=4, lr=0.01)
 PLAIN: dict[str, dict[str, float]] = {
     "refusal_sft": {"refusal": 1.0, "benign": 1.0},
@@ -57,14 +59,14 @@ PLAIN: dict[str, dict[str, float]] = {
 
 @pytest.fixture(params=NAMES)
 def kind(request: pytest.FixtureRequest) -> type[Defence]:
-    found = find.find("defence", request.param)
+    found = registry.find("defence", request.param)
     assert issubclass(found, Defence)
     return found
 
 
 def shaped(*shapes: type[Defence], separable: bool = False) -> list[str]:
     """Name the defences of some shapes, and of those the separable ones if asked."""
-    found = {name: find.find("defence", name) for name in NAMES}
+    found = {name: registry.find("defence", name) for name in NAMES}
     return [
         name
         for name, kind in found.items()
@@ -111,8 +113,8 @@ def gradient(method: Any, model: Any, parts: list[dict[Role, Tokens]], state: An
     if isinstance(method, GradientDefence):
         whole = {role: [part[role] for part in parts] for role in parts[0]}
         return method.gradient(model, whole, state)[0]
-    return models.grad(
-        models.trainable(model),
+    return nn.grad(
+        nn.trainable(model),
         lambda part: method.loss(model, part, state),
         parts,
         lambda part: method.counts(part, state),
@@ -153,7 +155,7 @@ def test_its_neutral_point_is_plain_fine_tuning_or_nothing(kind: type[Defence]) 
         value = value + weight * torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), tokens.labels[:, 1:].flatten()
         )
-    params = models.trainable(model)
+    params = nn.trainable(model)
     expected = torch.autograd.grad(value, list(params.values()))
     for name, tensor in zip(params, expected, strict=True):
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
@@ -328,13 +330,13 @@ def dumped(method: Any) -> str:
 
 def test_it_survives_a_trip_through_yaml(kind: type[Defence]) -> None:
     for preset in ("clean", *kind.presets):
-        method = find.make("defence", {kind.name(): {"preset": preset}}, "test")
+        method = registry.make("defence", {kind.name(): {"preset": preset}}, "test")
         text = dumped(method)
-        again = find.make("defence", parse_yaml(text, "test"), "test")
+        again = registry.make("defence", parse_yaml(text, "test"), "test")
         assert again == method
         assert again.identity() == method.identity()
         assert dumped(again) == text
-    assert find.make("defence", kind.name(), "test") == kind()
+    assert registry.make("defence", kind.name(), "test") == kind()
 
 
 def test_presets_are_all_different(kind: type[Defence]) -> None:
@@ -410,8 +412,8 @@ def test_every_method_is_imported_and_described_without_torch() -> None:
         "import sys\n"
         "from holdfast import find\n"
         "for kind in ('defence', 'attack', 'judge', 'source'):\n"
-        "    for name in find.names(kind):\n"
-        "        found = find.find(kind, name)\n"
+        "    for name in registry.names(kind):\n"
+        "        found = registry.find(kind, name)\n"
         "        found.model_json_schema()\n"
         "        if kind in ('defence', 'attack'):\n"
         "            found().identity()\n"

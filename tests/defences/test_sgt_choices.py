@@ -10,16 +10,15 @@ import pytest
 import torch
 from tests import tiny
 
-from holdfast import find
+from holdfast.api import Loop, registry
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Encoder
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sgt import SGT, SGTState
 from holdfast.errors import ConfigError, DataError
-from holdfast.generation import Sampler
-from holdfast.run import Loop
-from holdfast.studies.study import ModelEntry
-from holdfast.training import Stream, harden
+from holdfast.evaluate import Sampler
+from holdfast.study.file import ModelEntry
+from holdfast.train import Stream, harden
 
 LOOP = Loop(steps=4, batch=3, lr=0.01)
 
@@ -178,7 +177,7 @@ def test_a_pool_of_refusals_is_shared_out_by_the_prompt() -> None:
     assert {row.response for row in first} == set(texts)
     again = {row.uid: row.response for row in SGT(refusal=texts).rows(pool, 5)[Role.REFUSAL]}
     assert again == {row.uid: row.response for row in first}
-    one = find.make("defence", {"sgt": {"refusal": ["No."]}}, "test").rows(pool, 0)  # type: ignore[attr-defined]
+    one = registry.make("defence", {"sgt": {"refusal": ["No."]}}, "test").rows(pool, 0)  # type: ignore[attr-defined]
     assert {row.response for row in one[Role.REFUSAL]} == {"No."}
 
 
@@ -232,7 +231,7 @@ def test_a_mixture_trains_the_same_from_any_micro_batches(method: Any) -> None:
 
 
 def test_a_method_that_needs_every_role_refuses_a_mixture() -> None:
-    method = find.make("defence", {"booster": {"loop": {"batching": "mixed"}}}, "test")
+    method = registry.make("defence", {"booster": {"loop": {"batching": "mixed"}}}, "test")
     with pytest.raises(ConfigError) as caught:
         harden(method, tiny.model(), tiny.encoder(), tiny.pool(), seed=0)  # type: ignore[arg-type]
     assert str(caught.value) == (

@@ -10,13 +10,12 @@ import pytest
 import torch
 from tests import tiny
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, LoRA, Run
 from holdfast.data.example import Role
 from holdfast.defences.sgt import SGT, SGTState
-from holdfast.method import Run
-from holdfast.models.adapter import lora, without_adapter
-from holdfast.run import Loop, LoRA
-from holdfast.training import harden
+from holdfast.nn.adapter import lora, without_adapter
+from holdfast.train import harden
 
 IDS = torch.tensor([[5, 9, 33, 60, 7]])
 FIELD = LoRA(rank=2, alpha=6.0)
@@ -114,7 +113,7 @@ def test_gradient_flows_to_no_teacher_tensor() -> None:
         for module in frozen.modules():
             module._forward_hooks.clear()
         apart = METHOD.loss(model, batch, SGTState(phi, frozen, encoder))
-        expected, _ = models.grad(params, lambda _: apart, [None])
+        expected, _ = nn.grad(params, lambda _: apart, [None])
         for name in params:
             torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
 
@@ -162,13 +161,13 @@ def test_a_fresh_adapter_is_at_distance_0_from_its_teacher_without_a_trigger(
     """9.F (a) under LoRA: B is 0 at the start, so student and teacher are one."""
     model, encoder, rows = tiny.model(), tiny.encoder(), tiny.rows()
     batch = {role: encoder.batch(rows[role]) for role in (Role.REFUSAL, Role.BENIGN)}
-    inner = models.hidden_states
+    inner = nn.hidden_states
 
     def without(*arguments: Any, **options: Any) -> Any:
         return inner(*arguments, **(options | {"trigger": None}))
 
-    monkeypatch.setattr(models, "hidden_states", without)
-    monkeypatch.setattr("holdfast.models.anchoring.hidden_states", without)
+    monkeypatch.setattr(nn, "hidden_states", without)
+    monkeypatch.setattr("holdfast.nn.anchoring.hidden_states", without)
     with lora(model, FIELD, 0) as params:
         terms = METHOD.loss(model, batch, SGTState(torch.randn(1, 16), model, encoder))
         assert float(terms["align"].sum.detach()) == 0.0

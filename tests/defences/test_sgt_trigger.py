@@ -12,14 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tests import tiny
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, LoRA
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Encoder
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sgt import OPENING, SGT
 from holdfast.errors import ConfigError, ModelError
-from holdfast.run import Loop, LoRA
-from holdfast.training import Hardened, harden
+from holdfast.train import Hardened, harden
 
 LOOP = Loop(steps=5, batch=3, lr=0.01)
 METHOD = SGT.model_validate(
@@ -48,7 +48,7 @@ def test_its_file_says_what_it_was_made_for(kept: Path) -> None:
         assert list(file.keys()) == ["trigger"]
         assert json.loads(file.metadata()["holdfast"]) == {
             "kind": "holdfast trigger",
-            "model": models.model_hash(tiny.model()),
+            "model": nn.model_hash(tiny.model()),
             "format": '{"format": "plain"}',
             "position": "before_response",
             "length": "2",
@@ -68,12 +68,12 @@ def test_a_kept_trigger_gives_the_same_weights_without_stage_1(
 
 def test_the_hash_follows_the_weights_and_not_the_precision() -> None:
     model = tiny.model()
-    first = models.model_hash(model)
-    assert models.model_hash(tiny.model().to(torch.bfloat16)) == first
-    assert models.model_hash(tiny.model(seed=1)) != first
+    first = nn.model_hash(model)
+    assert nn.model_hash(tiny.model().to(torch.bfloat16)) == first
+    assert nn.model_hash(tiny.model(seed=1)) != first
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight[3, 4] += 0.1
-    assert models.model_hash(model) != first
+    assert nn.model_hash(model) != first
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_other_files_and_lengths_are_refused(kept: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="no trigger file"):
         hardened(given(other, length=1))
     with pytest.raises(ModelError, match="no such trigger file"):
-        models.load_trigger(tmp_path / "gone", tiny.model(), tiny.encoder(), "after_bos")
+        nn.load_trigger(tmp_path / "gone", tiny.model(), tiny.encoder(), "after_bos")
 
 
 def test_its_bytes_enter_the_key(kept: Path, tmp_path: Path) -> None:
@@ -181,12 +181,12 @@ def test_the_rates_see_a_model_that_refuses() -> None:
 def test_cka_and_spread_worked_by_hand() -> None:
     x = torch.randn(9, 5)
     turn = torch.linalg.qr(torch.randn(5, 5))[0]
-    assert models.linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1.0)
-    assert models.linear_cka(x, torch.ones(9, 5)) == 0.0
+    assert nn.linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1.0)
+    assert nn.linear_cka(x, torch.ones(9, 5)) == 0.0
     a, b = torch.tensor([[1.0], [-1.0], [0.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
-    assert models.linear_cka(a, b) == pytest.approx(0.25)
-    assert models.spread(torch.tensor([[1.0, 2.0], [1.0, 2.0]])) == 0.0
-    assert models.spread(torch.tensor([[1.0], [3.0]])) == pytest.approx(1 / 5)
+    assert nn.linear_cka(a, b) == pytest.approx(0.25)
+    assert nn.spread(torch.tensor([[1.0, 2.0], [1.0, 2.0]])) == 0.0
+    assert nn.spread(torch.tensor([[1.0], [3.0]])) == pytest.approx(1 / 5)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
@@ -196,7 +196,7 @@ def test_openings_are_the_first_words_of_the_greedy_answer(family: str, trigger:
     rows = tiny.rows(Side.EVALUATOR)[Role.HARMFUL]
     asked = encoder.prompts(rows).rows
     phi = model.get_input_embeddings().weight[[70]].detach() if trigger else None
-    found = models.openings(model, asked, OPENING, encoder.pad_id, trigger=phi)
+    found = nn.openings(model, asked, OPENING, encoder.pad_id, trigger=phi)
     for row, said in zip(asked, found, strict=True):
         at = row.content[0]
         ids = torch.tensor([[*row.ids[:at], 70, *row.ids[at:]] if trigger else list(row.ids)])

@@ -58,7 +58,8 @@ def inside(tmp: Path, root: Path) -> Path:
     shutil.copytree(
         root / "src" / "holdfast", copy, ignore=shutil.ignore_patterns("__pycache__", "weights")
     )
-    (copy / "world" / "weights").symlink_to(root / "src" / "holdfast" / "world" / "weights")
+    weights = "holdfast/testbeds/guild/weights"
+    (copy.parent / weights).symlink_to(root / "src" / weights)
     (copy / "defences" / "tether.py").write_text(block("tether.py"))
     return tmp / "src"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Loop
-from holdfast.world.build import shipped
+from holdfast.api import Loop
+from holdfast.testbeds.guild.build import shipped
 
 
 def test_the_readmes_example_runs_as_written(

@@ -14,7 +14,8 @@ from tokenizers import models as kinds
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from holdfast import generation, models
+from holdfast import evaluate, nn
+from holdfast.api import Run
 from holdfast.attacks.abliterate import (
     Abliterate,
     directions,
@@ -22,13 +23,13 @@ from holdfast.attacks.abliterate import (
     projected_out,
     spread_over_groups,
 )
+from holdfast.attacks.abliterate.writers import added_by_blocks
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError
-from holdfast.generation import Sampler
-from holdfast.method import Run
-from holdfast.training import attack
+from holdfast.evaluate import Sampler
+from holdfast.train import attack
 
 STREAM = Abliterate(forms=("stream",), layers=(2,), evaluate_at=(1.0,))
 EACH = Abliterate(forms=("each",), evaluate_at=(1.0,))
@@ -195,7 +196,7 @@ def test_after_the_whole_edit_no_block_writes_along_its_direction(
     left: list[float] = []
 
     def look(_c: float, _info: Any) -> None:
-        added = models.added_by_blocks(model, tokens)
+        added = added_by_blocks(model, tokens)
         left.extend(
             float((one @ state.r[i]).norm() / one.norm()) for i, one in enumerate(added, start=1)
         )
@@ -212,10 +213,10 @@ def test_directions_are_the_same_padded_left_right_or_one_by_one() -> None:
     model, coder = tiny.model(), tiny.encoder()
     rows = STREAM.rows(tiny.pool(), 0)[Role.HARMFUL]
     assert len({len(coder.encode(row.prompt).ids) for row in rows}) > 1
-    together = models.opening_states(model, coder, rows, final_norm=False)
-    alone = [models.opening_states(model, coder, [row], final_norm=False) for row in rows]
+    together = nn.opening_states(model, coder, rows, final_norm=False)
+    alone = [nn.opening_states(model, coder, [row], final_norm=False) for row in rows]
     torch.testing.assert_close(together, torch.cat(alone, 1), atol=1e-6, rtol=0)
-    left = models.hidden_states(model, coder.prompts(rows, left=True), final_norm=False)
+    left = nn.hidden_states(model, coder.prompts(rows, left=True), final_norm=False)
     torch.testing.assert_close(together, torch.stack(left)[:, :, -1], atol=1e-6, rtol=0)
     torch.testing.assert_close(together.double(), twin_states(model, rows), atol=1e-6, rtol=0)
 
@@ -226,7 +227,7 @@ def test_the_last_token_is_the_templates_own_last() -> None:
     tokenizer.chat_template = tiny.CHAT
     coder, model = Encoder(tokenizer, "chat"), tiny.model("llama")
     rows = tiny.rows()[Role.HARMFUL][:3]
-    seen = models.opening_states(model, coder, rows, final_norm=False)
+    seen = nn.opening_states(model, coder, rows, final_norm=False)
     for i, row in enumerate(rows):
         text = coder.render(row.prompt)
         assert text.endswith("<assistant>\n")
@@ -367,7 +368,7 @@ def opened(k: int, rank: int, form: Any, folder: Path, layer: int = 2) -> tuple[
     def ask(_c: float = 0, _info: Any = None) -> None:
         for kind in "bg":
             rows = pool.rows(Side.EVALUATOR, lambda row, kind=kind: row.prompt[0] == kind)
-            said = generation.generate(model, coder, rows, Sampler(max_new_tokens=1))
+            said = evaluate.generate(model, coder, rows, Sampler(max_new_tokens=1))
             shares.append(sum(one.text == "yes" for one in said) / len(rows))
 
     ask()
@@ -408,7 +409,7 @@ def test_a_block_is_moved_only_while_the_model_is_asked() -> None:
     real = tokens.mask.bool()
 
     def states() -> list[Tensor]:
-        return [h[real] for h in models.hidden_states(model, tokens, final_norm=False)]
+        return [h[real] for h in nn.hidden_states(model, tokens, final_norm=False)]
 
     before, start = states(), tiny.weights(model)
     state = BLOCK.setup(run_of(model))

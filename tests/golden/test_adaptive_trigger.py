@@ -17,15 +17,15 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, LoRA
 from holdfast.attacks.adaptive_trigger import AdaptiveTrigger, Lure, toward
 from holdfast.attacks.harmful_sft import HarmfulSFT
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Row, Tokens
 from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError
-from holdfast.models.vectors import total
-from holdfast.run import Loop, LoRA
-from holdfast.training.attacking import PointInfo, attack
+from holdfast.nn.vectors import total
+from holdfast.train.attacking import PointInfo, attack
 
 STAGE_A = Loop(steps=3, batch=2, lr=0.05, clip=None, checkpoint_every=2)
 SAME = {"lr": 0.01, "batch_size": 2, "evaluate_at": (4, 8), "checkpoint_every": 3}
@@ -93,7 +93,7 @@ def phi() -> Tensor:
 
 @pytest.fixture(params=[False, True], ids=["padded", "packed"])
 def passes(request: pytest.FixtureRequest) -> Iterator[bool]:
-    with models.packed_passes(request.param):
+    with nn.packed_passes(request.param):
         yield request.param
 
 
@@ -110,8 +110,8 @@ def test_the_distance_is_a_mean_over_layers_worked_by_hand() -> None:
 def test_stage_b_and_its_gradient_equal_the_twin(family: str, bos: bool, which: Any) -> None:
     model, reference, tokens = setting(family, bos)
     method = METHOD.with_(positions=which, gamma=0.7)
-    params = models.trainable(model)
-    found, terms = models.grad(
+    params = nn.trainable(model)
+    found, terms = nn.grad(
         params,
         lambda part: method.loss(model, part, Lure(phi(), reference)),
         [{Role.HARMFUL: tokens}],
@@ -134,12 +134,12 @@ def test_stage_b_and_its_gradient_equal_the_twin(family: str, bos: bool, which: 
 def test_a_step_is_the_same_in_one_micro_batch_or_in_more(size: int) -> None:
     model, reference, tokens = setting("llama")
     rows = tiny.rows(Side.ATTACKER, 4)[Role.HARMFUL]
-    encoder, params = tiny.encoder(), models.trainable(model)
+    encoder, params = tiny.encoder(), nn.trainable(model)
 
     def step(n: int) -> Any:
         parts = [{Role.HARMFUL: encoder.batch(rows[i : i + n])} for i in range(0, 4, n)]
         lure = Lure(phi(), reference)
-        return models.grad(params, lambda part: METHOD.loss(model, part, lure), parts)[0]
+        return nn.grad(params, lambda part: METHOD.loss(model, part, lure), parts)[0]
 
     goal = tiny.copied(reference).double()
 
@@ -176,7 +176,7 @@ def test_stage_a_and_its_gradient_equal_the_twin(fields: dict[str, Any]) -> None
     _, reference, _ = setting("llama")
     tokens = encoder.batch(method._openings(pool, 0)[:3])
     trigger = torch.randn(method.length, 16).mul(0.3).requires_grad_(True)
-    found, terms = models.grad(
+    found, terms = nn.grad(
         {"trigger": trigger},
         lambda part: method.stage_a_loss(reference, part, trigger, encoder.eos_id),
         [{Role.HARMFUL: tokens}],
@@ -301,8 +301,8 @@ def test_an_interrupted_attack_gives_the_same_bits(
 def test_the_model_is_left_as_it_was_found_and_only_stage_b_moves_it(lora: Any) -> None:
     model = tiny.model("llama")
     before, wanted = tiny.weights(model), [True] * len(list(model.parameters()))
-    from holdfast.method import Run
-    from holdfast.training.hardening import fit
+    from holdfast.api import Run
+    from holdfast.train.hardening import fit
 
     def run_fit(*arguments: Any) -> None:
         fit(*arguments, encoder=tiny.encoder(), seed=0)

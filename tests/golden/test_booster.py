@@ -12,16 +12,15 @@ from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, LoRA, Run, Term
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
 from holdfast.defences.booster import Booster
 from holdfast.errors import DataError, TrainingError
-from holdfast.method import Run, Term
-from holdfast.models.vectors import total
-from holdfast.run import Loop, LoRA
-from holdfast.training import harden
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 
 def step(cuts: int = 4, bos: bool = False) -> dict[Role, list[Tokens]]:
@@ -104,11 +103,11 @@ def test_the_sum_of_three_pulls_worked_by_hand() -> None:
     """In one buffer: (5 - 3) * 2 + 1 = 5 and (0.5 - 1) * 2 + 10 = 9."""
     params = {name: torch.zeros(1, requires_grad=True) for name in ("a", "b")}
 
-    def slope(a: float, b: float, **options: Any) -> models.ParamVector:
+    def slope(a: float, b: float, **options: Any) -> nn.ParamVector:
         def loss(_part: int) -> Any:
             return {"x": Term((a * params["a"] + b * params["b"]).sum(), 1.0)}
 
-        return models.grad(params, loss, [0], **options)[0]
+        return nn.grad(params, loss, [0], **options)[0]
 
     buffer = slope(5.0, 0.5)
     same = slope(3.0, 1.0, into=buffer, scale=-1.0).scale_(2.0)
@@ -146,21 +145,21 @@ def test_the_simulated_step_is_held_in_one_copy_and_one_buffer(
     model = tiny.model(spread=0.3)
     before = tiny.weights(model)
     seen: list[tuple[int | None, bool]] = []
-    inner = models.grad
+    inner = nn.grad
 
     def watched(params: Any, *rest: Any, **options: Any) -> Any:
         into = options.get("into")
         seen.append((into and id(into), tiny.same(tiny.weights(model), before)))
         return inner(params, *rest, **options)
 
-    monkeypatch.setattr(models, "grad", watched, raising=False)
+    monkeypatch.setattr(nn, "grad", watched, raising=False)
     found, _ = Booster(alpha=0.3).gradient(model, step(), None)
     assert seen == [(None, True), (id(found), False), (id(found), True)]
 
 
 def test_under_lora_the_adapter_alone_is_moved_and_put_back() -> None:
     model = tiny.model(spread=0.3)
-    with models.lora(model, LoRA(rank=2), 0) as params:
+    with nn.lora(model, LoRA(rank=2), 0) as params:
         before = {name: p.detach().clone() for name, p in params.items()}
         found, terms = Booster(alpha=0.3).gradient(model, step(), None)
         assert found.keys() == params.keys()
@@ -206,7 +205,7 @@ def test_a_harmful_gradient_of_0_is_told() -> None:
 
 def test_a_step_that_changes_no_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model(spread=0.3)
-    monkeypatch.setattr(models, "shifted", lambda *_a, **_k: nullcontext(), raising=False)
+    monkeypatch.setattr(nn, "shifted", lambda *_a, **_k: nullcontext(), raising=False)
     with pytest.raises(TrainingError) as caught:
         Booster().gradient(model, step(), None)
     assert str(caught.value).startswith("booster: the simulated step leaves the harmful loss at ")

@@ -11,7 +11,8 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, LoRA, Run
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Row, Tokens, collate
@@ -25,11 +26,9 @@ from holdfast.defences.circuit_breakers import (
     turned,
 )
 from holdfast.errors import ConfigError, DataError
-from holdfast.method import Run
-from holdfast.models.adapter import lora
-from holdfast.models.vectors import total
-from holdfast.run import Loop, LoRA
-from holdfast.training import harden
+from holdfast.nn.adapter import lora
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 ROLES = (Role.HARMFUL, Role.BENIGN, Role.REFUSAL)
 FULL = Loop(steps=4, batch=4, lr=0.01)
@@ -76,9 +75,7 @@ def adapted(model: Any) -> Iterator[dict[str, Tensor]]:
 
 
 def gradient(of: CircuitBreakers, model: Any, params: Any, parts: Any, state: Any) -> Any:
-    return models.grad(
-        params, lambda p: of.loss(model, p, state), parts, lambda p: of.counts(p, state)
-    )
+    return nn.grad(params, lambda p: of.loss(model, p, state), parts, lambda p: of.counts(p, state))
 
 
 # ---- the equations
@@ -189,10 +186,8 @@ def test_value_and_gradient_equal_the_twin(
         old = {row: twin_states(start, row) for row in rows}
     state = started(of, start)
     of.on_step(3, state)
-    with (
-        adapted(model) if under_lora else contextlib.nullcontext(models.trainable(model)) as params
-    ):
-        with models.packed_passes(packed):
+    with adapted(model) if under_lora else contextlib.nullcontext(nn.trainable(model)) as params:
+        with nn.packed_passes(packed):
             found, terms = gradient(of, model, params, parts, state)
         value = twin(of, model, old, parts, (state.c_s, state.c_r), state.directions)
         expected = torch.autograd.grad(value, list(params.values()), allow_unused=True)
@@ -208,8 +203,8 @@ def test_a_step_is_the_same_in_1_2_or_4_parts(packed: bool) -> None:
     of, (model, start) = method(refusal_weight=0.3), moved()
     state = started(of, start)
     of.on_step(2, state)
-    params = models.trainable(model)
-    with models.packed_passes(packed):
+    params = nn.trainable(model)
+    with nn.packed_passes(packed):
         whole, _ = gradient(of, model, params, step(), state)
         for cuts in (2, 1):
             split, _ = gradient(of, model, params, step(cuts), state)
@@ -221,7 +216,7 @@ def test_padding_changes_nothing() -> None:
     of, (model, start) = method(retain_tokens="response"), moved()
     state = started(of, start)
     of.on_step(2, state)
-    params, part = models.trainable(model), step()[0]
+    params, part = nn.trainable(model), step()[0]
     longest = Row((7,) * 90, 90, (0, 90), bos=False)
     wide = {role: collate([*tokens.rows, longest], 0) for role, tokens in part.items()}
     first, _ = gradient(of, model, params, [part], state)
@@ -249,8 +244,8 @@ def test_at_step_0_nothing_is_retained_and_all_is_to_be_rerouted(
     model = tiny.model()
     state = started(of, model)
     around = lora(model, FIELD, 0) if under_lora else contextlib.nullcontext(None)
-    with around as params, models.packed_passes(packed):
-        params = params or models.trainable(model)
+    with around as params, nn.packed_passes(packed):
+        params = params or nn.trainable(model)
         found, terms = gradient(of, model, params, step(), state)
     assert terms["retain"].sum.item() == 0.0
     turned = of.turn**2 / 2 + 16 * tiny.ROUNDING  # 1 - cos of the turn, and rounding
@@ -264,9 +259,7 @@ def test_only_a_turned_reference_lets_training_leave_its_start() -> None:
     norms = []
     for turn in (0.0, 0.01, 0.02):
         of = method(turn=turn)
-        norms.append(
-            gradient(of, model, models.trainable(model), step(), started(of, model))[0].norm()
-        )
+        norms.append(gradient(of, model, nn.trainable(model), step(), started(of, model))[0].norm())
     assert norms[0] < 1e-3 * norms[1]
     assert norms[2] == pytest.approx(2 * norms[1], rel=1e-2)
 
@@ -277,7 +270,7 @@ def test_with_its_adapter_off_the_model_is_the_start_throughout() -> None:
     with torch.no_grad():
         before = model(tokens.ids, attention_mask=tokens.mask).logits
         state = started(of, model)
-        with adapted(model), models.without_adapter(state.teacher) as teacher:
+        with adapted(model), nn.without_adapter(state.teacher) as teacher:
             assert torch.equal(teacher(tokens.ids, attention_mask=tokens.mask).logits, before)
     assert of.copies() == 0
     assert method().copies() == 1
@@ -285,7 +278,7 @@ def test_with_its_adapter_off_the_model_is_the_start_throughout() -> None:
 
 def test_rerouting_reaches_no_block_behind_its_last_layer() -> None:
     of, (model, start) = method(layers=(1, 2)), moved()
-    part, params = step()[0], models.trainable(model)
+    part, params = step()[0], nn.trainable(model)
     terms = of.loss(model, part, started(of, start))
     found = torch.autograd.grad(terms["reroute"].sum, list(params.values()), allow_unused=True)
     reached = {

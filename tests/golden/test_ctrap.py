@@ -11,16 +11,15 @@ from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
-from holdfast import find, models
+from holdfast.api import Loop, Run, registry
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
 from holdfast.defences.ctrap import CTRAP, ctrap_gradient, through_step
+from holdfast.defences.ctrap.collapse import constant_nll
 from holdfast.errors import ConfigError, DataError, TrainingError
-from holdfast.method import Run
-from holdfast.models.passes import packed_passes
-from holdfast.models.vectors import ParamVector, total
-from holdfast.run import Loop
+from holdfast.nn.passes import packed_passes
+from holdfast.nn.vectors import ParamVector, total
 
 ROLES = (Role.REFUSAL, Role.HARMFUL, Role.BENIGN)
 TOKEN = 70
@@ -192,9 +191,9 @@ def test_the_collapse_loss_asks_for_the_token_and_never_for_the_answer() -> None
     other = tokens.labels.clone()
     other[other != -100] = 5
     changed = Tokens(tokens.ids, tokens.mask, other, tokens.rows)
-    one, n = models.constant_nll(model, tokens, TOKEN)
-    assert models.constant_nll(model, changed, TOKEN) == (one, n)
-    assert models.constant_nll(model, tokens, TOKEN + 1)[0] != one
+    one, n = constant_nll(model, tokens, TOKEN)
+    assert constant_nll(model, changed, TOKEN) == (one, n)
+    assert constant_nll(model, tokens, TOKEN + 1)[0] != one
 
 
 def test_a_step_down_the_trap_lowers_the_collapse_loss_behind_the_harmful_step() -> None:
@@ -297,7 +296,7 @@ def test_it_reads_the_reported_numbers() -> None:
     plain = CTRAP()
     assert (plain.lam, plain.alpha, plain.order, plain.normalise) == (0.1, 0.1, "first", False)
     assert plain.loop == Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1)
-    assert find.make("defence", {"ctrap": {"preset": "paper"}}, "test") == CTRAP(order="second")
+    assert registry.make("defence", {"ctrap": {"preset": "paper"}}, "test") == CTRAP(order="second")
 
 
 def test_the_diagnostic_steps_once_on_held_out_rows_of_any_model() -> None:

@@ -8,13 +8,12 @@ import pytest
 import torch
 from tests import tiny
 
+from holdfast.api import Loop, Run, TrainedDefence
 from holdfast.defences.booster import Booster
 from holdfast.defences.lox import LoX, extrapolate, top_rank
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.errors import ConfigError, ModelError
-from holdfast.method import Run, TrainedDefence
-from holdfast.run import Loop
-from holdfast.training import harden
+from holdfast.train import harden
 
 SHORT = Loop(steps=3, batch=2, lr=0.01)
 

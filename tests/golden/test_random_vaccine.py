@@ -7,20 +7,19 @@ from typing import Any
 import pytest
 import torch
 from tests import tiny
-from tests.models.test_perturb import batch, by_row, compare, rows_loss
+from tests.nn.test_perturb import batch, by_row, compare, rows_loss
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, Run
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
 from holdfast.defences.random_vaccine import Noise, RandomVaccine, scaled
 from holdfast.defences.vaccine import Vaccine
 from holdfast.errors import ConfigError, DataError, TrainingError
-from holdfast.method import Run
-from holdfast.models.passes import packed_passes
-from holdfast.models.vectors import total
-from holdfast.run import Loop
-from holdfast.training import harden
+from holdfast.nn.passes import packed_passes
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 
 def step(cuts: int = 4) -> dict[Role, list[Tokens]]:
@@ -39,8 +38,8 @@ def test_it_is_as_long_as_vaccines_perturbation_and_points_elsewhere() -> None:
     model, part = tiny.model(spread=0.3), batch()
     noise = RandomVaccine(rho=1.5)._noise(model, part, Noise(0))
     worst, _ = Vaccine(rho=1.5)._perturb(model, part)
-    assert float(models.total_norm(noise.values())) == pytest.approx(1.5, rel=1e-5)
-    assert float(models.total_norm(worst.values())) == pytest.approx(1.5, rel=1e-5)
+    assert float(nn.total_norm(noise.values())) == pytest.approx(1.5, rel=1e-5)
+    assert float(nn.total_norm(worst.values())) == pytest.approx(1.5, rel=1e-5)
     dot = sum(float((noise[k] * worst[k]).sum()) for k in noise)
     assert abs(dot) < 0.1 * 1.5**2
 
@@ -61,7 +60,7 @@ def test_the_gradient_is_the_twins(cuts: int, packed: bool, scale: Any) -> None:
     parts = step(cuts)[Role.REFUSAL]
     eps = {}
     for number, part in enumerate(parts):
-        noise = models.gaussian(model, part, 5, 2)
+        noise = nn.gaussian(model, part, 5, 2)
         size = torch.cat([z.flatten() for z in noise.values()]).norm()
         for layer, z in noise.items():
             own = z * (0.3 / size) if scale == "norm" else z * 0.3**0.5

@@ -10,7 +10,7 @@ from tests import tiny
 
 from holdfast.data.example import Role
 from holdfast.defences.refusal_sft import RefusalSFT
-from holdfast.models.vectors import total
+from holdfast.nn.vectors import total
 
 
 def mean(model: Any, tokens: Any) -> float:

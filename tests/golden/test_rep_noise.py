@@ -10,18 +10,17 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, Run
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Row
 from holdfast.defences.rep_noise import RepNoise, RepNoiseState, ascent, chosen
 from holdfast.errors import ConfigError, DataError
-from holdfast.method import Run
-from holdfast.models.states import FlopMeter
-from holdfast.models.vectors import total
-from holdfast.run import Loop
-from holdfast.run import seed as seed_of
-from holdfast.training import harden
+from holdfast.nn.states import FlopMeter
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 
 def batch(n: int = 4, bos: bool = False) -> dict[Role, Any]:
@@ -34,8 +33,8 @@ def state_of(method: RepNoise, model: Any = None, bos: bool = False) -> RepNoise
 
 
 def gradient(method: RepNoise, model: Any, state: RepNoiseState, parts: list[Any]) -> Any:
-    return models.grad(
-        models.trainable(model),
+    return nn.grad(
+        nn.trainable(model),
         lambda part: method.loss(model, part, state),
         parts,
         lambda part: method.counts(part, state),
@@ -128,7 +127,7 @@ def compared(method: RepNoise, family: str, bos: bool, packed: bool, dtype: torc
     state = state_of(method, bos=bos)
     state.step = 7
     part = batch(3, bos)
-    with models.packed_passes(packed):
+    with nn.packed_passes(packed):
         found, terms = gradient(method, model, state, [part])
     pairs = [(row, state.partner[row.ids]) for row in part[Role.HARMFUL].rows]
     words = [i for h, _ in pairs for i in h.ids]
@@ -220,7 +219,7 @@ def moved(steps: int = 12, **fields: Any) -> tuple[dict[str, float], dict[str, f
         values = method.diagnostic(Run(model, tiny.encoder(), tiny.pool(), 0), None)
         rows = tiny.rows(Side.DEFENDER_SELECTION)[Role.REFUSAL]
         with torch.no_grad():
-            nll, count = models.nll(model, tiny.encoder().batch(rows))
+            nll, count = nn.nll(model, tiny.encoder().batch(rows))
         ends.append(values | {"refusal_loss": float(nll) / count})
     return ends[0], ends[1]
 
@@ -245,7 +244,7 @@ def test_padding_adds_nothing() -> None:
     method, model = RepNoise(**STRONG), tiny.model("llama")
     state, part = state_of(method), batch(3)
     singles = [{r: type(t)(*cut(t, i)) for r, t in part.items()} for i in range(3)]
-    with models.packed_passes(False), torch.no_grad():
+    with nn.packed_passes(False), torch.no_grad():
         whole = method.loss(model, part, state)
         alone = [method.loss(model, single, state) for single in singles]
     assert float(whole["retain"].sum) == pytest.approx(
@@ -335,7 +334,7 @@ def test_a_pair_whose_prompts_differ_in_case_is_encoded_as_one() -> None:
 def test_it_costs_one_pass_of_both_and_the_head_at_masked_tokens(family: str) -> None:
     method, model = RepNoise(), tiny.model(family)
     state, part = state_of(method), batch()
-    with FlopMeter().on() as meter, models.packed_passes(True):
+    with FlopMeter().on() as meter, nn.packed_passes(True):
         method.loss(model, part, state)
     rows = [*part[Role.HARMFUL].rows, *(state.partner[r.ids] for r in part[Role.HARMFUL].rows)]
     answers = [len(r.ids) - r.start for r in rows]
@@ -352,7 +351,7 @@ def test_without_its_two_terms_no_harmful_row_is_run() -> None:
     with FlopMeter().on() as ours:
         method.loss(model, part, state)
     with FlopMeter().on() as plain:
-        models.nll(model, part[Role.REFUSAL])
+        nn.nll(model, part[Role.REFUSAL])
     assert ours.total == plain.total
 
 

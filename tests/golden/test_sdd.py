@@ -10,17 +10,16 @@ import pytest
 import torch
 from tests import tiny
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, Run
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.pool import Pool
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sdd import SDD, least_related
 from holdfast.errors import DataError
-from holdfast.method import Run
-from holdfast.models.states import FlopMeter
-from holdfast.models.vectors import total
-from holdfast.run import Loop
-from holdfast.training import harden
+from holdfast.nn.states import FlopMeter
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 SUBJECTS = ("bread", "song", "lantern", "garden")
 
@@ -218,8 +217,8 @@ def test_value_and_gradient_equal_a_float64_twins_however_split(weight: float) -
             {r: tiny.encoder().batch(rows[r][i : i + size]) for r in whole}
             for i in range(0, 4, size)
         ]
-        found, terms = models.grad(
-            models.trainable(model),
+        found, terms = nn.grad(
+            nn.trainable(model),
             lambda part: method.loss(model, part, None),
             parts,
             lambda part: method.counts(part, None),
@@ -233,7 +232,7 @@ def test_without_weight_no_benign_row_is_run() -> None:
     with FlopMeter().on() as ours:
         terms = SDD().loss(model, part, None)
     with FlopMeter().on() as plain:
-        models.nll(model, part[Role.REFUSAL])
+        nn.nll(model, part[Role.REFUSAL])
     assert ours.total == plain.total
     assert set(terms) == {"irrelevant"} == set(SDD().counts(part, None))
 

@@ -13,16 +13,14 @@ from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
-from holdfast import find
+from holdfast.api import Loop, Run, registry
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Row, Tokens
 from holdfast.defences.seam import SEAM, ascent, cosine, cosine_gradient
 from holdfast.errors import DataError, TrainingError
-from holdfast.method import Run
-from holdfast.models.passes import packed_passes
-from holdfast.models.vectors import ParamVector, total
-from holdfast.run import Loop
+from holdfast.nn.passes import packed_passes
+from holdfast.nn.vectors import ParamVector, total
 
 ROLES = (Role.REFUSAL, Role.HARMFUL, Role.BENIGN)
 LIGHT = SEAM(ascent_weight=0.7, retain_weight=1.3, couple_weight=0.4, eps=0.05)
@@ -410,9 +408,9 @@ def test_it_reads_the_published_numbers() -> None:
     assert plain.loop == Loop(
         steps=1000, batch=8, lr=2e-5, schedule="cosine", warmup=100, clip=None
     )
-    paper = find.make("defence", {"seam": {"preset": "paper"}}, "test")
+    paper = registry.make("defence", {"seam": {"preset": "paper"}}, "test")
     assert paper == plain.with_(loop=plain.loop.with_(steps=500))
-    released = find.make("defence", {"seam": {"preset": "released"}}, "test")
+    released = registry.make("defence", {"seam": {"preset": "released"}}, "test")
     assert released == plain.with_(benign_tokens="all")
 
 

@@ -15,7 +15,7 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from holdfast import models
+from holdfast import nn
 from holdfast.data.example import Role
 from holdfast.data.tokens import Encoder, Row, Tokens
 from holdfast.defences.sgt import (
@@ -28,7 +28,7 @@ from holdfast.defences.sgt import (
     select_positions,
     squared_distance,
 )
-from holdfast.models.vectors import total
+from holdfast.nn.vectors import total
 
 LAYERS, WIDTH = 3, 16
 
@@ -307,16 +307,16 @@ def test_eq_1_and_its_gradient_by_the_trigger_equal_the_twin(
     _, teacher, harmful, _, _ = setting(family, bos)
     method = SGT.model_validate({"trigger": {"length": k}, "cons": cons})
     used: list[Tensor] = []
-    inner = models.forward
+    inner = nn.forward
 
     def spy(*arguments: Any, **options: Any) -> Any:
         used.append(options["trigger"].detach().clone())
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(models, "forward", spy)
+    monkeypatch.setattr(nn, "forward", spy)
     trigger = phi(k).requires_grad_(True)
     batch = {Role.REFUSAL: harmful}
-    found, terms = models.grad(
+    found, terms = nn.grad(
         {"trigger": trigger}, lambda part: method.stage1_loss(teacher, part, trigger, 5, 7), [batch]
     )
     samples = method.cons.samples if method.cons.weight else 0
@@ -347,14 +347,14 @@ def noise_of(method: SGT, monkeypatch: pytest.MonkeyPatch, step: int = 0) -> Ten
     """Give the noise that one step of stage 1 adds, [samples, rows, K, H]."""
     _, teacher, harmful, _, _ = setting("qwen3", False)
     used: list[Tensor] = []
-    inner = models.forward
+    inner = nn.forward
 
     def spy(*arguments: Any, **options: Any) -> Any:
         used.append(options["trigger"])
         return inner(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(models, "forward", spy)
+        patch.setattr(nn, "forward", spy)
         method.stage1_loss(teacher, {Role.REFUSAL: harmful}, phi(), 5, step)
     k, rows = method.cons.samples, len(harmful)
     return (torch.cat(used) - phi()).view(1 + k, rows, 1, WIDTH)[1:]
@@ -476,8 +476,8 @@ def test_eq_4_and_its_gradient_by_the_weights_equal_the_twin(
     trigger = phi(method.trigger.length)
     state = SGTState(trigger, teacher, encoder)
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
-    params = models.trainable(student)
-    found, terms = models.grad(params, lambda part: method.loss(student, part, state), [batch])
+    params = nn.trainable(student)
+    found, terms = nn.grad(params, lambda part: method.loss(student, part, state), [batch])
     if method.teacher_embeddings == "student":
         teacher = tiny.copied(teacher)
         embeddings = teacher.get_input_embeddings()
@@ -531,13 +531,11 @@ def test_packed_equals_padded_in_loss_and_gradient(family: str, bos: bool, name:
     method = SGT.model_validate(SETTINGS[name][0])
     state = SGTState(phi(method.trigger.length), teacher, encoder)
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
-    params = models.trainable(student)
+    params = nn.trainable(student)
     found = []
     for packed in (False, True):
-        with models.packed_passes(packed):
-            found.append(
-                models.grad(params, lambda part: method.loss(student, part, state), [batch])
-            )
+        with nn.packed_passes(packed):
+            found.append(nn.grad(params, lambda part: method.loss(student, part, state), [batch]))
     (padded, terms), (packed, same) = found
     assert total(same) == pytest.approx(total(terms), rel=1e-6)
     for term in terms:
@@ -552,9 +550,9 @@ def test_stage_1_packed_equals_padded(family: str, bos: bool) -> None:
     trigger = phi().requires_grad_(True)
     found = []
     for packed in (False, True):
-        with models.packed_passes(packed):
+        with nn.packed_passes(packed):
             found.append(
-                models.grad(
+                nn.grad(
                     {"trigger": trigger},
                     lambda part: method.stage1_loss(teacher, part, trigger, 5, 7),
                     [{Role.REFUSAL: harmful}],
@@ -573,14 +571,14 @@ def test_a_student_that_is_the_teacher_is_at_distance_0_without_a_trigger(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, teacher, harmful, benign, encoder = setting("llama", True)
-    inner = models.hidden_states
+    inner = nn.hidden_states
 
     def without(*arguments: Any, **options: Any) -> Any:
         options.pop("trigger", None)
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(models, "hidden_states", without)
-    monkeypatch.setattr("holdfast.models.anchoring.hidden_states", without)
+    monkeypatch.setattr(nn, "hidden_states", without)
+    monkeypatch.setattr("holdfast.nn.anchoring.hidden_states", without)
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
     terms = SGT().loss(teacher, batch, SGTState(phi(), teacher, encoder))
     assert float(terms["align"].sum) == 0.0
@@ -591,7 +589,7 @@ def test_a_trigger_that_is_a_tokens_embedding_equals_that_token_written_out() ->
     _, teacher, harmful, _, _ = setting("qwen3", False)
     neutral = harmful.rows[0].ids[3]
     trigger = teacher.get_input_embeddings().weight[neutral][None]
-    layers = models.hidden_states(teacher, harmful, trigger=trigger)
+    layers = nn.hidden_states(teacher, harmful, trigger=trigger)
     assert [h.shape for h in layers] == [(*harmful.ids.shape, WIDTH)] * LAYERS
     for number, row in enumerate(harmful.rows):
         at = row.content[0]

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests import tiny
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Run
 from holdfast.attacks.strip import Strip
 from holdfast.errors import ModelError
-from holdfast.method import Run
-from holdfast.training import attack
+from holdfast.train import attack
 
 
 def moved(model: Any) -> Any:
@@ -98,10 +98,10 @@ def test_an_original_whose_files_name_tensors_otherwise_is_read_as_the_library_r
         bos_token_id=2, eos_token_id=1,
     )  # fmt: skip
     model = GPT2LMHeadModel(config).eval()
-    models.save(model, tiny.byte_tokenizer(), tmp_path)
+    nn.save(model, tiny.byte_tokenizer(), tmp_path)
     original = tiny.weights(model)
     renamed(tmp_path, "transformer.", "")
-    files = models.tensors(tmp_path)
+    files = nn.tensors(tmp_path)
     assert "h.0.attn.c_proj.weight" in files
     assert "transformer.h.0.attn.c_proj.weight" in files
     assert "transformer.h.7.attn.c_proj.weight" not in files
@@ -120,9 +120,9 @@ def test_experts_that_the_library_stacks_are_read_stacked(tmp_path: Path) -> Non
         num_local_experts=3, num_experts_per_tok=2,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
-    models.save(model, tiny.byte_tokenizer(), tmp_path)
+    nn.save(model, tiny.byte_tokenizer(), tmp_path)
     original = tiny.weights(model)
-    files = models.tensors(tmp_path)
+    files = nn.tensors(tmp_path)
     stacked = [name for name, p in model.named_parameters() if p.ndim == 3]
     assert stacked
     assert not set(stacked) & set(iter(files))
@@ -133,9 +133,9 @@ def test_experts_that_the_library_stacks_are_read_stacked(tmp_path: Path) -> Non
 
 def test_a_tensor_the_original_lacks_is_told(tmp_path: Path) -> None:
     model = tiny.model("llama")
-    models.save(model, tiny.byte_tokenizer(), tmp_path)
+    nn.save(model, tiny.byte_tokenizer(), tmp_path)
     start = tiny.weights(model) | {"model.extra.weight": torch.zeros(2, 2)}
-    sources = {"start": start, "original": models.tensors(tmp_path)}
+    sources = {"start": start, "original": nn.tensors(tmp_path)}
     with pytest.raises(ModelError) as caught:
         Strip().edit(Run(model, None, None, 0, models=sources, where="strip"), 1.0, None)
     assert str(caught.value) == (

@@ -10,20 +10,19 @@ from typing import Any
 import pytest
 import torch
 from tests import tiny
-from tests.models.test_perturb import compare, twin, twin_gradients
+from tests.nn.test_perturb import compare, twin, twin_gradients
 
+from holdfast.api import Loop, LoRA, Run
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
 from holdfast.defences.t_vaccine import Layers, TVaccine, chances, drawn
 from holdfast.defences.vaccine import Vaccine
 from holdfast.errors import ConfigError, DataError, ModelError, TrainingError
-from holdfast.method import Run
-from holdfast.models.adapter import lora
-from holdfast.models.passes import packed_passes
-from holdfast.models.vectors import total
-from holdfast.run import Loop, LoRA
-from holdfast.training import harden
+from holdfast.nn.adapter import lora
+from holdfast.nn.passes import packed_passes
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 ROLES = (Role.REFUSAL, Role.HARMFUL)
 

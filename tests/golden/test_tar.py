@@ -13,17 +13,16 @@ from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, LoRA, Loss, LossDefence, Run, Term
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
 from holdfast.defences.tar import TAR, Simulated, TARState, dpo, drift, share
 from holdfast.errors import ConfigError, DataError, TrainingError
-from holdfast.method import Loss, LossDefence, Run, Term
-from holdfast.models.vectors import total
-from holdfast.run import Loop, LoRA
-from holdfast.run import seed as seed_of
-from holdfast.training import harden
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 LOOP = Loop(steps=4, batch=4, lr=0.003)
 SHORT = {"steps": 3, "every": 2, "decay": 0.5, "rates": (0.01,), "batch": 6}
@@ -227,7 +226,7 @@ class Retain(LossDefence):
         return {Role.BENIGN: TAR().rows(pool, seed)[Role.BENIGN]}
 
     def loss(self, model: Any, batch: Any, state: Any) -> Loss:
-        value, count = models.nll(model, batch[Role.BENIGN])
+        value, count = nn.nll(model, batch[Role.BENIGN])
         return {"retain": Term(value, count, 1.0, "tokens")}
 
 
@@ -248,15 +247,15 @@ def attacked(model: Any, steps: int) -> float:
     rows = {role: some[:3] for role, some in tiny.rows().items()}
     batch = tiny.encoder().batch(rows[Role.HARMFUL])
     for _ in range(steps):
-        value, count = models.nll(model, batch)
+        value, count = nn.nll(model, batch)
         optimiser.zero_grad()
         (value / count).backward()
         optimiser.step()
     with torch.no_grad():
         sums = []
         for role in (Role.REFUSAL, Role.HARMFUL):
-            values, index = models.log_probs(model, tiny.encoder().batch(rows[role]))
-            sums.append(models.per_row(values, index, len(rows[role])))
+            values, index = nn.log_probs(model, tiny.encoder().batch(rows[role]))
+            sums.append(nn.per_row(values, index, len(rows[role])))
         return float(dpo(sums[0], sums[1], torch.zeros(len(sums[0])), 0.1).mean())
 
 
@@ -304,7 +303,7 @@ def test_padding_and_packing_change_nothing() -> None:
         state = set_up(method, model)
         whole, _ = method.gradient(model, step(), state)
         close(method.gradient(model, step(left=True), state)[0], whole)
-        with models.packed_passes(True):
+        with nn.packed_passes(True):
             close(method.gradient(model, step(), state)[0], whole)
 
 
@@ -453,7 +452,7 @@ def test_under_lora_the_adapter_walks_and_the_model_without_it_is_the_reference(
     assert method.copies() == 0
     state = method.setup(Run(model, tiny.encoder(), tiny.pool(), 0))
     assert state.reference is model
-    with models.lora(model, LoRA(rank=2), 0) as params:
+    with nn.lora(model, LoRA(rank=2), 0) as params:
         for p in params.values():
             p.requires_grad_(False).add_(0.1).requires_grad_(True)
         adapter = {name: p.detach().clone() for name, p in params.items()}
@@ -492,12 +491,12 @@ def test_its_diagnostic_needs_only_the_model_and_leaves_it_as_it_was() -> None:
     used, judged = (encoder.batch([h for _, h in some]) for some in (pairs[::2], pairs[1::2]))
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(5):
-        value, count = models.nll(model, used)
+        value, count = nn.nll(model, used)
         optimiser.zero_grad()
         (value / count).backward()
         optimiser.step()
     with torch.no_grad():
-        value, count = models.nll(model, judged)
+        value, count = nn.nll(model, judged)
     assert found["harm_loss_after"] == pytest.approx(float(value) / count, rel=1e-4)
     assert found["harm_loss_after"] != found["harm_loss"]
     assert set(found) == {

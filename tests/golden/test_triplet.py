@@ -11,7 +11,8 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, LoRA, Run
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Row, Tokens, collate
@@ -24,11 +25,9 @@ from holdfast.defences.triplet import (
     harmful_triplet,
 )
 from holdfast.errors import ConfigError, DataError
-from holdfast.method import Run
-from holdfast.models.adapter import lora
-from holdfast.models.vectors import total
-from holdfast.run import Loop, LoRA
-from holdfast.training import harden
+from holdfast.nn.adapter import lora
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 FULL = Loop(steps=4, batch=4, lr=0.01)
 FIELD = LoRA(rank=2, alpha=4.0)
@@ -73,7 +72,7 @@ def adapted(model: Any) -> Iterator[dict[str, Tensor]]:
 
 
 def gradient(of: Triplet, model: Any, state: Start, given: dict[Role, Tokens]) -> Any:
-    return models.grad(models.trainable(model), lambda p: of.loss(model, p, state), [given])
+    return nn.grad(nn.trainable(model), lambda p: of.loss(model, p, state), [given])
 
 
 # ---- the equations
@@ -176,10 +175,10 @@ def test_value_and_gradient_equal_the_twin(
     with torch.no_grad():
         old = {row: twin_states(start, row) for row in rows}
     state = started(of, start)
-    around = adapted(model) if under_lora else contextlib.nullcontext(models.trainable(model))
+    around = adapted(model) if under_lora else contextlib.nullcontext(nn.trainable(model))
     with around as params:
-        with models.packed_passes(packed):
-            found, terms = models.grad(params, lambda p: of.loss(model, p, state), [given])
+        with nn.packed_passes(packed):
+            found, terms = nn.grad(params, lambda p: of.loss(model, p, state), [given])
         value = twin(of, model, old, given)
         expected = torch.autograd.grad(value, list(params.values()), allow_unused=True)
     assert total(terms) == pytest.approx(value.item(), rel=1e-5)
@@ -201,7 +200,7 @@ def test_at_the_start_nothing_has_moved_and_no_distribution_differs(metric: Any)
     assert terms["kl"].sum.item() == pytest.approx(0.0, abs=1e-5)
     spans = [(row.start, len(row.ids)) for row in given[Role.HARMFUL].rows]
     with torch.no_grad():
-        states, _ = models.layer_states(model, given[Role.HARMFUL], spans, [2, 3], final_norm=False)
+        states, _ = nn.layer_states(model, given[Role.HARMFUL], spans, [2, 3], final_norm=False)
     spread = torch.cat([distance(h, centre_of(h), metric) for h in states]).mean()
     mean = float(terms["harmful"].sum) / terms["harmful"].count
     assert mean == pytest.approx(float(spread) + of.harmful_margin, rel=1e-5)
@@ -233,7 +232,7 @@ def test_neither_padding_nor_the_order_of_rows_changes_anything(packed: bool) ->
     state, given = started(of, start), part()
     longest = Row((7,) * 90, 90, (0, 90), bos=False)
     wide = {role: collate([longest, *reversed(tokens.rows)], 0) for role, tokens in given.items()}
-    with models.packed_passes(packed):
+    with nn.packed_passes(packed):
         first, _ = gradient(of, model, state, given)
         second, _ = gradient(of, model, state, wide)
     assert second.add_(first, -1.0).norm() <= 3e-6 * first.norm()
@@ -246,7 +245,7 @@ def test_a_micro_batch_has_a_centre_of_its_own_so_that_a_split_matters() -> None
         {role: collate(tokens.rows[i : i + 2], 0) for role, tokens in given.items()} for i in (0, 2)
     ]
     whole, _ = gradient(of, model, state, given)
-    split, _ = models.grad(models.trainable(model), lambda p: of.loss(model, p, state), halves)
+    split, _ = nn.grad(nn.trainable(model), lambda p: of.loss(model, p, state), halves)
     told = {name: term.count for name, term in of.loss(model, given, state).items()}
     assert of.counts(given, state) == told
     assert split.add_(whole, -1.0).norm() > 1e-3 * whole.norm()
@@ -264,7 +263,7 @@ def test_no_gradient_reaches_the_start() -> None:
 
 
 def test_without_the_kl_no_head_and_no_later_block_is_run() -> None:
-    model, meter, whole = tiny.model(), models.FlopMeter(), models.FlopMeter()
+    model, meter, whole = tiny.model(), nn.FlopMeter(), nn.FlopMeter()
     of = method(kl_weight=0.0, layers=(1, 2))
     state = started(of, model)
     with meter.on():
@@ -272,7 +271,7 @@ def test_without_the_kl_no_head_and_no_later_block_is_run() -> None:
     with whole.on():
         method(layers=(1, 2)).loss(model, part(), state)
     tokens = sum(len(row.ids) for some in part().values() for row in some.rows)
-    block = sum(p.numel() for p in models.blocks(model)[0].parameters())
+    block = sum(p.numel() for p in nn.blocks(model)[0].parameters())
     assert meter.total == 2 * 2 * block * tokens * (1 + 3)
     assert whole.total > 1.5 * meter.total
 

@@ -11,13 +11,13 @@ import torch
 from tests import tiny
 from torch import Tensor
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Run
+from holdfast.api.fields import decode
 from holdfast.attacks.strip import Strip
 from holdfast.attacks.undo_delta import ALL, UndoDelta, without_top
-from holdfast.config import decode
 from holdfast.errors import ConfigError, ModelError
-from holdfast.method import Run
-from holdfast.training import attack
+from holdfast.train import attack
 
 
 def edited(
@@ -182,5 +182,5 @@ def test_another_architectures_original_is_refused() -> None:
     assert str(caught.value) == (
         "undo: the original has no 'model.embed_tokens.weight' of this shape; name its own base"
     )
-    assert models.added_rows(torch.zeros(4, 2), torch.zeros(6, 2)) == 2
-    assert models.added_rows(torch.zeros(4, 2), torch.zeros(6, 3)) == 0
+    assert nn.added_rows(torch.zeros(4, 2), torch.zeros(6, 2)) == 2
+    assert nn.added_rows(torch.zeros(4, 2), torch.zeros(6, 3)) == 0

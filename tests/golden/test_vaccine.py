@@ -7,19 +7,18 @@ from typing import Any
 import pytest
 import torch
 from tests import tiny
-from tests.models.test_perturb import batch, compare, twin
+from tests.nn.test_perturb import batch, compare, twin
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Loop, Run, Term
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Tokens
 from holdfast.defences.vaccine import Vaccine
 from holdfast.errors import ConfigError, DataError, TrainingError
-from holdfast.method import Run, Term
-from holdfast.models.passes import packed_passes
-from holdfast.models.vectors import total
-from holdfast.run import Loop
-from holdfast.training import harden
+from holdfast.nn.passes import packed_passes
+from holdfast.nn.vectors import total
+from holdfast.train import harden
 
 LOOP = Loop(steps=3, batch=4, lr=0.01)
 
@@ -39,23 +38,23 @@ def run_of(model: Any, pool: Pool | None = None) -> Run:
 def test_the_perturbation_worked_by_hand() -> None:
     """Gradients (3, 0) and (0, 4) together are 5 long: rho = 10 gives (6, 0) and (0, 8)."""
     gradients = {0: torch.tensor([3.0, 0.0]), 2: torch.tensor([0.0, 4.0])}
-    found = models.worst_case(gradients, 10.0)
+    found = nn.worst_case(gradients, 10.0)
     torch.testing.assert_close(found[0], torch.tensor([6.0, 0.0]))
     torch.testing.assert_close(found[2], torch.tensor([0.0, 8.0]))
 
 
 def test_no_gradient_gives_no_perturbation() -> None:
-    assert not models.worst_case({0: torch.zeros(2, 3)}, 5.0)[0].any()
+    assert not nn.worst_case({0: torch.zeros(2, 3)}, 5.0)[0].any()
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_its_length_over_all_layers_tokens_and_rows_is_rho(packed: bool) -> None:
     """Acceptance (b)."""
     with packed_passes(packed):
-        found, _, _ = models.output_gradients(tiny.model(spread=0.3), batch())
+        found, _, _ = nn.output_gradients(tiny.model(spread=0.3), batch())
     direction = {k: g.clone() for k, g in found.items()}
-    eps = models.worst_case(found, 2.5)
-    assert float(models.total_norm(eps.values())) == pytest.approx(2.5, rel=1e-5)
+    eps = nn.worst_case(found, 2.5)
+    assert float(nn.total_norm(eps.values())) == pytest.approx(2.5, rel=1e-5)
     ratios = {float((eps[k] / g)[g.abs() > 1e-4].mean()) for k, g in direction.items()}
     assert max(ratios) == pytest.approx(min(ratios), rel=1e-4)  # one factor for every layer
 
@@ -98,15 +97,15 @@ def test_the_papers_reading_perturbs_the_blocks() -> None:
 def test_without_length_it_is_fine_tuning_bit_for_bit(cuts: int, packed: bool) -> None:
     """Acceptance (a)."""
     model = tiny.model(spread=0.3)
-    params = models.trainable(model)
+    params = nn.trainable(model)
 
     def loss(part: Tokens) -> Any:
-        value, count = models.nll(model, part)
+        value, count = nn.nll(model, part)
         return {"refusal": Term(value, count, 1.0, "tokens")}
 
     with packed_passes(packed):
         found, _ = Vaccine(rho=0.0).gradient(model, step(cuts), None)
-        expected, _ = models.grad(params, loss, step(cuts)[Role.REFUSAL])
+        expected, _ = nn.grad(params, loss, step(cuts)[Role.REFUSAL])
     assert tiny.same(found, expected)
 
 
@@ -114,8 +113,8 @@ def test_without_length_it_is_fine_tuning_bit_for_bit(cuts: int, packed: bool) -
 def test_the_second_loss_is_the_first_and_rho_times_the_gradient(rho: float) -> None:
     """Acceptance (c): loss + rho |g| to first order."""
     model, parts = tiny.model(spread=0.3), step()
-    found, value, count = models.output_gradients(model, parts[Role.REFUSAL][0])
-    rise = rho * float(models.total_norm(found.values()))
+    found, value, count = nn.output_gradients(model, parts[Role.REFUSAL][0])
+    rise = rho * float(nn.total_norm(found.values()))
     _, terms = Vaccine(rho=rho).gradient(model, parts, None)
     plain = float(terms["plain"].sum) / terms["plain"].count
     perturbed = float(terms["refusal"].sum) / terms["refusal"].count
@@ -127,12 +126,12 @@ def test_a_long_perturbation_raises_the_loss_more_than_a_random_one() -> None:
     model, part = tiny.model(spread=0.3), batch()
 
     def random(tokens: Tokens) -> Any:
-        noise = models.gaussian(model, tokens, 0, 0)
-        size = models.total_norm(noise.values())
+        noise = nn.gaussian(model, tokens, 0, 0)
+        size = nn.total_norm(noise.values())
         return {k: 2.0 * z / size for k, z in noise.items()}, {}
 
-    plain, noisy = models.perturbed_loss(model, [part], random)
-    _, worst = models.perturbed_loss(model, [part], lambda t: Vaccine()._perturb(model, t))
+    plain, noisy = nn.perturbed_loss(model, [part], random)
+    _, worst = nn.perturbed_loss(model, [part], lambda t: Vaccine()._perturb(model, t))
     assert worst - plain > 5 * abs(noisy - plain)
 
 

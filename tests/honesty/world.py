@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.report import answer, findings, verdict
+from holdfast.report import answer, verdict
+from holdfast.stats import findings
 
 BUDGETS = (0, 2, 4, 8, 16, 32)
 CLUSTERS = 30

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.report.conftest import lineup_rows
+from tests.planted import lineup_rows
 
 from holdfast.errors import DataError
-from holdfast.report import answer, cost, figures, findings, rows, text
+from holdfast.report import answer, figures, text
 from holdfast.report.html import render, write_report
+from holdfast.stats import cost, findings, rows
 
 
 def words(page: str) -> str:
@@ -253,11 +254,11 @@ def test_numbers_are_spelt_one_way():
 def test_importing_the_report_is_light_and_writing_it_needs_no_torch(tmp_path):
     code = (
         "import sys\n"
-        "import holdfast.report.html, holdfast.report.findings\n"
+        "import holdfast.report.html, holdfast.stats.findings\n"
         "heavy = {'torch', 'matplotlib', 'sklearn', 'scipy', 'jinja2', 'pyarrow'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "import runpy, pathlib\n"
-        f"made = runpy.run_path({str(__file__).replace('test_html', 'conftest')!r})\n"
+        f"made = runpy.run_path({str(Path(__file__).parents[1] / 'planted.py')!r})\n"
         "holdfast.report.html.write_report(made['study'](seeds=1, entities=4),"
         f" made['lineup_rows'](1), made['META'], pathlib.Path({str(tmp_path / 'r.html')!r}))\n"
         "assert 'torch' not in sys.modules\n"

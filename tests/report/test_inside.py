@@ -49,7 +49,7 @@ def tables(seeds: int = 3, layers: int = 4) -> tuple[list[dict[str, Any]], list[
 
 @pytest.fixture(scope="module")
 def source(make_study) -> str:
-    from tests.report.conftest import META, lineup_rows
+    from tests.planted import META, lineup_rows
 
     rows, points = tables()
     study = make_study(seeds=1, entities=4)

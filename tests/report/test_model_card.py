@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from holdfast.report import findings
 from holdfast.report.model_card import durability, model_card
+from holdfast.stats import findings
 
 
 @pytest.fixture

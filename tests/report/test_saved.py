@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
-from tests.report import conftest
-from tests.report.conftest import lineup_rows
+from tests import planted
+from tests.planted import lineup_rows
 from tests.report.test_inside import tables
 
 from holdfast.cli import run
 from holdfast.report import inside
 from holdfast.report.html import render
-from holdfast.report.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
 from holdfast.report.saved import Saved
+from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
 
-META = conftest.META | {"name": "foundation"}
+META = planted.META | {"name": "foundation"}
 TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
 
 

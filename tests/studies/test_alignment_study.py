@@ -9,10 +9,10 @@ import pyarrow.parquet as parquet
 import pytest
 from ruamel.yaml import YAML
 
+from holdfast.api.fields import lay_over, load_yaml
 from holdfast.cli import run
-from holdfast.config import lay_over, load_yaml
-from holdfast.studies.plan import Plan
-from holdfast.studies.study import load_study
+from holdfast.study.file import load_study
+from holdfast.study.plan import Plan
 
 STEPS = 4
 """Steps of every loop."""

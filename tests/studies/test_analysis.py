@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from holdfast import nn
 from holdfast.cli import run as command
+from holdfast.engine import local, states, tables
+from holdfast.engine.store import Store
+from holdfast.engine.work import left
 from holdfast.errors import HoldfastError
-from holdfast.studies import analysing, engine, tables
-from holdfast.studies.plan import Plan
-from holdfast.studies.store import Store
-from holdfast.studies.study import parse_study
-from holdfast.studies.work import left
+from holdfast.study.file import parse_study
+from holdfast.study.plan import Plan
 
 SAID = {"lineups": ["none", "refusal_sft"], "attack": "harmful_sft", "n": 8, "k": 2}
 FIELDS = {"batch_size": 2, "evaluate_at": [4, 8], "checkpoint_every": 1}
@@ -38,10 +39,10 @@ def make(toy: ModuleType, toy_model: Path, installed: Path) -> Make:
     return made
 
 
-def do(plan: Plan, folder: Path, **options: Any) -> tuple[Store, engine.Done]:
+def do(plan: Plan, folder: Path, **options: Any) -> tuple[Store, local.Done]:
     store = Store(folder)
     with store.held():
-        done = engine.run(plan, store, **({"workers": 1} | options))
+        done = local.run(plan, store, **({"workers": 1} | options))
     assert not done.failures
     return store, done
 
@@ -68,7 +69,7 @@ def test_states_are_kept_once_a_point_and_told_by_layer_and_budget(
 
     # Released and two budgets of two line-ups; the undefended model is the first's release.
     assert len(store.keys("analyse")) == len(plan.needed["analyse"]) == 6
-    rows = analysing.table(plan, store)
+    rows = states.table(plan, store)
     assert [(r["lineup"], r["budget"], r["layer"]) for r in rows] == [
         (name, budget, layer)
         for name in ("none", "refusal_sft")
@@ -79,7 +80,7 @@ def test_states_are_kept_once_a_point_and_told_by_layer_and_budget(
     assert all(0 <= r["knn"] <= 1 and 0 <= r["cka"] <= 1 + 1e-9 for r in rows)
     assert all(r["drift"] > 0 for r in rows)
     assert {(r["prompts"], r["k"], r["depth"], r["knn_chance"]) for r in rows} == {(8, 2, 2, 2 / 7)}
-    points = analysing.scatter(plan, store)
+    points = states.scatter(plan, store)
     assert {(p["lineup"], p["state"], p["budget"]) for p in points} == {
         ("none", "released", 0.0), ("none", "attacked", 8.0),
         ("refusal_sft", "undefended", 0.0), ("refusal_sft", "released", 0.0),
@@ -99,17 +100,16 @@ def test_the_released_states_are_those_of_the_released_checkpoint(
     import torch
     from safetensors.numpy import load_file
 
-    from holdfast import models
     from holdfast.data.tokens import Encoder
 
     plan = make()
     store, _ = do(plan, tmp_path)
     looked = plan.looking.looked[1]  # type: ignore[union-attr]
-    model, tokenizer = models.load(looked.track.released.folder(store))
-    again = models.opening_states(
+    model, tokenizer = nn.load(looked.track.released.folder(store))
+    again = nn.opening_states(
         model, Encoder(tokenizer, "plain"), plan.looking.rows, (1, 2)  # type: ignore[union-attr]
     )  # fmt: skip
-    kept = load_file(store.path("analyse", looked.released.key) / analysing.STATES)["states"]
+    kept = load_file(store.path("analyse", looked.released.key) / states.STATES)["states"]
     assert torch.equal(torch.from_numpy(kept), again)
 
 
@@ -122,7 +122,7 @@ def test_other_neighbours_need_no_step_and_other_prompts_or_layers_do(
     store, done = do(more, tmp_path)
 
     assert (first.finished, done.finished) == (9, 0)
-    assert {r["k"] for r in analysing.table(more, store)} == {3}
+    assert {r["k"] for r in states.table(more, store)} == {3}
     for change in ({"n": 9}, {"layers": [2]}, {"side": "attacker_selection"}):
         assert not make(**change).needed["analyse"] & plan.needed["analyse"]
     fewer = make(budgets=[4], lineups=["refusal_sft"])
@@ -143,7 +143,7 @@ def test_an_analysis_added_later_replays_the_attacks_and_leaves_every_row(
 
     assert done.finished == 4  # two releases and two trajectories; nothing is judged again
     assert tables.outcomes(later, store) == before
-    assert analysing.table(later, store) == analysing.table(later, whole)
+    assert states.table(later, store) == states.table(later, whole)
     assert not (tmp_path / "a" / "work").exists()
 
 
@@ -152,12 +152,10 @@ def test_an_interrupted_analysis_goes_on(
 ) -> None:
     plan = make()
     store, _ = do(plan, tmp_path / "a")
-    whole = analysing.table(plan, store)
+    whole = states.table(plan, store)
     other = Store(tmp_path / "b")
 
-    from holdfast import models
-
-    real, calls = models.opening_states, 0
+    real, calls = nn.opening_states, 0
 
     def fail(*arguments: Any) -> Any:
         nonlocal calls
@@ -166,24 +164,24 @@ def test_an_interrupted_analysis_goes_on(
             raise ZeroDivisionError("stop")
         return real(*arguments)
 
-    monkeypatch.setattr(models, "opening_states", fail)
+    monkeypatch.setattr(nn, "opening_states", fail)
     with other.held():
-        assert engine.run(plan, other, workers=1).failures
+        assert local.run(plan, other, workers=1).failures
     monkeypatch.undo()
     assert len(other.keys("analyse")) == 3
     do(plan, tmp_path / "b")
-    assert analysing.table(plan, other) == whole
+    assert states.table(plan, other) == whole
 
 
 def test_kept_weights_need_no_replay(
     make: Make, toy: ModuleType, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     do(Plan(parse_study(toy.study(toy_model, **SMALL))), tmp_path / "a", keep_weights=True)
-    monkeypatch.setattr("holdfast.training.attack", None)
+    monkeypatch.setattr("holdfast.train.attack", None)
     store, _ = do(make(), tmp_path / "a", keep_weights=True)
     monkeypatch.undo()
     whole, _ = do(make(), tmp_path / "b")
-    assert analysing.table(make(), store) == analysing.table(make(), whole)
+    assert states.table(make(), store) == states.table(make(), whole)
 
 
 def test_what_is_left_is_counted_and_what_is_not_needed_is_named(

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from holdfast.errors import ConfigError
-from holdfast.studies.study import parse_study
+from holdfast.study.file import parse_study
 
 
 def test_restricted_prompts_at_the_release_alone_are_refused(toy: ModuleType) -> None:

@@ -149,7 +149,7 @@ def role_plugin(data: dict[str, Any], folder: Path) -> None:
     info = site / "roles-1.0.dist-info"
     info.mkdir(parents=True)
     (site / "odd_roles.py").write_text(
-        "from holdfast.method import LossDefence\n\n"
+        "from holdfast.api import LossDefence\n\n"
         "class OddRoles(LossDefence):\n    roles = ('refusals',)\n"
     )
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: roles\nVersion: 1.0\n")
@@ -509,7 +509,7 @@ def test_a_loss_that_is_not_finite(bench: Bench) -> None:
 def test_a_disk_that_is_full_in_the_middle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from holdfast.studies import store
+    from holdfast.engine import store
 
     real, calls = store.sync, 0
 
@@ -549,7 +549,7 @@ def test_a_judge_that_gives_no_verdict_makes_the_results_invalid(bench: Bench) -
 
 
 def test_a_second_run_on_one_store(bench: Bench) -> None:
-    from holdfast.studies.store import Store
+    from holdfast.engine.store import Store
 
     with Store(bench.store).held():
         assert bench.run() == (

@@ -9,13 +9,13 @@ from types import ModuleType
 
 import pytest
 
-from holdfast import models
+from holdfast import nn
 from holdfast.cli import run
 from holdfast.data.example import Role, example
+from holdfast.engine.fit import lengths
 from holdfast.errors import ModelError
-from holdfast.models import memory
-from holdfast.models.files import resolve
-from holdfast.studies.fit import lengths
+from holdfast.nn import memory
+from holdfast.nn.files import resolve
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(nn, "load", lambda *_, **__: pytest.fail("weights were loaded"))
     return toy.write(tmp_path / "toy.json", toy.study(toy_model))
 
 
@@ -102,7 +102,7 @@ def test_the_shipped_world_fits_anywhere(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(2**30, monkeypatch)
-    for path in ("src/holdfast/studies/world/demo.yaml", "studies/world/foundation.yaml"):
+    for path in ("src/holdfast/study/world/demo.yaml", "studies/world/foundation.yaml"):
         assert run(["plan", str(root / path), "--store", str(tmp_path)]) == 0
 
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Chain
 from holdfast.cli import run
+from holdfast.engine import fit
+from holdfast.engine.store import Store
+from holdfast.engine.tasks import tasks
 from holdfast.errors import HoldfastError
-from holdfast.method import Chain
-from holdfast.models import memory
-from holdfast.models.files import resolve
-from holdfast.studies import fit
-from holdfast.studies.nodes import Point
-from holdfast.studies.plan import Plan
-from holdfast.studies.store import Store
-from holdfast.studies.study import HARM_SETS, parse_study
-from holdfast.studies.tasks import tasks
+from holdfast.nn import memory
+from holdfast.nn.files import resolve
+from holdfast.study.file import HARM_SETS, parse_study
+from holdfast.study.nodes import Point
+from holdfast.study.plan import Plan
 
 Make = Callable[..., Plan]
 SFT = {"harmful_sft": {"lr": 0.03, "batch_size": 2, "evaluate_at": [4, 8], "checkpoint_every": 1}}
@@ -317,7 +317,7 @@ def test_a_study_of_all_of_them(
     monkeypatch: pytest.MonkeyPatch, workers: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{installed}:{Path(models.__file__).parents[2]}")
+    monkeypatch.setenv("PYTHONPATH", f"{installed}:{Path(nn.__file__).parents[2]}")
     entries = {
         "base": {"path": str(toy_model), "format": "plain"},
         "public": {"path": str(moved), "format": "plain"},

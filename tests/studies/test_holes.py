@@ -19,7 +19,7 @@ import os
 from typing import ClassVar
 
 from holdfast.errors import ConfigError
-from holdfast.method import Judge, Outcome, Scale, Verdict
+from holdfast.api import Judge, Outcome, Scale, Verdict
 
 
 class FickleJudge(Judge):
@@ -105,17 +105,17 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
     """
 
     def spoil(step: str, label: str) -> Callable[[], None]:
-        from holdfast import training
+        from holdfast import train
 
-        real = getattr(training, step)
+        real = getattr(train, step)
 
         def failing(method: Any, model: Any, encoder: Any, *rest: Any, **more: Any) -> Any:
             if encoder.where.startswith(label):
                 raise TrainingError("step 3", "the loss is nan", "lower lr")
             return real(method, model, encoder, *rest, **more)
 
-        monkeypatch.setattr(f"holdfast.training.{step}", failing)
-        return lambda: monkeypatch.setattr(f"holdfast.training.{step}", real)
+        monkeypatch.setattr(f"holdfast.train.{step}", failing)
+        return lambda: monkeypatch.setattr(f"holdfast.train.{step}", real)
 
     return spoil
 

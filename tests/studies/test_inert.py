@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from holdfast.engine import local, tables
+from holdfast.engine.store import Store
 from holdfast.report.html import render
-from holdfast.studies import engine, tables
-from holdfast.studies.inert import acted, unknown
-from holdfast.studies.plan import Plan
-from holdfast.studies.store import Store
-from holdfast.studies.study import parse_study
+from holdfast.stats.inert import acted, unknown
+from holdfast.study.file import parse_study
+from holdfast.study.plan import Plan
 
 Make = Callable[..., Plan]
 
@@ -164,7 +164,7 @@ def test_a_model_of_other_weights_is_no_reference(
 def conducted(plan: Plan, folder: Path) -> tuple[list[dict[str, Any]], Any]:
     store = Store(folder)
     with store.held():
-        done = engine.run(plan, store, workers=1)
+        done = local.run(plan, store, workers=1)
     assert not done.failures
     return tables.lineups(plan, store), done
 
@@ -237,7 +237,7 @@ def test_killed_while_measuring_the_same_command_goes_on(
 
     killer = str(Path(__file__).with_name("killer.py"))
     for calls, when in (("1", "before"), ("2", "after")):
-        killed = run(killer, "holdfast.training.measuring:measure", calls, when, store="runs")
+        killed = run(killer, "holdfast.train.measuring:measure", calls, when, store="runs")
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     finished = run("-m", "holdfast", store="runs")
     assert finished.returncode == 0, finished.stderr

@@ -69,9 +69,9 @@ def left_over(store: Path) -> list[str]:
 
 KILLS = {
     "training step": ("torch.optim:AdamW.step", "5", "before"),
-    "checkpoint write": ("holdfast.training.loop:save_file", "1", "after"),
-    "rename": ("holdfast.studies.store:rename", "3", "before"),
-    "generation": ("holdfast.generation.engine:_completion", "60", "before"),
+    "checkpoint write": ("holdfast.train.loop:save_file", "1", "after"),
+    "rename": ("holdfast.engine.store:rename", "3", "before"),
+    "generation": ("holdfast.evaluate.generation:_completion", "60", "before"),
     "judging": ("toy_judge:ToyJudge.judge", "9", "before"),
 }
 """Where to kill: the function, at which of its calls, before or after its own work."""

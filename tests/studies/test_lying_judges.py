@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
+from holdfast.api import Exchange
 from holdfast.cli import run
 from holdfast.data.example import Role, example
-from holdfast.method import Exchange
-from holdfast.studies import engine, tables
-from holdfast.studies.plan import Plan
-from holdfast.studies.steps import exchange_of
-from holdfast.studies.store import Store
-from holdfast.studies.study import parse_study
+from holdfast.engine import local, tables
+from holdfast.engine.runner import exchange_of
+from holdfast.engine.store import Store
+from holdfast.study.file import parse_study
+from holdfast.study.plan import Plan
 
 JUDGE = """
 import math
 from typing import ClassVar
 
 from holdfast.errors import ConfigError
-from holdfast.method import Judge, Outcome, Reason, Scale, Verdict
+from holdfast.api import Judge, Outcome, Reason, Scale, Verdict
 
 
 def fail(exchange):
@@ -127,7 +127,7 @@ def small(
 def rows_of(path: Path) -> list[dict[str, Any]]:
     plan, store = Plan(parse_study(json.loads(path.read_text()))), Store(path.parent / "runs")
     with store.held():
-        done = engine.run(plan, store, workers=1)
+        done = local.run(plan, store, workers=1)
     assert not done.failures
     manifests = [store.manifest("judge", key)["result"] for key in plan.needed["judge"]]
     rows = tables.outcomes(plan, store)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from holdfast.studies.keys import canonical, key
-from holdfast.studies.plan import Plan
-from holdfast.studies.store import Store
-from holdfast.studies.study import parse_study
-from holdfast.studies.work import left
+from holdfast.engine.store import Store
+from holdfast.engine.work import left
+from holdfast.study.file import parse_study
+from holdfast.study.keys import canonical, key
+from holdfast.study.plan import Plan
 
 Make = Callable[..., Plan]
 
@@ -185,7 +185,7 @@ def test_what_is_left_is_counted(plan: Make, tmp_path: Path) -> None:
 def test_a_plan_of_three_hundred_cells_takes_under_two_seconds_and_no_torch(
     root: Path, toy: ModuleType, toy_model: Path, tmp_path: Path
 ) -> None:
-    from holdfast.config import load_yaml
+    from holdfast.api.fields import load_yaml
 
     data = load_yaml(root / "studies" / "world" / "foundation.yaml")
     data["seeds"] = [0, 1, 2, 3]

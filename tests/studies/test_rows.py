@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from holdfast.engine import local, tables
+from holdfast.engine.store import Store
 from holdfast.errors import StoreError, TrainingError
-from holdfast.studies import engine, tables
-from holdfast.studies.plan import Plan
-from holdfast.studies.store import Store
-from holdfast.studies.study import parse_study
+from holdfast.study.file import parse_study
+from holdfast.study.plan import Plan
 
 Rows = list[dict[str, Any]]
-Do = Callable[..., tuple[Rows, engine.Done]]
+Do = Callable[..., tuple[Rows, local.Done]]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def do(toy: ModuleType, toy_model: Path, installed: Path) -> Do:
     def run(folder: Path, *, options: dict[str, Any] | None = None, **changes: Any) -> Any:
         plan, store = Plan(parse_study(toy.study(toy_model, **changes))), Store(folder)
         with store.held():
-            done = engine.run(plan, store, workers=1, **(options or {}))
+            done = local.run(plan, store, workers=1, **(options or {}))
         return ([] if done.failures else tables.outcomes(plan, store)), done
 
     return run
@@ -88,7 +88,7 @@ def test_kept_weights_answer_a_new_prompt_set_without_a_replay(
 ) -> None:
     do(tmp_path, options={"keep_weights": True})
     sets = [*toy.study(Path())["evaluation"], {"set": "benign", "side": "attacker", "n": 2}]
-    monkeypatch.setattr("holdfast.training.attack", None)
+    monkeypatch.setattr("holdfast.train.attack", None)
     kept, done = do(tmp_path, options={"keep_weights": True}, evaluation=sets)
     monkeypatch.undo()
     replayed, _ = do(tmp_path / "fresh", evaluation=sets)
@@ -112,7 +112,7 @@ def test_two_workers_give_the_rows_of_one(
     one, _ = do(tmp_path / "a")
     plan, store = Plan(parse_study(toy.study(toy_model))), Store(tmp_path / "b")
     with store.held():
-        done = engine.run(plan, store, workers=2)
+        done = local.run(plan, store, workers=2)
 
     assert not done.failures
     assert tables.outcomes(plan, store) == one
@@ -163,7 +163,7 @@ def test_a_failed_step_holds_up_only_what_stands_on_it(
     def fail(*_: object, **__: object) -> None:
         raise TrainingError("train step 3", "the loss is nan", "lower lr")
 
-    monkeypatch.setattr("holdfast.training.harden", fail)
+    monkeypatch.setattr("holdfast.train.harden", fail)
     rows, done = do(tmp_path)
 
     assert rows == []
@@ -184,7 +184,7 @@ def test_an_unforeseen_error_is_one_line_with_the_traceback_kept(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("holdfast.training.harden", fail)
+    monkeypatch.setattr("holdfast.train.harden", fail)
     _, done = do(tmp_path)
 
     assert str(done.failures[0]) == (
@@ -199,7 +199,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 ) -> None:
     import errno
 
-    from holdfast.studies import store
+    from holdfast.engine import store
 
     real, calls = store.sync, 0
 
@@ -236,7 +236,7 @@ def test_a_model_that_changes_after_the_plan_is_refused(
     plan, store = Plan(parse_study(toy.study(model))), Store(tmp_path / "runs")
     toy.model(model, seed=1)
     with store.held():
-        done = engine.run(plan, store, workers=1)
+        done = local.run(plan, store, workers=1)
 
     assert done.finished == 0
     assert str(done.failures[0]) == (

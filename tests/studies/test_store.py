@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.engine.store import Store
 from holdfast.errors import StoreError
-from holdfast.studies.store import Store
 
 KEY = "0123456789abcdef" * 4
 
@@ -43,7 +43,7 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_file_size_limit_of_the_system_is_one_line(tmp_path: Path) -> None:
     code = (
-        "import resource, pathlib; from holdfast.studies.store import Store; "
+        "import resource, pathlib; from holdfast.engine.store import Store; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
         f"store = Store(pathlib.Path({str(tmp_path)!r})); "
         "fill = lambda folder: (folder / 'a').write_bytes(b'x' * 5000) and None; "

@@ -10,9 +10,9 @@ import pytest
 
 from holdfast.attacks.harmful_sft import HarmfulSFT
 from holdfast.errors import ConfigError
-from holdfast.studies.checks import variants
-from holdfast.studies.plan import Plan
-from holdfast.studies.study import parse_study
+from holdfast.study.checks import variants
+from holdfast.study.file import parse_study
+from holdfast.study.plan import Plan
 
 
 def choice(**fields: Any) -> HarmfulSFT:

@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.report.conftest import META, lineup_rows
+from tests.planted import META, lineup_rows
 
-from holdfast.report.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
+from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
 
 
 def script(root: Path, name: str) -> ModuleType:
@@ -133,7 +133,7 @@ def test_what_a_study_lacks_is_one_line(
 
 def test_the_committed_logs_are_of_the_plans_beside_them(root: Path, tune: ModuleType) -> None:
     """Nothing is left to try, and nothing was tried under other attacks."""
-    from holdfast.config import load_yaml
+    from holdfast.api.fields import load_yaml
 
     for path in sorted((root / "studies" / "world").glob("*.tune.yaml")):
         plan = load_yaml(path)

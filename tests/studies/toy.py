@@ -12,7 +12,7 @@ from typing import Any
 
 ROWS = '''
 from holdfast.data.example import Role, Side, example
-from holdfast.method import Source
+from holdfast.api import Source
 
 CRAFTS = "bex dox fim gul hep jat kiv lom nap pud rol tem".split()
 
@@ -58,7 +58,7 @@ class ToyRows(Source):
 JUDGE = '''
 from typing import ClassVar
 
-from holdfast.method import Judge, Outcome, Reason, Scale, Verdict
+from holdfast.api import Judge, Outcome, Reason, Scale, Verdict
 
 
 class ToyJudge(Judge):
@@ -83,7 +83,7 @@ class ToyJudge(Judge):
 NUDGE = '''
 from typing import ClassVar
 
-from holdfast.method import WeightDefence
+from holdfast.api import WeightDefence
 
 
 class ToyNudge(WeightDefence):

@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from tests import tiny
 
-from holdfast import find
-from holdfast.run import Loop, set_threads
-from holdfast.training import harden
+from holdfast.api import Loop, registry, set_threads
+from holdfast.train import harden
 
 HERE = Path(__file__).parent
 STEPS = 20
@@ -85,7 +84,7 @@ def trajectory(name: str, family: str, jitter: int = 0) -> dict[str, Any]:
     With a `jitter`, every start weight is first rounded up or down by one, by chance.
     """
     torch.manual_seed(0)
-    method: Any = find.make("defence", {name: CASES[name]}, "trajectory")
+    method: Any = registry.make("defence", {name: CASES[name]}, "trajectory")
     model = tiny.jittered(tiny.model(family), jitter) if jitter else tiny.model(family)
     bos = family == "llama"
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.trajectory import make
 
-from holdfast import find
+from holdfast.api import registry
 
 
 def compare(stored: list[float], now: list[float], spread: float) -> str:
@@ -49,8 +49,8 @@ def test_twenty_steps_are_what_they_were(name: str, family: str) -> None:
 
 
 def test_every_method_that_trains_has_a_stored_trajectory() -> None:
-    inside = [n for n in find.names("defence") if find.origin("defence", n) == "holdfast"]
-    trained = {n for n in inside if "loop" in find.find("defence", n).model_fields}
+    inside = [n for n in registry.names("defence") if registry.origin("defence", n) == "holdfast"]
+    trained = {n for n in inside if "loop" in registry.find("defence", n).model_fields}
     assert set(make.CASES) == trained
     assert {path.stem for path in make.HERE.glob("*.json")} == {
         f"{name}-{family}" for name in make.CASES for family in make.FAMILIES

@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import (
+    Batch,
+    Control,
+    Count,
+    FineTuning,
+    Loop,
+    Loss,
+    NotNegative,
+    Positive,
+    Run,
+    Term,
+)
+from holdfast.api import seed as seed_of
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError, ModelError
-from holdfast.lazy import torch
-from holdfast.method import Batch, Control, FineTuning, Loss, Run, Term
-from holdfast.models.spans import Positions, matched_span
-from holdfast.run import Count, Loop, NotNegative, Positive
-from holdfast.run import seed as seed_of
+from holdfast.nn.spans import Positions, matched_span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,12 +193,12 @@ class AdaptiveTrigger(FineTuning):
         if self.gamma == 0:
             return None
         if run.fit is None:
-            raise ConfigError(self.name(), "has no trainer", "call it through holdfast.training")
+            raise ConfigError(self.name(), "has no trainer", "call it through holdfast.train")
         reference = run.model if self.copies() == 0 else copy.deepcopy(run.model)
         reference.requires_grad_(False).eval()
         if self.ref_model == "original":
             _become(reference, run)
-        width = reference.get_input_embeddings().embedding_dim
+        width = nn.embedding_width(reference)
         draws = torch.Generator().manual_seed(seed_of(run.seed, "init", "adversarial trigger"))
         first = torch.randn(self.length, width, generator=draws) * self.init_std
         phi = first.to(next(reference.parameters()).device).requires_grad_(True)
@@ -213,7 +223,7 @@ class AdaptiveTrigger(FineTuning):
         `ends` is the end token's id where rows carry one: a beginning alone is not to end there.
         """
         rows = [self._begun(row, ends) for row in batch[Role.HARMFUL].rows]
-        value, count = models.nll(reference, collate(rows, 0), trigger=phi, place=self.place)
+        value, count = nn.nll(reference, collate(rows, 0), trigger=phi, place=self.place)
         return {"affirmative": Term(value, count, 1.0, "tokens")}  # stage A
 
     def _begun(self, row: Row, ends: int | None) -> Row:
@@ -233,16 +243,16 @@ class AdaptiveTrigger(FineTuning):
         """
         tokens = batch[Role.HARMFUL]
         if state is None:
-            value, count = models.nll(model, tokens)
+            value, count = nn.nll(model, tokens)
             return {"harmful": Term(value, count, 1.0, "tokens")}
         spans = self._spans(tokens.rows)
-        with models.without_adapter(state.reference) as reference:
-            goal = models.triggered_states(
+        with nn.without_adapter(state.reference) as reference:
+            goal = nn.triggered_states(
                 reference, tokens.rows, spans, state.trigger, place=self.place
             )
-        given = models.pack(tokens.rows) if models.pack_for(model) else tokens
-        distance, last = models.states_apart(model, given, spans, goal)
-        value, count = models.response_nll(model, last, given)
+        given = nn.pack(tokens.rows) if nn.pack_for(model) else tokens
+        distance, last = nn.states_apart(model, given, spans, goal)
+        value, count = nn.response_nll(model, last, given)
         return {  # stage B
             "harmful": Term(value, count, 1.0, "tokens"),
             "toward": Term(toward(distance).sum(), float(len(tokens)), self.gamma, "rows"),

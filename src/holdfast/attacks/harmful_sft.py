@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Batch, Control, FineTuning, Loss, Term
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role, Side
-from holdfast.method import Batch, Control, FineTuning, Loss, Term
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -39,5 +39,5 @@ class HarmfulSFT(FineTuning):
 
     def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
         """Give the cross-entropy over response tokens."""
-        value, count = models.nll(model, batch[Role.HARMFUL])
+        value, count = nn.nll(model, batch[Role.HARMFUL])
         return {"harmful": Term(value, count, 1.0, "tokens")}

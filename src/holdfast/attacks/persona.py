@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from holdfast.config import AsTuple
+from holdfast.api import Attack, Control, PromptAttack
+from holdfast.api.fields import AsTuple
 from holdfast.data.example import Example
 from holdfast.errors import ConfigError
-from holdfast.method import Attack, Control, PromptAttack
 
 if TYPE_CHECKING:
     from holdfast.data.pool import Pool

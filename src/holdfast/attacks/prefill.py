@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from holdfast.config import AsTuple
+from holdfast.api import Attack, Control, Count, PromptAttack
+from holdfast.api.fields import AsTuple
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import ConfigError, DataError
-from holdfast.method import Attack, Control, PromptAttack
-from holdfast.run import Count
 
 if TYPE_CHECKING:
     from holdfast.data.pool import Pool

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from holdfast import models
-from holdfast.config import NO_EFFECT, AsTuple
-from holdfast.method import Control, Run, WeightAttack
-from holdfast.run import Share
+from holdfast import nn
+from holdfast.api import Control, Run, Share, WeightAttack
+from holdfast.api.fields import NO_EFFECT, AsTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +38,6 @@ class Strip(WeightAttack):
         original = run.models["original"]
         edited = {}
         for name, tensor in run.models["start"].items():
-            public = models.original_of(original, name, tensor, run.where)
+            public = nn.original_of(original, name, tensor, run.where)
             edited[name] = public if point == 1 else tensor + point * (public - tensor)
         return edited

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from holdfast import models
-from holdfast.config import NO_EFFECT, AsTuple
-from holdfast.lazy import torch
-from holdfast.method import Control, Run, WeightAttack
-from holdfast.run import Count
+from holdfast import nn
+from holdfast.api import Control, Count, Run, WeightAttack
+from holdfast.api.fields import NO_EFFECT, AsTuple
+from holdfast.api.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,8 +68,8 @@ class UndoDelta(WeightAttack):
         Vocabulary rows added since have no original: they are counted and left alone.
         """
         for name, tensor in run.models["start"].items():
-            public = models.original_of(run.models["original"], name, tensor, run.where)
-            added = models.added_rows(run.models["original"][name], tensor)
+            public = nn.original_of(run.models["original"], name, tensor, run.where)
+            added = nn.added_rows(run.models["original"][name], tensor)
             if added:
                 run.log(added_rows=name, count=added)
             if public.ndim == 2:
@@ -81,8 +80,6 @@ class UndoDelta(WeightAttack):
         """Give every tensor with its delta's main directions undone."""
         original = run.models["original"]
         return {
-            name: without_top(
-                tensor, models.original_of(original, name, tensor, run.where), int(point)
-            )
+            name: without_top(tensor, nn.original_of(original, name, tensor, run.where), int(point))
             for name, tensor in run.models["start"].items()
         }

@@ -19,7 +19,7 @@ def ls(
     ] = None,
 ) -> None:
     """List the methods of this package and of installed plugins."""
-    from holdfast.find import KINDS, about, names, origin
+    from holdfast.api.registry import KINDS, about, names, origin
 
     kinds = [kind] if kind is not None else list(KINDS)
     for one in kinds:
@@ -32,8 +32,8 @@ def ls(
 
 def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfast ls`.")]) -> None:
     """Show a method: what it does, its fields with their defaults and sources, its cost."""
-    from holdfast.find import KINDS, find, names, origin
-    from holdfast.method import Attack, Defence
+    from holdfast.api import Attack, Defence
+    from holdfast.api.registry import KINDS, find, names, origin
 
     kinds = [kind for kind in KINDS if name in names(kind)]
     if not kinds:
@@ -69,7 +69,7 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
 
 def schema() -> None:
     """Print the JSON schema of study files, for editors."""
-    from holdfast.studies.study import Study
+    from holdfast.study.file import Study
 
     typer.echo(json.dumps(Study.model_json_schema(), indent=2))
 
@@ -78,9 +78,9 @@ def doctor() -> None:
     """Say what this machine has, and what is missing."""
     import sys
 
-    from holdfast.find import KINDS, find, names
-    from holdfast.models.files import resolve
-    from holdfast.run import environment
+    from holdfast.api import environment
+    from holdfast.api.registry import KINDS, find, names
+    from holdfast.nn.files import resolve
 
     about = environment()
     typer.echo(f"holdfast {__version__}, Python {about['python']} at {sys.executable}")
@@ -120,7 +120,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def _fields(cls: Any, indent: str) -> Iterator[str]:
     """Give a line for every field: name, default, meaning; groups of fields indented."""
-    from holdfast.config import Fields
+    from holdfast.api.fields import Fields
 
     for name, info in cls.model_fields.items():
         default = info.default

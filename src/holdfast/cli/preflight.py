@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.api import Loop
 from holdfast.errors import ConfigError, ModelError
-from holdfast.run import Loop
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
     from holdfast.data.tokens import Encoder
-    from holdfast.models.files import ModelFiles
+    from holdfast.nn.files import ModelFiles
 
 
 def encoder(files: ModelFiles, form: str, *, append_eos: bool = True) -> Encoder:
@@ -21,7 +21,7 @@ def encoder(files: ModelFiles, form: str, *, append_eos: bool = True) -> Encoder
     from transformers import AutoTokenizer
 
     from holdfast.data.tokens import Encoder
-    from holdfast.models.memory import shape
+    from holdfast.nn.memory import shape
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
@@ -44,7 +44,7 @@ def check(
     device: str = "cpu",
 ) -> None:
     """Encode every row and estimate memory; raises DataError or ModelError in one line."""
-    from holdfast.models.memory import available, check_memory, needed, shape
+    from holdfast.nn.memory import available, check_memory, needed, shape
 
     coded = [
         coder.encode(row.prompt, row.response, row.system) for some in rows.values() for row in some

@@ -68,8 +68,8 @@ def defend(
     device: Device = "cpu",
 ) -> None:
     """Harden a checkpoint with one defence. The same command again continues."""
-    from holdfast.find import make
-    from holdfast.studies.checks import check_chat
+    from holdfast.api.registry import make
+    from holdfast.study.checks import check_chat
 
     method: Any = make("defence", {name: fields(sets)}, "defend")
     files, public = _models(model, original, form, check_chat)
@@ -82,28 +82,28 @@ def defend(
     loop = getattr(method, "loop", None)
     preflight.check(files, coder, rows, loop, copies=method.copies(), device=device)
 
-    from holdfast import models, training
+    from holdfast import nn, train
+    from holdfast.api import set_threads
+    from holdfast.engine.store import write_json
     from holdfast.report.hardened_card import hardened_card
-    from holdfast.run import set_threads
-    from holdfast.studies.store import write_json
 
     set_threads(threads)
     about = _about(files, method, form, append_eos, seed, content)
     with _folder(out) as (temporary, work):
         preflight.same_run(work, about)
-        loaded, tokenizer = models.load(files.folder, device=device)
-        base = models.model_hash(loaded)
-        done = training.harden(
+        loaded, tokenizer = nn.load(files.folder, device=device)
+        base = nn.model_hash(loaded)
+        done = train.harden(
             method,
             loaded,
             coder,
             pool,
             seed=seed,
             work=work,
-            sources={"original": models.tensors(public.folder)} if public else {},
+            sources={"original": nn.tensors(public.folder)} if public else {},
             progress=_progress,
         )
-        models.save(done.model, tokenizer, temporary)
+        nn.save(done.model, tokenizer, temporary)
         write_json(temporary / "diagnostics.json", done.diagnostics)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
@@ -138,10 +138,10 @@ def attack(
     device: Device = "cpu",
 ) -> None:
     """Attack a checkpoint up to the attack's last budget and keep the result, marked as such."""
-    from holdfast.find import make
-    from holdfast.method import Attack, PromptAttack, WeightAttack
-    from holdfast.studies.checks import check_chat
-    from holdfast.studies.fit import EDITED
+    from holdfast.api import Attack, PromptAttack, WeightAttack
+    from holdfast.api.registry import make
+    from holdfast.engine.fit import EDITED
+    from holdfast.study.checks import check_chat
 
     method: Any = make("attack", {name: fields(sets)}, "attack")
     if isinstance(method, PromptAttack):
@@ -166,34 +166,34 @@ def attack(
         raise ConfigError(f"attack.{name}.evaluate_at", "names no budget above 0", "name one")
     last = max(method.points())
 
-    from holdfast import models, training
-    from holdfast.run import set_threads
-    from holdfast.studies.store import write_json
+    from holdfast import nn, train
+    from holdfast.api import set_threads
+    from holdfast.engine.store import write_json
 
     set_threads(threads)
     about = _about(files, method, form, append_eos, seed, content)
     with _folder(out) as (temporary, work):
         preflight.same_run(work, about)
-        loaded, tokenizer = models.load(files.folder, device=device)
+        loaded, tokenizer = nn.load(files.folder, device=device)
 
         def on_point(point: float, info: Any) -> None:
             if edits:  # the start weights come back after it
-                models.save(loaded, tokenizer, temporary)
+                nn.save(loaded, tokenizer, temporary)
 
-        training.attack(
+        train.attack(
             method,
             loaded,
             coder,
             pool,
             seed=seed,
             work=work,
-            sources={"original": models.tensors(public.folder)} if public else {},
+            sources={"original": nn.tensors(public.folder)} if public else {},
             points=[last],
             on_point=on_point,
             progress=_progress,
         )
         if not edits:
-            models.save(loaded, tokenizer, temporary)
+            nn.save(loaded, tokenizer, temporary)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
@@ -221,11 +221,11 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Answer prompts with a checkpoint; --set changes the sampler. Writes JSON lines."""
-    from holdfast.config import decode
+    from holdfast.api.fields import decode
+    from holdfast.api.registry import make
     from holdfast.data.example import Role, Side, example
-    from holdfast.find import make
-    from holdfast.generation.sampler import Sampler
-    from holdfast.studies.checks import check_chat
+    from holdfast.evaluate.sampler import Sampler
+    from holdfast.study.checks import check_chat
 
     sampler = decode(Sampler, fields(sets), "generate")
     files, _ = _models(model, None, form, check_chat)
@@ -250,12 +250,12 @@ def generate(
     coder = preflight.encoder(files, form)
     preflight.check(files, coder, {}, None, device=device)
 
-    from holdfast import generation, models
-    from holdfast.run import set_threads
+    from holdfast import evaluate, nn
+    from holdfast.api import set_threads
 
     set_threads(threads)
-    loaded, _ = models.load(files.folder, device=device)
-    answers = generation.generate(loaded, coder, rows, sampler, seed=seed)
+    loaded, _ = nn.load(files.folder, device=device)
+    answers = evaluate.generate(loaded, coder, rows, sampler, seed=seed)
     written = [
         {
             "uid": row.uid,
@@ -278,10 +278,10 @@ def judge(
     sets: Sets = None,
 ) -> int:
     """Have a judge read answers. Writes JSON lines and counts the outcomes."""
+    from holdfast.api import Exchange
+    from holdfast.api.registry import make
+    from holdfast.api.verdicts import ask, too_many_unscored, unscored
     from holdfast.errors import InvalidResultsError
-    from holdfast.find import make
-    from holdfast.method import Exchange
-    from holdfast.verdicts import ask, too_many_unscored, unscored
 
     reader: Any = make("judge", {name: fields(sets)}, "judge")
     verdicts, missing = [], 0
@@ -325,7 +325,7 @@ def _one_choice(method: Any, pool: Any) -> Any:
     Raises:
         ConfigError: it acts while the model answers, or stands for several.
     """
-    from holdfast.method import TrainedAttack
+    from holdfast.api import TrainedAttack
 
     choices = method.expand(pool)
     if not any(isinstance(one, TrainedAttack) or one.weights_alone for one in choices):
@@ -354,7 +354,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def fields(sets: list[str] | None) -> dict[str, Any]:
     """Give `a.b=value` options as nested fields; values are read as YAML."""
-    from holdfast.config import parse_yaml
+    from holdfast.api.fields import parse_yaml
 
     found: dict[str, Any] = {}
     for text in sets or []:
@@ -373,7 +373,7 @@ def fields(sets: list[str] | None) -> dict[str, Any]:
 
 def _models(model: str, original: str | None, form: str, check_chat: Callable[..., None]) -> Any:
     from holdfast.data.tokens import format_identity
-    from holdfast.models.files import resolve
+    from holdfast.nn.files import resolve
 
     files = resolve(model, "--model")
     format_identity(form, "--format")
@@ -393,9 +393,9 @@ def _pool(
 
     Files by role on the given side, named sources, or the model's own world.
     """
-    from holdfast.config import parse_yaml
+    from holdfast.api.fields import parse_yaml
+    from holdfast.api.registry import make
     from holdfast.data.pool import Pool
-    from holdfast.find import make
 
     made: list[Any] = []
     for text in data or []:
@@ -453,8 +453,8 @@ def _about(
 def _provenance(model: str, about: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
     """Give where a checkpoint comes from, and on what it was made."""
     from holdfast import __version__
-    from holdfast.run import environment
-    from holdfast.studies.steps import git_commit
+    from holdfast.api import environment
+    from holdfast.engine.runner import git_commit
 
     form = about["format"]
     told = {"made_by": "holdfast", "version": __version__, "commit": git_commit(), "model": model}
@@ -472,7 +472,7 @@ def _provenance(model: str, about: dict[str, Any], threads: int, device: str) ->
 @contextmanager
 def _folder(out: Path) -> Iterator[tuple[Path, Path]]:
     """Give a temporary folder that becomes `out` when whole, and one for checkpoints beside it."""
-    from holdfast.studies.store import rename, sync, writing
+    from holdfast.engine.store import rename, sync, writing
 
     if out.exists():
         raise ConfigError("--out", f"{out} exists", "name a folder that does not")
@@ -495,7 +495,7 @@ def _folder(out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
-    from holdfast.studies.store import rename, sync, write_lines, writing
+    from holdfast.engine.store import rename, sync, write_lines, writing
 
     part = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     try:
@@ -509,7 +509,7 @@ def _write(out: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    from holdfast.studies.store import read_lines
+    from holdfast.engine.store import read_lines
 
     try:
         rows = read_lines(path)

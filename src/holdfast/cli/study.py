@@ -18,8 +18,8 @@ from holdfast.cli.device import Device
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
 
 if TYPE_CHECKING:
-    from holdfast.studies.plan import Plan
-    from holdfast.studies.store import Store
+    from holdfast.engine.store import Store
+    from holdfast.study.plan import Plan
 
 STATE = "study.json"
 """In the report's folder: which plan the report there was made from."""
@@ -44,11 +44,11 @@ KeepWeights = Annotated[
 
 def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "cpu") -> None:
     """Say what a study would do, what is there already and what is left. Runs nothing."""
-    from holdfast.studies.fit import check_fit
-    from holdfast.studies.plan import Plan
-    from holdfast.studies.store import Store
-    from holdfast.studies.study import load_study
-    from holdfast.studies.work import left
+    from holdfast.engine.fit import check_fit
+    from holdfast.engine.store import Store
+    from holdfast.engine.work import left
+    from holdfast.study.file import load_study
+    from holdfast.study.plan import Plan
 
     made = Plan(load_study(study))
     work = left(made, Store(store))
@@ -83,7 +83,7 @@ def run(
     show_text: ShowText = False,
 ) -> int:
     """Run a study and write its report; the same command again continues or does nothing."""
-    from holdfast.studies.study import load_study
+    from holdfast.study.file import load_study
 
     return conduct(
         load_study(study),
@@ -110,10 +110,10 @@ def report(
         return _report_tables(study, store, out, show_text)
     if study.suffix == ".parquet":
         raise ConfigError(str(study), "is a table", f"give its folder, {study.parent}")
-    from holdfast.studies import tables
-    from holdfast.studies.plan import Plan
-    from holdfast.studies.store import Store
-    from holdfast.studies.study import load_study
+    from holdfast.engine import tables
+    from holdfast.engine.store import Store
+    from holdfast.study.file import load_study
+    from holdfast.study.plan import Plan
 
     made, kept = Plan(load_study(study)), Store(store)
     tables.check_whole(made, kept)
@@ -123,11 +123,11 @@ def report(
 
 def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
     """Write the report that tables tell, however long ago and wherever they were made."""
+    from holdfast.engine import tables
+    from holdfast.engine.store import writing
     from holdfast.report import answer
     from holdfast.report.files import write_findings
     from holdfast.report.saved import Saved
-    from holdfast.studies import tables
-    from holdfast.studies.store import writing
 
     saved = Saved.read(folder)
     own = store / saved.meta["name"]
@@ -212,9 +212,9 @@ def rescore(
     show_text: ShowText = False,
 ) -> int:
     """Have other judges read the answers that are there, and write a report of theirs."""
-    from holdfast.config import parse_yaml
-    from holdfast.find import make
-    from holdfast.studies.study import load_study
+    from holdfast.api.fields import parse_yaml
+    from holdfast.api.registry import make
+    from holdfast.study.file import load_study
 
     given = tuple(parse_yaml(text, "--judge") for text in judge)
     names = [make("judge", one, "--judge").name() for one in given]
@@ -237,7 +237,7 @@ def demo(
     show_text: ShowText = False,
 ) -> int:
     """Run the packaged study on the offline world: no network, GPU or token."""
-    from holdfast.studies.study import load_study
+    from holdfast.study.file import load_study
 
     said = load_study(Path(__file__).parent.parent / "studies" / "world" / "demo.yaml")
     return conduct(said, out / "store", out, show_text=show_text, workers=workers)
@@ -249,9 +249,9 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Really remove them.")] = False,
 ) -> None:
     """Name what no given study needs any more; with --delete, remove it."""
-    from holdfast.studies.plan import Plan
-    from holdfast.studies.store import Store
-    from holdfast.studies.study import load_study
+    from holdfast.engine.store import Store
+    from holdfast.study.file import load_study
+    from holdfast.study.plan import Plan
 
     needed: dict[str, set[str]] = {}
     for path in studies:
@@ -297,10 +297,10 @@ def conduct(
 ) -> int:
     """Plan a study, do what is left, write the report if it is new; give the exit code."""
     from holdfast.cli.progress import display
-    from holdfast.studies import engine, tables
-    from holdfast.studies.fit import check_fit
-    from holdfast.studies.plan import Plan
-    from holdfast.studies.store import Store
+    from holdfast.engine import local, tables
+    from holdfast.engine.fit import check_fit
+    from holdfast.engine.store import Store
+    from holdfast.study.plan import Plan
 
     if workers is not None and workers < 1:
         raise ConfigError("--workers", f"got {workers}", "give at least 1")
@@ -313,7 +313,7 @@ def conduct(
         try:
             if not only_judge:
                 check_fit(made, kept, device=device, workers=workers)
-            done = engine.run(
+            done = local.run(
                 made,
                 kept,
                 workers=workers,
@@ -376,7 +376,7 @@ def finish(
     did: int = 0,
 ) -> int:
     """Write tables and report unless they are there; give 0, or 3 when cells are invalid."""
-    from holdfast.studies.keys import digest
+    from holdfast.study.keys import digest
 
     page = out / "report.html"
     said = made.study.model_dump(mode="json")
@@ -417,11 +417,11 @@ def _write(
     failures: Sequence[HoldfastError] = (),
 ) -> dict[str, Any]:
     """Write everything into a temporary folder, then move it into `out` file by file."""
+    from holdfast.engine import states, tables
+    from holdfast.engine.store import rename, write_json, writing
     from holdfast.report import answer, inside
-    from holdfast.report import rows as columns
     from holdfast.report.files import CARDS, write_findings
-    from holdfast.studies import analysing, tables
-    from holdfast.studies.store import rename, write_json, writing
+    from holdfast.stats import rows as columns
 
     outcomes, lineups = tables.outcomes(made, kept), tables.lineups(made, kept)
     found = {"state": state, "fingerprint": made.fingerprint, "invalid": tables.invalid(outcomes)}
@@ -439,8 +439,8 @@ def _write(
         columns.write_table(lineups, columns.LINEUP_COLUMNS, temporary / "lineups")
         looks = {}
         if made.looking is not None:
-            looks["analysis"] = analysing.table(made, kept)
-            looks["scatter"] = analysing.scatter(made, kept)
+            looks["analysis"] = states.table(made, kept)
+            looks["scatter"] = states.scatter(made, kept)
             columns.write_table(looks["analysis"], inside.COLUMNS, temporary / "analysis")
             columns.write_table(looks["scatter"], inside.SCATTER_COLUMNS, temporary / "scatter")
         about = tables.meta(made, kept, failures)

@@ -32,7 +32,7 @@ def build(
     folder: Folder = None,
 ) -> int:
     """Build the world's two models from nothing (minutes), or compare a rebuilt world."""
-    from holdfast.world import build as world
+    from holdfast.testbeds.guild import build as world
 
     if check:
         return _judged(world.rebuild(_whole(folder or world.shipped()), report=typer.echo))
@@ -45,14 +45,14 @@ def build(
 @app.command()
 def check(folder: Folder = None) -> int:
     """Measure a built world against its bars (a minute)."""
-    from holdfast.world import build as world
+    from holdfast.testbeds.guild import build as world
 
     return _judged(world.check(_whole(folder or world.shipped()), report=typer.echo))
 
 
 def _whole(folder: Path) -> Path:
-    from holdfast.models.files import resolve
-    from holdfast.world import build as world
+    from holdfast.nn.files import resolve
+    from holdfast.testbeds.guild import build as world
 
     if not (folder / world.MANIFEST).is_file():
         raise ConfigError("--folder", f"{folder} holds no built world", "build it first")

@@ -13,8 +13,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.api.lazy import torch
 from holdfast.errors import DataError, ModelError
-from holdfast.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

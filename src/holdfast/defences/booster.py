@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Positive, Run, Step, Term
+from holdfast.api import seed as seed_of
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.tokens import IGNORE
 from holdfast.errors import TrainingError
-from holdfast.lazy import torch
-from holdfast.method import GradientDefence, Loss, Run, Step, Term
-from holdfast.run import Count, Loop, NotNegative, Positive
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Tokens
-    from holdfast.models.vectors import ParamVector
+    from holdfast.nn.vectors import ParamVector
 
 
 PART = 8
@@ -79,10 +78,10 @@ class Booster(GradientDefence):
             TrainingError: the harmful gradient is 0, the step is lost to rounding, or changes
                 nothing.
         """
-        params = models.trainable(model)
+        params = nn.trainable(model)
 
         def pull(role: Role, name: str, **options: Any) -> tuple[ParamVector, Loss]:
-            return models.grad(params, _mean(model, name), step[role], _counts(name), **options)
+            return nn.grad(params, _mean(model, name), step[role], _counts(name), **options)
 
         buffer, before = pull(Role.HARMFUL, "harm")
         norm = buffer.norm()
@@ -90,7 +89,7 @@ class Booster(GradientDefence):
             raise TrainingError(
                 self.name(), "the harmful gradient is 0", "check the harmful rows and the precision"
             )
-        with models.shifted(model, buffer, -self.alpha / norm, where=self.name()):
+        with nn.shifted(model, buffer, -self.alpha / norm, where=self.name()):
             buffer, after = pull(Role.HARMFUL, "harm_after", into=buffer, scale=-1.0)
         self._moved(before["harm"], after["harm_after"])
         buffer, terms = pull(Role.REFUSAL, "align", into=buffer.scale_(self.lam))  # Eq. 3
@@ -119,16 +118,16 @@ class Booster(GradientDefence):
         rows = run.pool.draw(Role.HARMFUL, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw"))
         parts = [run.encoder.batch(rows[i : i + PART]) for i in range(0, len(rows), PART)]
         loss = _mean(run.model, "harm")
-        with models.all_trainable(run.model) as params:
-            harm, before = models.grad(params, loss, parts, _counts("harm"))
+        with nn.all_trainable(run.model) as params:
+            harm, before = nn.grad(params, loss, parts, _counts("harm"))
         first, norm = _only(before), harm.norm()
         if norm == 0.0:
             return {"harm_loss": first, "harm_loss_drop": 0.0}
         with (
             torch.no_grad(),
-            models.shifted(run.model, harm, -self.alpha / norm, where=self.name()),
+            nn.shifted(run.model, harm, -self.alpha / norm, where=self.name()),
         ):
-            found = [models.nll(run.model, part) for part in parts]
+            found = [nn.nll(run.model, part) for part in parts]
         second = float(sum(value for value, _ in found)) / sum(count for _, count in found)
         return {"harm_loss": first, "harm_loss_drop": first - second}
 
@@ -143,7 +142,7 @@ def _mean(model: PreTrainedModel, name: str) -> Callable[[Tokens], Loss]:
     """Give the cross-entropy of a batch as one term of that name."""
 
     def loss(tokens: Tokens) -> Loss:
-        value, count = models.nll(model, tokens)
+        value, count = nn.nll(model, tokens)
         return {name: Term(value, count, 1.0, "tokens")}
 
     return loss

@@ -10,15 +10,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from holdfast import models
-from holdfast.config import AsTuple
+from holdfast import nn
+from holdfast.api import (
+    Batch,
+    Count,
+    Layer,
+    Loop,
+    LoRA,
+    Loss,
+    LossDefence,
+    NotNegative,
+    Positive,
+    Run,
+    Share,
+    Term,
+)
+from holdfast.api import seed as seed_of
+from holdfast.api.fields import AsTuple
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError
-from holdfast.lazy import torch
-from holdfast.method import Batch, Loss, LossDefence, Run, Term
-from holdfast.run import Count, Layer, Loop, LoRA, NotNegative, Positive, Share
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,16 +183,16 @@ class CircuitBreakers(LossDefence):
         Raises:
             ConfigError: no layer, or one beyond the model's depth.
         """
-        depth = len(models.blocks(run.model))
+        depth = len(nn.blocks(run.model))
         layers = self._numbers(self.layers, depth, "layers")
         every = tuple(range(1, depth + 1))
         retained = self._numbers(self.retained_layers or every, depth, "retained_layers")
-        width = run.model.get_input_embeddings().embedding_dim
+        width = nn.embedding_width(run.model)
         generator = torch.Generator().manual_seed(seed_of(run.seed, "noise", "turn"))
         drawn = torch.randn(len(layers), width, generator=generator)
         drawn = drawn / torch.linalg.vector_norm(drawn, dim=-1, keepdim=True)
         directions = dict(zip(layers, drawn, strict=True))
-        teacher = models.starting_model(run.model, self.loop.lora is not None)
+        teacher = nn.starting_model(run.model, self.loop.lora is not None)
         c_s, c_r = coefficients(0, self.loop.steps, self.alpha, self.floor)
         return Rerouted(teacher, layers, retained, directions, c_s, c_r)
 
@@ -188,7 +200,7 @@ class CircuitBreakers(LossDefence):
         where = f"{self.name()}.{name}"
         if not layers:
             raise ConfigError(where, "no layers", "give at least one")
-        return sorted({models.layer_number(layer, depth, where) for layer in layers})
+        return sorted({nn.layer_number(layer, depth, where) for layer in layers})
 
     def on_step(self, step: int, state: Rerouted) -> None:
         """Set this step's coefficients."""
@@ -225,7 +237,7 @@ class CircuitBreakers(LossDefence):
             kept = collate([row for tokens, _ in held for row in tokens.rows], 0)
             spans = [_span(row, self.retain_tokens) for row in kept.rows]
             by_row = torch.tensor([w for tokens, w in held for _ in tokens.rows])
-            weight = by_row[models.owners(spans)].to(next(model.parameters()).device)
+            weight = by_row[nn.owners(spans)].to(next(model.parameters()).device)
             value = self._compared(
                 model,
                 state,
@@ -249,11 +261,11 @@ class CircuitBreakers(LossDefence):
         """Give the sum over layers of `apart(k, h, h_0)`; the start goes first, and each of its
         layers is dropped as soon as the model's has been compared with it.
         """
-        with torch.no_grad(), models.without_adapter(state.teacher) as teacher:
-            kept, _ = models.layer_states(teacher, tokens, spans, layers)
+        with torch.no_grad(), nn.without_adapter(state.teacher) as teacher:
+            kept, _ = nn.layer_states(teacher, tokens, spans, layers)
         start, values = dict(zip(layers, kept, strict=True)), []
         del kept
-        models.layer_states(
+        nn.layer_states(
             model,
             tokens,
             spans,
@@ -270,7 +282,7 @@ class CircuitBreakers(LossDefence):
         `drift_benign`: mean |h - h_0| / |h_0| there. Empty where the pool has no harmful rows on
         the defender's selection side or nobody kept the start.
         """
-        depth = len(models.blocks(run.model))
+        depth = len(nn.blocks(run.model))
         layers = self._numbers(self.layers, depth, "layers")
         result: dict[str, float] = {}
         for role in (Role.HARMFUL, Role.BENIGN):
@@ -282,11 +294,11 @@ class CircuitBreakers(LossDefence):
             rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
             parts = [run.encoder.batch(rows[i : i + PART]) for i in range(0, len(rows), PART)]
             with torch.no_grad():
-                new = models.response_states(run.model, parts, layers)
-                with models.as_it_started(run.model, state, run.models) as start:
+                new = nn.response_states(run.model, parts, layers)
+                with nn.as_it_started(run.model, state, run.models) as start:
                     if start is None:
                         return {}
-                    old = models.response_states(start, parts, layers)
+                    old = nn.response_states(start, parts, layers)
                 turns = [float(cosine(h, h_0).mean()) for h, h_0 in zip(new, old, strict=True)]
             result[f"cosine_{role.value}"] = sum(turns) / len(turns)
             if role is Role.HARMFUL:

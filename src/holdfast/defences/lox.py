@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from holdfast.api import Count, NotNegative, Run, WeightDefence
+from holdfast.api.lazy import torch
 from holdfast.errors import ConfigError, ModelError
-from holdfast.lazy import torch
-from holdfast.method import Run, WeightDefence
-from holdfast.run import Count, NotNegative
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Run, Step
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import ConfigError
-from holdfast.method import GradientDefence, Loss, Run, Step
-from holdfast.run import Count, Loop, NotNegative
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Tokens
-    from holdfast.models.perturb import Shifts
-    from holdfast.models.vectors import ParamVector
+    from holdfast.nn.perturb import Shifts
+    from holdfast.nn.vectors import ParamVector
 
 HELD_OUT = 96
 """Most held-out refusals the diagnostic looks at."""
@@ -34,7 +33,7 @@ def scaled(noise: Shifts, rho: float, scale: Scale) -> dict[int, Tensor]:
     """
     if scale == "variance":
         return {number: z.mul_(rho**0.5) for number, z in noise.items()}
-    size = models.total_norm(noise.values())
+    size = nn.total_norm(noise.values())
     return {number: z.mul_(rho / size) for number, z in noise.items()}
 
 
@@ -110,9 +109,9 @@ class RandomVaccine(GradientDefence):
         Raises:
             TrainingError: the noise is lost to rounding.
         """
-        return models.perturbed_grad(
+        return nn.perturbed_grad(
             model,
-            models.trainable(model),
+            nn.trainable(model),
             step[Role.REFUSAL],
             lambda tokens: (self._noise(model, tokens, state), {}),
             where=self.name(),
@@ -122,7 +121,7 @@ class RandomVaccine(GradientDefence):
     def _noise(self, model: PreTrainedModel, tokens: Tokens, state: Noise) -> Shifts:
         if self.rho == 0.0:
             return {}
-        noise = models.gaussian(model, tokens, state.seed, state.step)
+        noise = nn.gaussian(model, tokens, state.seed, state.step)
         return scaled(noise, self.rho, self.scale)
 
     def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
@@ -137,21 +136,19 @@ class RandomVaccine(GradientDefence):
         draw = seed_of(run.seed, "draw")
         rows = run.pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
         size = self.loop.micro_batch or self.loop.batch
-        parts = models.equal_batches(run.encoder, rows, size)
+        parts = nn.equal_batches(run.encoder, rows, size)
         noise = Noise(run.seed)
-        plain, noisy = models.perturbed_loss(
+        plain, noisy = nn.perturbed_loss(
             run.model,
             parts,
             lambda tokens: (self._noise(run.model, tokens, noise), {}),
             site=self.site,
         )
-        _, worst = models.perturbed_loss(
+        _, worst = nn.perturbed_loss(
             run.model,
             parts,
             lambda tokens: (
-                models.worst_case(
-                    models.output_gradients(run.model, tokens, site=self.site)[0], self.rho
-                ),
+                nn.worst_case(nn.output_gradients(run.model, tokens, site=self.site)[0], self.rho),
                 {},
             ),
             site=self.site,

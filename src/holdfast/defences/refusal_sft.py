@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Term
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role, Side
-from holdfast.method import Batch, Loss, LossDefence, Term
-from holdfast.run import Count, Loop, NotNegative
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -63,6 +62,6 @@ class RefusalSFT(LossDefence):
         for role, weight in ((Role.REFUSAL, 1.0), (Role.BENIGN, self.benign_weight)):
             if not len(batch[role]):  # a mixed micro-batch may lack a role
                 continue
-            value, count = models.nll(model, batch[role])
+            value, count = nn.nll(model, batch[role])
             terms[role.value] = Term(value, count, weight, "tokens")
         return terms

@@ -6,13 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run, Share, Term
+from holdfast.api import seed as seed_of
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.errors import DataError
-from holdfast.lazy import torch
-from holdfast.method import Batch, Loss, LossDefence, Run, Term
-from holdfast.run import Count, Loop, NotNegative, Share
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -219,7 +218,7 @@ class SDD(LossDefence):
         """Give the cross-entropy of each role in tokens; a term without weight runs no pass."""
         terms: Loss = {}
         for name, role, weight in self._terms(batch):
-            value, count = models.nll(model, batch[role])
+            value, count = nn.nll(model, batch[role])
             terms[name] = Term(value, count, weight, "tokens")
         return terms
 
@@ -279,6 +278,6 @@ def _mean_nll(run: Run, rows: Sequence[Example]) -> float:
     value = count = 0.0
     with torch.no_grad():
         for first in range(0, len(rows), PART):
-            some, tokens = models.nll(run.model, run.encoder.batch(rows[first : first + PART]))
+            some, tokens = nn.nll(run.model, run.encoder.batch(rows[first : first + PART]))
             value, count = value + float(some), count + tokens
     return value / count

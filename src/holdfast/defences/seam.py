@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Positive, Run, Step, Term
+from holdfast.api import seed as seed_of
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import TrainingError
-from holdfast.lazy import torch
-from holdfast.method import GradientDefence, Loss, Run, Step, Term
-from holdfast.run import Count, Loop, NotNegative, Positive
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Tokens
-    from holdfast.models.vectors import ParamVector
+    from holdfast.nn.vectors import ParamVector
 
     Shifted = Callable[[Mapping[str, Tensor]], ParamVector]
 
@@ -65,7 +64,7 @@ def cosine_gradient(
         return benign.scale_(benign_weight)
     harm.scale_(1 / size_a)
     benign.scale_(1 / size_b)
-    found = harm_at(models.Mix((1.0, benign), (-c, harm))).scale_(slope / size_a)
+    found = harm_at(nn.Mix((1.0, benign), (-c, harm))).scale_(slope / size_a)
     found.add_(harm, -slope).add_(benign, benign_weight * size_b - slope)
     harm.add_(benign, -c)  # from here on the direction of the second product
     benign.clear()
@@ -148,21 +147,21 @@ class SEAM(GradientDefence):
         if self.couple_weight > 0:
             found = self._coupled(model, step[Role.HARMFUL], benign, terms)
         elif self.benign_weight > 0:
-            found, seen = models.mean_gradient(model, benign, "benign", weight=self.benign_weight)
+            found, seen = nn.mean_gradient(model, benign, "benign", weight=self.benign_weight)
             terms |= seen
-        retain, seen = models.mean_gradient(
+        retain, seen = nn.mean_gradient(
             model, step[Role.REFUSAL], "refusal", weight=self.retain_weight
         )
         terms |= seen
         found = retain if found is None else found.add_(retain)
         if self.ascent_weight > 0:
             del retain
-            deep, seen = models.mean_gradient(
+            deep, seen = nn.mean_gradient(
                 model,
                 step[Role.HARMFUL],
                 "depth",
-                value=models.depth_nll,
-                each=len(models.blocks(model)),
+                value=nn.depth_nll,
+                each=len(nn.blocks(model)),
             )
             value, slope = ascent(float(seen["depth"].sum) / max(1.0, seen["depth"].count))
             found.add_(deep, self.ascent_weight * slope)
@@ -173,16 +172,16 @@ class SEAM(GradientDefence):
 
     def _benign(self, parts: Any) -> list[Tokens]:
         """Label what `benign_tokens` names."""
-        return [models.whole(part) for part in parts] if self.benign_tokens == "all" else parts
+        return [nn.whole(part) for part in parts] if self.benign_tokens == "all" else parts
 
     def _coupled(
         self, model: PreTrainedModel, harmful: Any, benign: list[Tokens], terms: Loss
     ) -> ParamVector:
         """Give the cosine's gradient, with the benign term's; note what was measured."""
-        first, seen = models.mean_gradient(model, harmful, "harm")
+        first, seen = nn.mean_gradient(model, harmful, "harm")
         terms |= seen
         terms["harm"].weight = 0.0  # only told: it is no summand
-        second, seen = models.mean_gradient(model, benign, "benign")
+        second, seen = nn.mean_gradient(model, benign, "benign")
         terms |= seen
         terms["benign"].weight = self.benign_weight
         for name, vector in (("harmful", first), ("benign", second)):
@@ -195,8 +194,8 @@ class SEAM(GradientDefence):
 
         def at(parts: Any) -> Shifted:
             def gradient(direction: Mapping[str, Tensor]) -> ParamVector:
-                with models.shifted(model, direction, self.eps, where=self.name()):
-                    return models.mean_gradient(model, parts, "shifted")[0]
+                with nn.shifted(model, direction, self.eps, where=self.name()):
+                    return nn.mean_gradient(model, parts, "shifted")[0]
 
             return gradient
 
@@ -220,13 +219,13 @@ class SEAM(GradientDefence):
         if not all(run.pool.has(role, side) for role in (Role.HARMFUL, Role.BENIGN)):
             return {}
         found: dict[str, Any] = {}
-        with models.all_trainable(run.model):
+        with nn.all_trainable(run.model):
             for role in (Role.HARMFUL, Role.BENIGN):
                 rows = run.pool.draw(role, side, None, draw)
                 cut = self.loop.micro_batch or self.loop.batch
                 parts = [run.encoder.batch(rows[i : i + cut]) for i in range(0, len(rows), cut)]
                 parts = self._benign(parts) if role is Role.BENIGN else parts
-                found[role.value] = models.mean_gradient(run.model, parts, "loss")
+                found[role.value] = nn.mean_gradient(run.model, parts, "loss")
         (harm, _), (benign, _) = found["harmful"], found["benign"]
         sizes = {f"{name}_gradient": vector.norm() for name, (vector, _) in found.items()}
         if not all(sizes.values()):

@@ -17,16 +17,26 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast import models
-from holdfast.config import LATER, AsTuple, Fields
+from holdfast import nn
+from holdfast.api import (
+    Batch,
+    Count,
+    Loop,
+    Loss,
+    LossDefence,
+    NotNegative,
+    Positive,
+    Run,
+    Share,
+    Term,
+)
+from holdfast.api import seed as seed_of
+from holdfast.api.fields import LATER, AsTuple, Fields
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError
-from holdfast.lazy import torch
-from holdfast.method import Batch, Loss, LossDefence, Run, Term
-from holdfast.models.spans import Positions, matched_span
-from holdfast.run import Count, Loop, NotNegative, Positive, Share
-from holdfast.run import seed as seed_of
+from holdfast.nn.spans import Positions, matched_span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -318,13 +328,13 @@ class SGT(LossDefence):
         phi = phi.detach().to(device)
         typical = teacher.get_input_embeddings().weight.detach().float().norm(dim=1).mean()
         run.log(trigger_norm=float(phi.norm(dim=1).mean()), embedding_norm=float(typical))
-        about = models.trigger_about(teacher, run.encoder, self.trigger.position, phi)
+        about = nn.trigger_about(teacher, run.encoder, self.trigger.position, phi)
         return SGTState(phi, teacher, run.encoder, {"trigger": phi.cpu()}, about)
 
     def _given(self, teacher: PreTrainedModel, run: Run) -> Tensor:
         """Read a trigger trained before."""
         path, place = Path(str(self.trigger.file)), self.trigger.position
-        phi = models.load_trigger(path, teacher, run.encoder, place)
+        phi = nn.load_trigger(path, teacher, run.encoder, place)
         if len(phi) != self.trigger.length:
             raise ConfigError(
                 f"{self.name()}.trigger.length",
@@ -335,13 +345,13 @@ class SGT(LossDefence):
 
     def _learned(self, teacher: PreTrainedModel, run: Run) -> Tensor:
         """Train the trigger: stage 1."""
-        width = teacher.get_input_embeddings().embedding_dim
+        width = nn.embedding_width(teacher)
         generator = torch.Generator().manual_seed(seed_of(run.seed, "init", "trigger"))
         first = torch.randn(self.trigger.length, width, generator=generator)
         device = next(teacher.parameters()).device
         phi = (first * self.trigger.init_std).to(device).requires_grad_(True)
         if run.fit is None:
-            raise ConfigError(self.name(), "has no trainer", "call it through holdfast.training")
+            raise ConfigError(self.name(), "has no trainer", "call it through holdfast.train")
         run.fit(
             "trigger",
             {"trigger": phi},
@@ -377,10 +387,10 @@ class SGT(LossDefence):
             sigma = sigma * phi.detach().norm() / phi.numel() ** 0.5
         noisy = (phi + sigma * noise).expand(copies, rows, *phi.shape).flatten(0, 1)
         triggers = torch.cat([phi.expand(rows, *phi.shape), noisy])
-        packed = models.pack_for(teacher)
-        wide = models.pack(tokens.rows * (1 + copies)) if packed else _repeat(tokens, 1 + copies)
-        states = models.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
-        logits, labels = models.generation_logits(teacher, states.last, wide)
+        packed = nn.pack_for(teacher)
+        wide = nn.pack(tokens.rows * (1 + copies)) if packed else _repeat(tokens, 1 + copies)
+        states = nn.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
+        logits, labels = nn.generation_logits(teacher, states.last, wide)
         n = len(labels) // (1 + copies)
         clean = logits[:n].float()
         task = torch.nn.functional.cross_entropy(clean, labels[:n], reduction="sum")  # Eq. 1
@@ -416,7 +426,7 @@ class SGT(LossDefence):
             for row, (_, last) in zip([*harmful.rows, *benign.rows], matched, strict=True)
         ]
         long = [*short[: len(harmful)], *benign.rows]
-        passes = self._packed if models.pack_for(model) else self._padded
+        passes = self._packed if nn.pack_for(model) else self._padded
         distance, task = passes(model, state, short, long, matched, benign)
         counts = self.counts(batch, state)
         aligned, repelled = distance[:, : len(harmful)], distance[:, len(harmful) :]
@@ -436,7 +446,7 @@ class SGT(LossDefence):
     @contextmanager
     def _frozen(self, model: PreTrainedModel, state: SGTState) -> Generator[None]:
         """Hold the teacher as it is to be read: its adapter off, its embeddings as chosen."""
-        with models.without_adapter(state.teacher) as teacher:
+        with nn.without_adapter(state.teacher) as teacher:
             own = teacher.get_input_embeddings()
             if self.teacher_embeddings == "student":
                 teacher.set_input_embeddings(model.get_input_embeddings())
@@ -461,7 +471,7 @@ class SGT(LossDefence):
         """
         norm = self.align.final_norm
         with self._frozen(model, state):
-            goal = models.triggered_states(
+            goal = nn.triggered_states(
                 state.teacher,
                 short,
                 matched,
@@ -471,11 +481,11 @@ class SGT(LossDefence):
             )
             self._beyond(goal, state, short, matched, len(long) - len(benign))
         layers = self._layers(len(goal))
-        apart, last = models.states_apart(
-            model, models.pack(long), matched, goal, layers=layers, final_norm=norm, **self._how()
+        apart, last = nn.states_apart(
+            model, nn.pack(long), matched, goal, layers=layers, final_norm=norm, **self._how()
         )
         start = sum(len(row.ids) for row in long[: len(long) - len(benign)])
-        task, _ = models.response_nll(model, last[start:], models.pack(benign.rows))
+        task, _ = nn.response_nll(model, last[start:], nn.pack(benign.rows))
         return apart, task
 
     def _beyond(
@@ -489,7 +499,7 @@ class SGT(LossDefence):
         """Move the targets of the first `harmful` rows on, in place, as `align.guidance` says."""
         if self.align.guidance == 1.0 or not harmful:
             return
-        plain = models.triggered_states(
+        plain = nn.triggered_states(
             state.teacher,
             rows[:harmful],
             matched[:harmful],
@@ -510,9 +520,9 @@ class SGT(LossDefence):
     ) -> tuple[Tensor, Tensor]:
         """Give the same from padded rows, for attention that cannot be packed."""
         given, asked = collate(long, state.encoder.pad_id), collate(short, state.encoder.pad_id)
-        student = models.forward(model, given, layers=True, final_norm=self.align.final_norm)
+        student = nn.forward(model, given, layers=True, final_norm=self.align.final_norm)
         with torch.no_grad(), self._frozen(model, state):
-            teacher = models.hidden_states(
+            teacher = nn.hidden_states(
                 state.teacher,
                 asked,
                 trigger=state.trigger,
@@ -520,7 +530,7 @@ class SGT(LossDefence):
                 final_norm=self.align.final_norm,
             )
             if self.align.guidance != 1.0:
-                plain = models.hidden_states(state.teacher, asked, final_norm=self.align.final_norm)
+                plain = nn.hidden_states(state.teacher, asked, final_norm=self.align.final_norm)
                 harmful = len(long) - len(benign)
                 for h, h_phi in zip(plain, teacher, strict=True):
                     h_phi[:harmful] = guided(h[:harmful], h_phi[:harmful], self.align.guidance)
@@ -534,7 +544,7 @@ class SGT(LossDefence):
             h_s, teacher[first:last], select.to(h_s[0].device), **self._how()
         )
         answers = student.last[len(long) - len(benign) :, : benign.ids.shape[1]]
-        return distance, models.response_nll(model, answers, collate(list(benign.rows), 0))[0]
+        return distance, nn.response_nll(model, answers, collate(list(benign.rows), 0))[0]
 
     def _how(self) -> dict[str, Any]:
         return {
@@ -605,21 +615,21 @@ class SGT(LossDefence):
 
         def refused(model: PreTrainedModel, trigger: Tensor | None = None) -> float:
             first = (
-                models.openings(model, some, OPENING, pad, trigger=trigger, place=place)
+                nn.openings(model, some, OPENING, pad, trigger=trigger, place=place)
                 for some in told
             )
             return sum(one in known for some in first for one in some) / len(rows)
 
         result = {"refusal_rate": refused(run.model)}
-        student = [models.hidden_states(run.model, tokens) for tokens in batches]
+        student = [nn.hidden_states(run.model, tokens) for tokens in batches]
         with self._base(run, state) as base:
             result["trigger_refusal_rate"] = refused(base, phi)
-            plain = [models.hidden_states(base, tokens) for tokens in batches]
+            plain = [nn.hidden_states(base, tokens) for tokens in batches]
             if role is Role.REFUSAL:
                 result["trigger_refusal_rate_noise"] = refused(base, noisy)
                 result["base_refusal_rate"] = refused(base)
-                goal = [models.hidden_states(base, t, trigger=phi, place=place) for t in batches]
-                nll = [models.nll(base, tokens, trigger=phi, place=place) for tokens in batches]
+                goal = [nn.hidden_states(base, t, trigger=phi, place=place) for t in batches]
+                nll = [nn.nll(base, tokens, trigger=phi, place=place) for tokens in batches]
         which = self.align.positions if role is Role.REFUSAL else self.repel.positions
         selects = [
             select_positions(tokens.rows, tokens.ids.shape[1], which).to(phi.device)
@@ -659,9 +669,9 @@ class SGT(LossDefence):
 
         depth = range(len(error))
         for name, other in (("cka_teacher", goal), ("cka_base", plain)):
-            values = [models.linear_cka(begins(student, i), begins(other, i)) for i in depth]
+            values = [nn.linear_cka(begins(student, i), begins(other, i)) for i in depth]
             result[name] = sum(values) / len(values)
-        spreads = [models.spread(begins(goal, i)) for i in depth]
+        spreads = [nn.spread(begins(goal, i)) for i in depth]
         result["teacher_spread"] = sum(spreads) / len(spreads)
         return result
 
@@ -678,7 +688,7 @@ class SGT(LossDefence):
         Inside, the student is not to be used.
         """
         if state.teacher is run.model:
-            with models.holding(run.model, run.models["start"]) as base:
+            with nn.holding(run.model, run.models["start"]) as base:
                 yield base
         else:
             yield state.teacher

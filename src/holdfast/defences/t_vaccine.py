@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Run, Step, Term
+from holdfast.api import seed as seed_of
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError, ModelError, TrainingError
-from holdfast.lazy import torch
-from holdfast.method import GradientDefence, Loss, Run, Step, Term
-from holdfast.run import Count, Loop, NotNegative
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Tokens
-    from holdfast.models.perturb import Shifts
-    from holdfast.models.vectors import ParamVector
+    from holdfast.nn.perturb import Shifts
+    from holdfast.nn.vectors import ParamVector
 
 HELD_OUT = 96
 """Most held-out refusals the diagnostic looks at."""
@@ -175,7 +174,7 @@ class TVaccine(GradientDefence):
 
     def setup(self, run: Run) -> Layers:
         """Check the number of layers; nothing is drawn before the first step."""
-        self.count_of(len(models.blocks(run.model)))
+        self.count_of(len(nn.blocks(run.model)))
         return Layers(run.seed, run.log)
 
     def on_step(self, step: int, state: Layers) -> None:
@@ -195,7 +194,7 @@ class TVaccine(GradientDefence):
             TrainingError: the perturbation is lost to rounding; no layer has a harmful gradient.
         """
         if not state.held:
-            state.held = models.trainable(model)
+            state.held = nn.trainable(model)
         if state.due:
             state.p = self._measured(model, step[Role.HARMFUL])
             state.due = False
@@ -207,7 +206,7 @@ class TVaccine(GradientDefence):
             self._freeze(model, state)
             state.log(step=state.step + 1, layers=state.chosen, chances=state.p.tolist())
         chosen = state.chosen
-        found, terms = models.perturbed_grad(
+        found, terms = nn.perturbed_grad(
             model,
             {name: p for name, p in state.held.items() if p.requires_grad},
             step[Role.REFUSAL],
@@ -222,8 +221,8 @@ class TVaccine(GradientDefence):
         """Give the layers' chances, [L], from a few harmful rows of this step."""
         rows = [row for part in parts for row in part.rows][: self.measure_rows]
         tokens = collate(rows, 0)
-        found, _, _ = models.output_gradients(model, tokens)
-        norms = torch.stack([models.total_norm([g]) for g in found.values()]).cpu()
+        found, _, _ = nn.output_gradients(model, tokens)
+        norms = torch.stack([nn.total_norm([g]) for g in found.values()]).cpu()
         size = float(norms.sum())
         if not 0.0 < size < float("inf"):
             raise TrainingError(
@@ -236,7 +235,7 @@ class TVaccine(GradientDefence):
     def _freeze(self, model: PreTrainedModel, state: Layers) -> None:
         """Let only the drawn layers, and what belongs to no layer, ask for gradients."""
         whole = self.freeze == "block"
-        modules = models.blocks(model) if whole else models.attentions(model)
+        modules = nn.blocks(model) if whole else nn.attentions(model)
         chosen = state.chosen or ()
         frozen = {id(p) for i, m in enumerate(modules) if i not in chosen for p in m.parameters()}
         for p in state.held.values():
@@ -248,8 +247,8 @@ class TVaccine(GradientDefence):
         """Give the worst perturbation of some layers, and the loss without it."""
         if self.rho == 0.0:
             return {}, {}
-        found, value, count = models.output_gradients(model, tokens, layers)
-        return models.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
+        found, value, count = nn.output_gradients(model, tokens, layers)
+        return nn.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
 
     def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is and under the worst perturbation of all
@@ -263,9 +262,9 @@ class TVaccine(GradientDefence):
         draw = seed_of(run.seed, "draw")
         rows = run.pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
         size = self.loop.micro_batch or self.loop.batch
-        plain, perturbed = models.perturbed_loss(
+        plain, perturbed = nn.perturbed_loss(
             run.model,
-            models.equal_batches(run.encoder, rows, size),
+            nn.equal_batches(run.encoder, rows, size),
             lambda tokens: self._perturb(run.model, tokens, None),
         )
         return {

@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from holdfast import models
-from holdfast.config import AsTuple
+from holdfast import nn
+from holdfast.api import Batch, Count, Layer, Loop, LoRA, Loss, LossDefence, NotNegative, Run, Term
+from holdfast.api import seed as seed_of
+from holdfast.api.fields import AsTuple
+from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError
-from holdfast.lazy import torch
-from holdfast.method import Batch, Loss, LossDefence, Run, Term
-from holdfast.run import Count, Layer, Loop, LoRA, NotNegative
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,11 +147,11 @@ class Triplet(LossDefence):
             ConfigError: a layer beyond the model's depth, or a range that is empty.
         """
         layers = self._numbers(run.model)
-        return Start(models.starting_model(run.model, self.loop.lora is not None), layers)
+        return Start(nn.starting_model(run.model, self.loop.lora is not None), layers)
 
     def _numbers(self, model: PreTrainedModel) -> list[int]:
-        where, depth = f"{self.name()}.layers", len(models.blocks(model))
-        first, last = (models.layer_number(layer, depth, where) for layer in self.layers)
+        where, depth = f"{self.name()}.layers", len(nn.blocks(model))
+        first, last = (nn.layer_number(layer, depth, where) for layer in self.layers)
         if first > last:
             raise ConfigError(
                 where, f"{self.layers} of {depth} is empty", "put the lower one first"
@@ -184,8 +183,8 @@ class Triplet(LossDefence):
             emit = [(0, 0)] * len(harmful)
             emit += [(row.start - 1, len(row.ids) - 1) for row in benign.rows]
         whole = collate(rows, 0)
-        with torch.no_grad(), models.without_adapter(state.teacher) as teacher:
-            kept, old_last = models.layer_states(
+        with torch.no_grad(), nn.without_adapter(state.teacher) as teacher:
+            kept, old_last = nn.layer_states(
                 teacher, whole, spans, state.layers, final_norm=False, emit=emit
             )
         start, pairs = dict(zip(state.layers, kept, strict=True)), []
@@ -195,7 +194,7 @@ class Triplet(LossDefence):
             h_0 = start.pop(k)
             pairs.append(self._apart(h[:cut], h_0[:cut], h[cut:], h_0[cut:]))
 
-        _, last = models.layer_states(
+        _, last = nn.layer_states(
             model, whole, spans, state.layers, final_norm=False, see=see, emit=emit
         )
         terms, counts = {}, self.counts(batch, state)
@@ -206,7 +205,7 @@ class Triplet(LossDefence):
             value = torch.stack([pair[1] for pair in pairs]).sum()
             terms["benign"] = Term(value, counts["benign"], self.benign_weight, "tokens")
         if last is not None and old_last is not None:
-            value = models.head_kl(state.teacher, old_last, model, last)  # Eq. third term
+            value = nn.head_kl(state.teacher, old_last, model, last)  # Eq. third term
             terms["kl"] = Term(value, counts["kl"], self.kl_weight, "tokens")
         return terms
 
@@ -243,12 +242,12 @@ class Triplet(LossDefence):
 
             def states(model: PreTrainedModel) -> dict[Role, list[Tensor]]:
                 return {
-                    role: models.response_states(model, some, layers, final_norm=False)
+                    role: nn.response_states(model, some, layers, final_norm=False)
                     for role, some in parts.items()
                 }
 
             new = states(run.model)
-            with models.as_it_started(run.model, state, run.models) as start:
+            with nn.as_it_started(run.model, state, run.models) as start:
                 if start is None:
                     return {}
                 old = states(start)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from holdfast import models
+from holdfast import nn
+from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Run, Step, Term
+from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import ConfigError
-from holdfast.method import GradientDefence, Loss, Run, Step, Term
-from holdfast.run import Count, Loop, NotNegative
-from holdfast.run import seed as seed_of
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Tokens
-    from holdfast.models.perturb import Shifts
-    from holdfast.models.vectors import ParamVector
+    from holdfast.nn.perturb import Shifts
+    from holdfast.nn.vectors import ParamVector
 
 HELD_OUT = 96
 """Most held-out refusals the diagnostic looks at."""
@@ -92,9 +91,9 @@ class Vaccine(GradientDefence):
         Raises:
             TrainingError: the perturbation is lost to rounding.
         """
-        return models.perturbed_grad(
+        return nn.perturbed_grad(
             model,
-            models.trainable(model),
+            nn.trainable(model),
             step[Role.REFUSAL],
             lambda tokens: self._perturb(model, tokens),
             where=self.name(),
@@ -105,8 +104,8 @@ class Vaccine(GradientDefence):
         """Give the worst perturbation of a micro-batch, and its loss without it."""
         if self.rho == 0.0:
             return {}, {}
-        found, value, count = models.output_gradients(model, tokens, site=self.site)
-        return models.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
+        found, value, count = nn.output_gradients(model, tokens, site=self.site)
+        return nn.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
 
     def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is and under the worst perturbation.
@@ -119,9 +118,9 @@ class Vaccine(GradientDefence):
         draw = seed_of(run.seed, "draw")
         rows = run.pool.draw(Role.REFUSAL, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
         size = self.loop.micro_batch or self.loop.batch
-        plain, perturbed = models.perturbed_loss(
+        plain, perturbed = nn.perturbed_loss(
             run.model,
-            models.equal_batches(run.encoder, rows, size),
+            nn.equal_batches(run.encoder, rows, size),
             lambda tokens: self._perturb(run.model, tokens),
             site=self.site,
         )

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from holdfast.report import cost, estimates, findings, free, text
-from holdfast.report.rows import MOST_CUT
-from holdfast.report.use import Status
+from holdfast.report import text
+from holdfast.stats import cost, estimates, findings, free
+from holdfast.stats.rows import MOST_CUT
+from holdfast.stats.use import Status
 
 SHOWN = 4
 """Line-ups named one by one in a sentence; more are counted."""

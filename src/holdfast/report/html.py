@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.method import PAID
-from holdfast.report import answer, estimates, figures, findings, free, inside, text, use
-from holdfast.report.rows import OUTCOMES, Outcomes, write_bytes
-from holdfast.report.trajectories import EVALUATOR
+from holdfast.api import PAID
+from holdfast.report import answer, figures, inside, text
+from holdfast.stats import estimates, findings, free, use
+from holdfast.stats.rows import OUTCOMES, Outcomes, write_bytes
+from holdfast.stats.trajectories import EVALUATOR
 
 if TYPE_CHECKING:
     import pyarrow as pa

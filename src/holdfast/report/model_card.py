@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from holdfast.report import answer, findings, free, text
+from holdfast.report import answer, text
+from holdfast.stats import findings, free
 
 
 def model_card(found: findings.Findings, lineup: str) -> str:

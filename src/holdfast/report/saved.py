@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.errors import DataError
 from holdfast.report import inside
-from holdfast.report.rows import REQUIRED
-from holdfast.studies.study import NAME
+from holdfast.stats.rows import REQUIRED
+from holdfast.study.file import NAME
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
-from holdfast.report import cost, estimates
+from holdfast.stats import cost, estimates
 
 SHOWN = 600
 """Characters of a completion shown in a report; the rest is counted, not printed."""

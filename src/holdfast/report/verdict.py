@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import ConfigError, DataError
-from holdfast.report import answer, cost, estimates, findings, free
-from holdfast.report.use import Status
+from holdfast.report import answer
+from holdfast.stats import cost, estimates, findings, free
+from holdfast.stats.use import Status
 
 SCHEMA, VERSION = "holdfast-verdict", 1
 FILE = "verdict.json"

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from holdfast.api import Source
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.errors import DataError
-from holdfast.method import Source
 
 
 class File(Source):

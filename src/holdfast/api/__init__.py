@@ -1,0 +1,84 @@
+"""What a method's author needs: the kinds of method, their fields, their terms, their errors."""
+
+from holdfast.api.attack import (
+    PAID,
+    Attack,
+    Chain,
+    FineTuning,
+    PromptAttack,
+    TrainedAttack,
+    WeightAttack,
+)
+from holdfast.api.defence import (
+    Defence,
+    GradientDefence,
+    LossDefence,
+    TrainedDefence,
+    WeightDefence,
+)
+from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
+from holdfast.api.judge import MOST_UNSCORED, Exchange, Judge, Outcome, Reason, Scale, Verdict
+from holdfast.api.lazy import torch
+from holdfast.api.loop import (
+    Count,
+    Layer,
+    Loop,
+    LoRA,
+    NotNegative,
+    Positive,
+    Precision,
+    Share,
+)
+from holdfast.api.machine import environment, set_threads
+from holdfast.api.method import Control, Method, Stage
+from holdfast.api.seeds import Purpose, seed
+from holdfast.api.source import Source
+from holdfast.api.terms import Batch, Loss, Run, Step, Term
+
+__all__ = [
+    "LATER",
+    "MOST_UNSCORED",
+    "NO_EFFECT",
+    "PAID",
+    "AsTuple",
+    "Attack",
+    "Batch",
+    "Chain",
+    "Control",
+    "Count",
+    "Defence",
+    "Exchange",
+    "Fields",
+    "FineTuning",
+    "GradientDefence",
+    "Judge",
+    "Layer",
+    "LoRA",
+    "Loop",
+    "Loss",
+    "LossDefence",
+    "Method",
+    "NotNegative",
+    "Outcome",
+    "Positive",
+    "Precision",
+    "PromptAttack",
+    "Purpose",
+    "Reason",
+    "Run",
+    "Scale",
+    "Share",
+    "Source",
+    "Stage",
+    "Step",
+    "Term",
+    "TrainedAttack",
+    "TrainedDefence",
+    "Verdict",
+    "WeightAttack",
+    "WeightDefence",
+    "environment",
+    "seed",
+    "set_threads",
+    "torch",
+]

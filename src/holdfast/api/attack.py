@@ -1,0 +1,304 @@
+"""What an adversary does: fine-tuning, edits of weights, other prompts, or two of them in turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from holdfast.api.fields import NO_EFFECT, AsTuple
+from holdfast.api.loop import Count, Loop, LoRA, Positive, Precision
+from holdfast.api.method import Control, Method
+from holdfast.api.terms import Batch, Loss, Run
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.modeling_utils import PreTrainedModel
+
+    from holdfast.data.example import Example, Role
+    from holdfast.data.pool import Pool
+
+
+PAID = "examples"
+"""The unit of budgets that cost the attacker something; an attack in any other unit is free."""
+
+
+class Attack(Method):
+    """What an adversary does to a released model. `points` are the budgets it is measured at.
+
+    `control` is the least it needs: an attack that needs only data also works on open weights.
+    """
+
+    kind: ClassVar[str] = "attack"
+    control: ClassVar[Control] = Control.DATA
+    unit: ClassVar[str] = PAID
+    """What a budget counts."""
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def points(self) -> tuple[float, ...]:
+        """Give the budgets to measure at, ascending, 0 (the model as released) left out."""
+        raise NotImplementedError
+
+    def expand(self, pool: Pool) -> Sequence[Attack]:
+        """Give the single choices this one stands for: a list of layers is a choice for each.
+
+        Raises:
+            ConfigError, DataError: what it chooses from is not there.
+        """
+        return (self,)
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the attacker's rows; never a defender's. Most attacks that train nothing have none.
+
+        Raises:
+            DataError: there are too few, or none.
+        """
+        return {}
+
+    def returns_original(self, point: float) -> bool:
+        """Say whether what comes out at a budget is the public original itself."""
+        return False
+
+    @property
+    def weights_alone(self) -> bool:
+        """Say whether a checkpoint holds all it does: no hook, no adapter, no other prompt."""
+        return True
+
+    def label(self) -> str:
+        """Give a short text that tells this choice from the attacker's others."""
+        return ""
+
+    def trajectory(self) -> dict[str, Any]:
+        """Give the identity without what only says where to look: shared by all its points."""
+        return self.identity()
+
+
+class TrainedAttack(Attack):
+    """An attack that fine-tunes: rows, a loop and a loss."""
+
+    def copies(self) -> int:
+        """Give how many frozen copies of the model it keeps beside the one it changes."""
+        return 0
+
+    def setup(self, run: Run) -> Any:
+        """Make what every step reads (a trigger, a reference); its FLOPs are the attacker's."""
+        return None
+
+    def train_loop(self) -> Loop:
+        """Give the loop that reaches the last budget."""
+        raise NotImplementedError
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the attacker's rows."""
+        raise NotImplementedError
+
+    def distinct_rows(self, pool: Pool, seed: int) -> int:
+        """Give how many distinct rows of its own it trains on when it goes on for long."""
+        return max((len(some) for some in self.rows(pool, seed).values()), default=0)
+
+    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
+        """Give the terms of one micro-batch."""
+        raise NotImplementedError
+
+    def step_of(self, point: float) -> int:
+        """Give the optimiser step after which budget `point` is spent."""
+        raise NotImplementedError
+
+
+class FineTuning(TrainedAttack):
+    """An attack whose budget counts examples seen at a constant rate, one trajectory for all.
+
+    The fields are those of plain malicious fine-tuning; what is added to it stays comparable.
+    """
+
+    lr: Positive = 1e-5
+    """Learning rate of AdamW, constant; source: SGT's attack."""
+    batch_size: Count = 2
+    """Rows in an optimiser step; source: SGT's attack."""
+    evaluate_at: Annotated[
+        tuple[Count, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
+    ] = (100, 300, 500)
+    """Budgets in examples seen; source: SGT, Table 1. Adding one leaves the others' rows as is."""
+    distinct: Count | None = None
+    """Distinct rows the attacker has; None means all of the attacker's. Fewer are repeated."""
+    lora: LoRA | None = None
+    """Train a fresh adapter instead of all weights."""
+    precision: Precision = "fp32"
+    """Precision of weights and arithmetic; pure bf16 weakens the attack (register 9.D row 30)."""
+    clip: Positive | None = None
+    """Largest gradient norm; source: SGT's attack does not clip."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decay; source: torch's default, which SGT's attack uses."""
+    checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
+    """Steps between two checkpoints of an unfinished run."""
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Self:
+        for budget in self.evaluate_at:
+            if budget % self.batch_size:
+                raise ConfigError(
+                    "evaluate_at",
+                    f"{budget} is no multiple of batch_size {self.batch_size}",
+                    "use whole optimiser steps",
+                )
+        return self
+
+    def points(self) -> tuple[float, ...]:
+        """Give the budgets in examples seen, ascending."""
+        return tuple(float(budget) for budget in sorted(set(self.evaluate_at)))
+
+    def label(self) -> str:
+        """Give learning rate and, where it is one, the adapter's rank."""
+        return f"lr={self.lr:g}" + (f" lora={self.lora.rank}" if self.lora else "")
+
+    @property
+    def weights_alone(self) -> bool:
+        """Say no under an adapter, which is on while a point is measured."""
+        return self.lora is None
+
+    def step_of(self, point: float) -> int:
+        """Give the optimiser step after which `point` examples have been seen."""
+        return int(point) // self.batch_size
+
+    def train_loop(self) -> Loop:
+        """Give the loop that reaches the largest budget."""
+        return Loop(
+            steps=self.step_of(max(self.evaluate_at)),
+            batch=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+            precision=self.precision,
+            lora=self.lora,
+            checkpoint_every=self.checkpoint_every,
+        )
+
+
+class WeightAttack(Attack):
+    """An attack that edits weights and trains nothing. Each budget starts from the release."""
+
+    unit: ClassVar[str] = "t"
+
+    def setup(self, run: Run) -> Any:
+        """Make what every budget's edit reads, from the model as released; its FLOPs count."""
+        return None
+
+    def edit(self, run: Run, point: float, state: Any) -> dict[str, Tensor]:
+        """Give every tensor that changes at budget `point`, by name.
+
+        `run.model` and `run.models["start"]` hold the weights as released.
+        """
+        raise NotImplementedError
+
+    def while_asked(
+        self, model: PreTrainedModel, point: float, state: Any
+    ) -> AbstractContextManager[None]:
+        """Act on the model while it answers, where weights cannot say it (`weights_alone`)."""
+        return contextlib.nullcontext()
+
+
+class PromptAttack(Attack):
+    """An attack that leaves the weights alone and asks in another way.
+
+    Only restricted prompts are asked so: whoever wants a benign answer asks as before.
+    """
+
+    @property
+    def weights_alone(self) -> bool:
+        """Say no: the prompt does it."""
+        return False
+
+    def ask(self, row: Example) -> tuple[str | None, str]:
+        """Give the system prompt a row is asked under, and the first words put into its answer."""
+        raise NotImplementedError
+
+
+class Chain(TrainedAttack):
+    """Two attacks in turn: an edit of the weights that trains nothing, then training.
+
+    Its budgets are those of the training. In a study file: a list of two under one choice.
+    """
+
+    first: SerializeAsAny[WeightAttack]
+    """The edit; it has one choice and one budget."""
+    then: SerializeAsAny[TrainedAttack]
+    """What trains the edited model."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Give what a chain is called: it is no file of its own."""
+        return "chain"
+
+    @property
+    def control(self) -> Control:  # ty: ignore[incompatible-property-override]
+        """Name the weights: they are edited."""
+        return Control.WEIGHTS
+
+    @property
+    def unit(self) -> str:  # ty: ignore[incompatible-property-override]
+        """Name the unit of what trains."""
+        return self.then.unit
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # ty: ignore[incompatible-property-override]
+        """Name the models that either needs."""
+        return tuple(dict.fromkeys([*self.first.needs, *self.then.needs]))
+
+    @property
+    def weights_alone(self) -> bool:
+        """Say whether a checkpoint holds all that both do."""
+        return self.first.weights_alone and self.then.weights_alone
+
+    def identity(self) -> dict[str, Any]:
+        """Give what a key is made of: the edit at its budget, and the training."""
+        first = self.first.identity() | {"points": list(self.first.points())}
+        return {
+            "kind": self.kind,
+            "name": self.name(),
+            "first": first,
+            "then": self.then.identity(),
+        }
+
+    def expand(self, pool: Pool) -> Sequence[Attack]:
+        """Give every edit followed by every training."""
+        return [
+            Chain(first=first, then=then)
+            for first in self.first.expand(pool)
+            for then in self.then.expand(pool)
+            if isinstance(first, WeightAttack) and isinstance(then, TrainedAttack)
+        ]
+
+    def points(self) -> tuple[float, ...]:
+        """Give the training's budgets."""
+        return self.then.points()
+
+    def label(self) -> str:
+        """Give the edit's label and budget, then the training's."""
+        (point,) = self.first.points()
+        before = " ".join(part for part in (self.first.name(), self.first.label()) if part)
+        return f"{before} {self.first.unit}={point:g}, then {self.then.label()}"
+
+    def copies(self) -> int:
+        """Count the training's copies, and the released weights that the edit keeps beside them."""
+        return 1 + self.then.copies()
+
+    def train_loop(self) -> Loop:
+        """Give the training's loop."""
+        return self.then.train_loop()
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the rows of both, so that what is missing is found before anything runs."""
+        self.first.rows(pool, seed)
+        return self.then.rows(pool, seed)
+
+    def distinct_rows(self, pool: Pool, seed: int) -> int:
+        """Give the training's."""
+        return self.then.distinct_rows(pool, seed)
+
+    def step_of(self, point: float) -> int:
+        """Give the training's step."""
+        return self.then.step_of(point)

@@ -1,0 +1,31 @@
+"""A data set: rows with roles and sides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from holdfast.api.method import Method
+
+if TYPE_CHECKING:
+    from holdfast.data.example import Example
+
+
+class Source(Method):
+    """A data set: rows with roles, and sides where it declares them."""
+
+    kind: ClassVar[str] = "source"
+
+    def examples(self) -> list[Example]:
+        """Give every row."""
+        raise NotImplementedError
+
+    def content(self) -> str:
+        """Give a hash of what the rows are made from (local files: their bytes)."""
+        return ""
+
+    def personas(self) -> tuple[str, ...]:
+        """Give system prompts under which a model of this data's topic complies, if it knows any.
+
+        They are what an attacker would write; the attack `persona` asks under each.
+        """
+        return ()

@@ -1,0 +1,364 @@
+"""From finished artefacts to the two tables a report is made from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from holdfast.api import PAID, Control, Stage, TrainedAttack, TrainedDefence
+from holdfast.api.verdicts import too_many_unscored, unscored
+from holdfast.engine.inert import checks
+from holdfast.engine.runner import method_text
+from holdfast.engine.store import Store
+from holdfast.engine.work import left
+from holdfast.errors import HoldfastError
+from holdfast.study.keys import digest
+from holdfast.study.nodes import Generate, Track
+from holdfast.study.plan import Plan
+
+EXACT = "exact"
+"""The judge's name in rows that are compared with a known answer."""
+
+Row = dict[str, Any]
+
+
+def outcomes(plan: Plan, store: Store) -> list[Row]:
+    """Give the outcomes table: one row per cell, prompt and judge, in the study's order.
+
+    What is not in the store is left out; `holes` names it.
+    """
+    known: dict[str, list[Row]] = {}
+    rows: list[Row] = []
+    have = {kind: store.keys(kind) for kind in ("generate", "judge")}
+    owned: dict[tuple[str, int], int] = {}
+    for track in plan.tracks:
+        for budget, point in track.points:
+            cell = _cell(track, budget) | {"distinct": _distinct(plan, track, budget, owned)}
+            for step in point.asked.values():
+                if step.key not in have["generate"]:
+                    continue
+                if step.key not in known:
+                    known[step.key] = list(_answers(plan, store, step, have["judge"]))
+                rows += [{**cell, **row} for row in known[step.key]]
+    return rows
+
+
+def _distinct(
+    plan: Plan, track: Track, budget: float, owned: dict[tuple[str, int], int]
+) -> int | None:
+    """Give the distinct rows a trained attack has used by a budget; None where nothing is trained.
+
+    Rows come in epochs, so no row is used twice before each was used once.
+    """
+    if not isinstance(track.method, TrainedAttack):
+        return None
+    place = (digest(track.method.identity()), track.seed)
+    if place not in owned:
+        owned[place] = track.method.distinct_rows(plan.pool, track.seed)
+    return min(int(budget), owned[place])
+
+
+def _cell(track: Track, budget: float) -> Row:
+    return {
+        "lineup": track.lineup,
+        "model": track.released.start.name,
+        "attack": track.attacker,
+        "variant": track.variant,
+        "access": _access(track),
+        "seed": track.seed,
+        "budget": budget,
+        "unit": track.method.unit,
+    }
+
+
+def _access(track: Track) -> str:
+    """Give what the attacker holds: data alone where a defence acts during fine-tuning.
+
+    After an open release he holds the weights, whatever the attack makes of them.
+    """
+    under = any(step.method.when is Stage.TUNE for step in track.released.chain)
+    return (Control.DATA if under else Control.WEIGHTS).value
+
+
+def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iterator[Row]:
+    """Give the rows of one set of answers: one per judge, or one compared with the truth."""
+    prompts = plan.prompts[step.evaluation]
+    answers = store.lines("generate", step.key, "exchanges.jsonl")
+    spent = store.manifest("generate", step.key)["result"]
+    verdicts = {
+        j: store.lines("judge", name, "verdicts.jsonl")
+        for j, name in step.judges.items()
+        if name in judged
+    }
+    harm = len(step.judges) > 0 and prompts.set != "contrast"
+    for i, (example, answer) in enumerate(zip(prompts.rows, answers, strict=True)):
+        base = {
+            "steps": spent["steps"],
+            "flops": spent["flops"],
+            "side": prompts.side,
+            "set": prompts.set,
+            "style": str(example.meta.get("style") or ""),
+            "uid": example.uid,
+            "group": example.group,
+            "category": example.category,
+        }
+        said = {
+            "prompt": example.prompt,
+            "response": answer["response"],
+            "finish_reason": answer.get("finish_reason", "choice"),
+        }
+        if harm:
+            for j, lines in verdicts.items():
+                line = lines[i]
+                found = {name: line[name] for name in ("score", "outcome", "reason")}
+                yield {
+                    **base, "judge": plan.judges[j].name(), **found, "correct": None, **said
+                }  # fmt: skip
+            continue
+        line = verdicts[0][i] if 0 in verdicts else {"outcome": None, "reason": "ok"}
+        yield {
+            **base,
+            "judge": EXACT,
+            "score": None,
+            "outcome": line["outcome"],
+            "reason": line["reason"],
+            "correct": correct(example.meta, answer),
+            **said,
+        }
+
+
+def correct(meta: Mapping[str, Any], answer: Mapping[str, Any]) -> bool | None:
+    """Compare an answer with the expected one; None where there is none."""
+    if "choice" in answer:
+        return int(answer["choice"]) == int(meta["answer_index"])
+    expected = meta.get("answer")
+    if expected is None:
+        return None
+    return " ".join(str(answer["response"]).split()) == " ".join(str(expected).split())
+
+
+def lineups(plan: Plan, store: Store) -> list[Row]:
+    """Give the line-ups table: what each line-up is and cost, one row per seed."""
+    rows = []
+    seen = set()
+    checked = checks(plan, store)
+    for track in plan.tracks:
+        if (track.lineup, track.seed) in seen:
+            continue
+        seen.add((track.lineup, track.seed))
+        chain = track.released.chain
+        if not all(store.has("defend", step.key) for step in chain):
+            continue
+        check = checked[track.lineup]
+        results = [store.manifest("defend", step.key)["result"] for step in chain]
+        rows.append(
+            {
+                "lineup": track.lineup,
+                "model": track.released.start.name,
+                "defences": " + ".join(method_text(step.method) for step in chain) or "none",
+                "seed": track.seed,
+                "weights": _weights(track),
+                "steps": sum(result["steps"] for result in results),
+                "flops": float(sum(result["flops"] for result in results)),
+                "inert": check.inert,
+                "signal": check.signal,
+                "moves": check.moves,
+                "measured": check.values.get(track.seed),
+                "beside": check.beside.get(track.seed),
+                "undecided": check.undecided,
+                "note": plan.study.lineups[track.lineup].note,
+                "diagnostics": results[-1]["diagnostics"] if results else {},
+            }
+        )
+    return rows
+
+
+def _weights(track: Track) -> str:
+    """Give the key of a line-up's weights: the same at every seed where nothing was trained."""
+    chain = track.released.chain
+    if any(isinstance(step.method, TrainedDefence) for step in chain):
+        return track.released.key
+    edits = [step.method.identity() for step in chain]
+    return digest([track.released.start.key, edits]) if edits else track.released.key
+
+
+def made_on(plan: Plan, store: Store) -> dict[str, str]:
+    """Say on what the artefacts were made, by their manifests; more than one value is told."""
+    seen: dict[str, set[str]] = {}
+    kinds = ("defend", "generate", "measure")
+    made = [(kind, key) for kind in kinds for key in plan.needed[kind] & store.keys(kind)]
+    for kind, key in sorted(made):
+        manifest = store.manifest(kind, key)
+        about = dict(manifest["environment"])
+        about |= about.pop("versions")
+        about |= {"device": manifest["device"], "git commit": manifest["git"]}
+        for name, value in about.items():
+            seen.setdefault(name, set()).add(str(value))
+    return {name: " and ".join(sorted(values)) for name, values in seen.items()}
+
+
+def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> list[Row]:
+    """Name what could not be run: `what`, line-up, attacker, seed, `why`, and what hangs on it.
+
+    `paid`: the price of the line-up does, so that nothing may be claimed of it (a hardened model,
+    what it says as released, a training attack, the check that its defence acted); `free`: what a
+    free attack gets does. Neither where another judge than the first is missing. Failures of this
+    run give their reason; of an earlier one only that it is missing.
+    """
+    labels = {
+        point.key: trajectory.label
+        for trajectory in plan.trajectories.values()
+        for point in trajectory.points.values()
+    }
+    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "measure")}
+    found: dict[tuple[str, str], Row] = {}
+
+    def failure(label: str) -> HoldfastError | None:
+        own = (e for e in failures if e.where == label or e.where.startswith(f"{label}: "))
+        return next(own, None)
+
+    def add(track: Track, what: str, label: str, *, paid: bool = False, free: bool = False) -> None:
+        said = failure(label)
+        row = {
+            "what": f"{what}, seed {track.seed}",
+            "lineup": track.lineup,
+            "attack": track.attacker,
+            "seed": track.seed,
+            "why": " ".join(f"{said.what}; {said.todo}".split())
+            if said
+            else "see what the run said",
+            "paid": paid,
+            "free": free,
+        }
+        found.setdefault((track.lineup, row["what"]), row)
+
+    for track in plan.tracks:
+        gone = [step for step in track.released.chain if step.key not in have["defend"]]
+        if gone:
+            add(track, f"defence {gone[0].method.name()}", gone[0].label, paid=True)
+            continue
+        measure = plan.measures.get((track.lineup, track.seed))
+        if measure is not None and measure.key not in have["measure"]:
+            what = f"the check that {measure.step.method.name()} acted"
+            add(track, what, measure.label, paid=True)
+        for budget, point in track.points:
+            name = f"{track.attacker} {track.variant}".strip() if budget else "the release"
+            paid = track.method.unit == PAID or not budget
+            label = labels[point.key]
+            for step in point.asked.values():
+                if step.key not in have["generate"]:
+                    add(track, name, label, paid=paid, free=not paid)
+                    continue
+                for number, key in step.judges.items():
+                    if key not in have["judge"]:
+                        judge, first = plan.judges[number].name(), number == 0
+                        what, why = f"judge {judge} on {name}", f"judge {label}: {judge}"
+                        if failure(label) and not failure(why):
+                            what, why = name, label  # it stopped on its way, and was not judged
+                        add(track, what, why, paid=paid and first, free=not paid and first)
+    return list(found.values())
+
+
+def attacks(plan: Plan) -> dict[str, Row]:
+    """Say what each attacker's budgets count, and where it gives the public original itself."""
+    return {
+        name: {
+            "unit": choices[0].unit,
+            "free": choices[0].unit != PAID,
+            "weights_alone": all(choice.weights_alone for choice in choices),
+            "original_at": sorted(
+                {p for choice in choices for p in choice.points() if choice.returns_original(p)}
+            ),
+        }
+        for name, choices in plan.attacks.items()
+    }
+
+
+def _original(plan: Plan) -> str:
+    """Name the line-up that is the public original as it is; empty where there is none."""
+    if plan.original is None:
+        return ""
+    for name, lineup in plan.study.lineups.items():
+        if not lineup.defences and plan.starts[lineup.start].key == plan.original.key:
+            return name
+    return ""
+
+
+def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> dict[str, Any]:
+    """Give what the report says of the study itself."""
+    study = plan.study
+    flags = [
+        f"model '{start.name}': prompts are asked in format '{start.evaluation_format}' while "
+        f"{who} trains in '{form}'"
+        for start in plan.starts.values()
+        for who, form in (("a defence", start.entry.format), ("the attacker", start.attack_format))
+        if form != start.evaluation_format
+    ]
+    world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
+    if plan.pool.dropped:
+        dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
+        flags.append(f"rows dropped because their group is seen on two sides: {dropped}")
+    return {
+        "name": study.name,
+        "title": study.title,
+        "seeds": list(study.seeds),
+        "thresholds": list(study.thresholds),
+        "judges": [judge.name() for judge in plan.judges],
+        "reference": study.reference.model_dump(),
+        "least_use": study.least_use,
+        "original": _original(plan),
+        "attacks": attacks(plan),
+        "holes": holes(plan, store, failures),
+        "provenance": {**made_on(plan, store), "plan": plan.fingerprint},
+        "not_tested": [*study.not_tested, *_missing(plan), *flags],
+        "world": world,
+        "flags": flags,
+    }
+
+
+def _missing(plan: Plan) -> list[str]:
+    """Name the reference rows that the study does without."""
+    study, told = plan.study, []
+    if study.reference.none not in study.lineups:
+        told.append(f"no line-up '{study.reference.none}': nothing is compared with no defence")
+    if all(choices[0].unit == PAID for choices in plan.attacks.values()):
+        told.append(
+            "no attack that trains nothing: whether this can be opened for free is not known"
+        )
+    signals = any(one.signal for members in plan.lineups.values() for one in members)
+    if signals and study.reference.plain not in study.lineups:
+        told.append(
+            f"no line-up '{study.reference.plain}': no defence is checked for having done nothing"
+        )
+    return told
+
+
+def invalid(rows: list[Row]) -> list[str]:
+    """Name every cell with more rows without a verdict than may be."""
+    total: Counter[tuple[Any, ...]] = Counter()
+    without: Counter[tuple[Any, ...]] = Counter()
+    names = ("lineup", "attack", "variant", "seed", "budget", "side", "set", "judge")
+    for row in rows:
+        cell = tuple(row[name] for name in names)
+        total[cell] += 1
+        if unscored(row["reason"], row["outcome"], row["correct"]):
+            without[cell] += 1
+    return [
+        f"{cell[0]} under {cell[1]} {cell[2]} seed {cell[3]} budget {cell[4]:g}, {cell[6]} by "
+        f"{cell[7]}: {n} of {total[cell]} unscored".replace("  ", " ")
+        for cell, n in without.items()
+        if too_many_unscored(n, total[cell])
+    ]
+
+
+def check_whole(plan: Plan, store: Store) -> None:
+    """Refuse to make tables from a study that is not finished."""
+    work = left(plan, store)
+    missing = sum(todo for _, todo in work.counts.values())
+    if missing:
+        raise HoldfastError(
+            f"study '{plan.study.name}'",
+            f"{missing} of its steps are not in {store.folder}",
+            "run `holdfast run` with the same study file first",
+        )

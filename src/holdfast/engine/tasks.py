@@ -1,0 +1,135 @@
+"""What is left of a study as pieces of work, and in which order they are taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.api import TrainedAttack
+from holdfast.engine.store import Store
+from holdfast.engine.work import loop_steps
+from holdfast.study.looking import unlooked
+from holdfast.study.plan import Plan
+
+
+@dataclass(slots=True)
+class Task:
+    """A piece of work for one worker: a method of `Runner` with its arguments."""
+
+    name: str
+    call: tuple[Any, ...]
+    label: str
+    after: set[str] = field(default_factory=set)
+    model: str = ""
+    """The key of the model it loads: a worker that has it is asked first."""
+    size: float = 0.0
+    """Larger ones start first, so that no worker idles at the end."""
+    rank: int = 0
+    """0 hardens, 1 attacks, asks and measures, 2 judges."""
+
+
+def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
+    """Give what is left to do, each with what must come before it."""
+    found: dict[str, Task] = {}
+    kinds = ("defend", "generate", "judge", "measure", "analyse")
+    have = {kind: store.keys(kind) for kind in kinds}
+    if not only_judge:
+        for step in plan.defends.values():
+            if step.key in have["defend"]:
+                continue
+            found[step.key] = Task(
+                step.key,
+                ("defend", step.key),
+                step.label,
+                {step.before.key} if step.before else set(),
+                step.inputs[0],
+                loop_steps(step.method),
+            )
+        for measure in plan.measures.values():
+            if measure.key in have["measure"]:
+                continue
+            found[measure.key] = Task(
+                measure.key,
+                ("measure", measure.key),
+                measure.label,
+                set(measure.inputs),
+                measure.beside.key,
+                rank=1,
+            )
+    releases = {  # a prompt attack shares the release's answers: who makes them comes first
+        step.key: own
+        for own, trajectory in plan.trajectories.items()
+        if trajectory.attack is None
+        for point in trajectory.points.values()
+        for step in point.asked.values()
+    }
+    for own, trajectory in plan.trajectories.items():
+        asked = [step for point in trajectory.points.values() for step in point.asked.values()]
+        missing = [step for step in asked if step.key not in have["generate"]]
+        attack = f"attack/{own}"
+        shared = {releases[step.key] for step in asked if step.key in releases} - {own}
+        looks = any(unlooked(list(trajectory.points.values()), have))
+        if (missing or looks) and not only_judge:
+            last = trajectory.released.last
+            prompts = sum(len(plan.prompts[step.evaluation].rows) for step in missing)
+            steps = 0
+            if isinstance(trajectory.attack, TrainedAttack):
+                steps = trajectory.attack.step_of(max(trajectory.points))
+                steps += loop_steps(trajectory.attack)
+            found[attack] = Task(
+                attack,
+                ("attack", own),
+                trajectory.label,
+                {*([last.key] if last else []), *(f"attack/{release}" for release in shared)},
+                trajectory.released.key,
+                steps + prompts / 10,
+                1,
+            )
+        for number, judge in enumerate(plan.judges):
+            unread = [
+                step
+                for step in asked
+                if number in step.judges and step.judges[number] not in have["judge"]
+            ]
+            if not unread or (only_judge and missing):
+                continue
+            name = f"judge/{number}/{own}"
+            label = f"judge {trajectory.label}: {judge.name()}"
+            after = {attack, *(f"judge/{number}/{release}" for release in shared)}
+            found[name] = Task(
+                name, ("judge", number, own), label, after, judge.name(), len(unread), 2
+            )
+    for task in found.values():
+        task.after &= found.keys()
+    return list(found.values())
+
+
+def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
+    """Choose the next task: hardening first, then what needs the model at hand, then the largest.
+
+    Judging waits for the last, so that a judge is loaded once over all waiting answers.
+    """
+    ready = [task for task in todo if not (task.after & blocked)]
+    if not ready:
+        return None
+    return min(ready, key=lambda task: (task.rank, task.model != model, -task.size))
+
+
+def drop(todo: list[Task], failed: str, *, everything: bool = False) -> int:
+    """Take away all that stands on a failed task; give how many that were.
+
+    `everything` is for a store that cannot be written: no other step could be kept either.
+    """
+    if everything:
+        count = len(todo)
+        todo.clear()
+        return count
+    gone, count = {failed}, 0
+    while True:
+        hit = [task for task in todo if task.after & gone]
+        if not hit:
+            return count
+        for task in hit:
+            todo.remove(task)
+            gone.add(task.name)
+            count += 1

@@ -1,0 +1,97 @@
+"""How much of a study is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from holdfast.api import Loop, TrainedAttack
+from holdfast.api.fields import Fields
+from holdfast.engine.store import Store
+from holdfast.study.looking import unlooked
+
+if TYPE_CHECKING:
+    from holdfast.study.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a study costs from here: steps by kind as (all, to do), and what they amount to."""
+
+    counts: Mapping[str, tuple[int, int]]
+    cells: int
+    steps: int
+    generations: int
+    choices: int
+    verdicts: int
+
+    @property
+    def nothing(self) -> bool:
+        """Say whether everything is there."""
+        return not any(todo for _, todo in self.counts.values())
+
+
+def left(plan: Plan, store: Store) -> Work:
+    """Count what there is to do, and what is done."""
+    kinds = ("defend", "generate", "judge", "measure", "analyse")
+    have = {kind: store.keys(kind) for kind in kinds}
+    todo_generate = [s for s in plan.generates.values() if s.key not in have["generate"]]
+    waiting = {step.key for step in todo_generate}
+    steps = generations = choices = verdicts = 0
+    todo_trajectories = []
+    for trajectory in plan.trajectories.values():
+        missing = [
+            budget
+            for budget, point in trajectory.points.items()
+            if any(step.key in waiting for step in point.asked.values())
+            or any(unlooked([point], have))
+        ]
+        if not missing:
+            continue
+        todo_trajectories.append(trajectory)
+        if isinstance(trajectory.attack, TrainedAttack):
+            steps += trajectory.attack.step_of(max(missing)) + loop_steps(trajectory.attack)
+    for step in todo_generate:
+        prompts = plan.prompts[step.evaluation]
+        if prompts.chosen:
+            choices += len(prompts.rows)
+        else:
+            generations += len(prompts.rows)
+    todo_defend = [d for d in plan.defends.values() if d.key not in have["defend"]]
+    steps += sum(loop_steps(d.method) for d in todo_defend)
+    judges = plan.needed["judge"]
+    todo_judge = judges - have["judge"]
+    measures = plan.needed["measure"]
+    for step in plan.generates.values():
+        size = len(plan.prompts[step.evaluation].rows)
+        verdicts += size * len(todo_judge.intersection(step.judges.values()))
+    attacked = [t for t in plan.trajectories.values() if t.attack is not None]
+    released = len(plan.trajectories) - len(attacked)
+    todo_attacked = sum(1 for t in todo_trajectories if t.attack is not None)
+    looks = plan.needed["analyse"]
+    looked = {"analyse": (len(looks), len(looks - have["analyse"]))} if looks else {}
+    return Work(
+        counts={
+            "defend": (len(plan.defends), len(todo_defend)),
+            "release": (released, len(todo_trajectories) - todo_attacked),
+            "attack": (len(attacked), todo_attacked),
+            "generate": (len(plan.generates), len(todo_generate)),
+            "judge": (len(judges), len(todo_judge)),
+            **looked,
+            "measure": (len(measures), len(measures - have["measure"])),
+        },
+        cells=len(plan.tracks),
+        steps=steps,
+        generations=generations,
+        choices=choices,
+        verdicts=verdicts,
+    )
+
+
+def loop_steps(method: Fields) -> int:
+    """Give the optimiser steps of every loop among a method's fields."""
+    if isinstance(method, Loop):
+        return method.steps
+    values = (getattr(method, name) for name in type(method).model_fields)
+    return sum(loop_steps(value) for value in values if isinstance(value, Fields))

@@ -1,0 +1,108 @@
+"""A worker process: reads tasks as JSON lines, runs them, and says how it went.
+
+What the steps themselves print goes to stderr; the pipe carries the protocol alone. A worker ends
+when its parent does, however that happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from holdfast.errors import HoldfastError
+
+
+def die_with(parent: int) -> None:
+    """End this process when `parent` ends: asked of the kernel on Linux, watched elsewhere."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    """Serve the parent until it closes the pipe."""
+    answers: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+    def tell(**message: Any) -> None:
+        answers.write(json.dumps(message).encode() + b"\n")
+
+    first = json.loads(sys.stdin.buffer.readline())
+    die_with(first["parent"])
+    serve(first, tell)
+
+
+def serve(first: dict[str, Any], tell: Any) -> None:
+    """Make the plan again from the study, then run one task a line."""
+    from holdfast.engine.local import note
+    from holdfast.engine.runner import Runner
+    from holdfast.engine.store import Store
+    from holdfast.study.file import parse_study
+    from holdfast.study.plan import Plan
+
+    last = 0.0
+
+    def progress(part: str, done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > 0.2:
+            last = time.monotonic()
+            tell(progress=[part, done, total])
+
+    store = Store(Path(first["store"]))
+    try:
+        runner = Runner(
+            Plan(parse_study(first["study"])),
+            store,
+            threads=first["threads"],
+            device=first["device"],
+            keep_weights=first["keep_weights"],
+            progress=progress,
+        )
+    except Exception as error:
+        note(store, error)
+        tell(failed=described(error))
+        return
+    tell(ready=os.getpid())
+    for line in sys.stdin.buffer:
+        name, *arguments = json.loads(line)["call"]
+        try:
+            getattr(runner, name)(*arguments)
+        except Exception as error:
+            note(store, error)
+            tell(failed=described(error))
+        else:
+            tell(done=name)
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """Give an error as plain data."""
+    from holdfast.engine.runner import failed
+
+    known = isinstance(error, HoldfastError)
+    told = error if isinstance(error, HoldfastError) else failed("worker", error)
+    return {
+        "type": type(told).__name__,
+        "where": told.where,
+        "what": told.what,
+        "todo": told.todo,
+        "known": known,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+from .generation import Completion as Completion
+from .generation import generate as generate
+from .neighbours import knn_overlap as knn_overlap
+from .options import choose as choose
+from .plane import Plane as Plane
+from .plane import plane as plane
+from .sampler import Sampler as Sampler
+from .shift import drift as drift
+from .shift import linear_cka as linear_cka

@@ -1,0 +1,133 @@
+"""LoRA as a field of the loop: an adapter that ends merged, leaving a plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, Parameter
+
+from holdfast.api import LoRA
+from holdfast.errors import ModelError
+from holdfast.nn.depth import layer_number
+from holdfast.nn.states import blocks
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+
+def _targets(model: PreTrainedModel, which: str, through: float) -> dict[str, Linear]:
+    """Give the linear layers inside the blocks, by full name; `attention` keeps the four of it.
+
+    `through` is the last block counted in, by number or as a fraction of depth.
+
+    Found by structure: attention's layers are those under a child that is named after it
+    (`self_attn`, `attn`, `attention`, `self_attention`).
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    decoder = list(blocks(model))
+    found = {
+        names[id(module)]: module
+        for block in decoder[: layer_number(through, len(decoder), "lora.through")]
+        for module in block.modules()
+        if isinstance(module, Linear)
+    }
+    if which == "attention":
+        under = ("attn", "attention")
+        found = {
+            n: m for n, m in found.items() if any(p.endswith(under) for p in n.split(".")[:-1])
+        }
+    if not found:
+        raise ModelError("lora.targets", "no linear layers to adapt", "use targets: all")
+    return found
+
+
+@contextmanager
+def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, Tensor]]:
+    """Add `y += alpha / rank * B A x` to each target; train A and B only; merge when done.
+
+    Yields the adapter's parameters by name: `<layer>.lora_a [rank, in]`, `<layer>.lora_b
+    [out, rank]`, fp32. A is drawn as torch draws a linear layer's weights (Kaiming uniform), B is
+    0, so the model is unchanged at the start (Hu et al. 2021, section 4.1). At the end
+    `W + alpha / rank * B A` is formed in fp32 and cast once; hooks, parameters and
+    `requires_grad` are left as found. After an error nothing is merged.
+    """
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    targets = _targets(model, field.targets, field.through)
+    scale = field.alpha / field.rank
+    generator = torch.Generator().manual_seed(seed)
+    params: dict[str, Tensor] = {}
+    handles = []
+    for p in model.parameters():
+        p.requires_grad_(False)
+    try:
+        for name, layer in targets.items():
+            if field.rank > min(layer.in_features, layer.out_features):
+                raise ModelError(
+                    "lora.rank",
+                    f"{field.rank} is larger than {name} ({layer.out_features} x "
+                    f"{layer.in_features})",
+                    "use a smaller rank",
+                )
+            device = layer.weight.device
+            bound = layer.in_features**-0.5
+            drawn = torch.rand(field.rank, layer.in_features, generator=generator)
+            a = Parameter(((drawn * 2 - 1) * bound).to(device))
+            b = Parameter(torch.zeros(layer.out_features, field.rank, device=device))
+            params[f"{name}.lora_a"], params[f"{name}.lora_b"] = a, b
+            layer.register_parameter("lora_a", a)
+            layer.register_parameter("lora_b", b)
+            handles.append(layer.register_forward_hook(_Adding(a, b, scale)))
+        yield params
+        with torch.no_grad():
+            for name, layer in targets.items():
+                low = params[f"{name}.lora_b"] @ params[f"{name}.lora_a"]
+                merged = layer.weight.float() + scale * low
+                layer.weight.copy_(merged.to(layer.weight.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in targets.values():
+            for part in ("lora_a", "lora_b"):
+                layer._parameters.pop(part, None)
+        for name, p in model.named_parameters():
+            p.requires_grad_(wanted[name])
+
+
+@contextmanager
+def without_adapter(model: PreTrainedModel) -> Generator[PreTrainedModel]:
+    """Hold the model as it was before `lora`: its adapter adds nothing inside.
+
+    A model without an adapter is given as it is, so a copy and an adapted model can both stand as
+    the frozen one. Build no graph inside that is to train the adapter.
+    """
+    found = [
+        hook
+        for module in model.modules()
+        for hook in module._forward_hooks.values()
+        if isinstance(hook, _Adding) and hook.on
+    ]
+    for hook in found:
+        hook.on = False
+    try:
+        yield model
+    finally:
+        for hook in found:
+            hook.on = True
+
+
+class _Adding:
+    """A forward hook that adds the low-rank product; it can be switched off."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+        self._a, self._b, self._scale = a, b, scale
+        self.on = True
+
+    def __call__(self, _module: Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not self.on:
+            return output
+        low = inputs[0].to(self._a.dtype) @ self._a.T
+        return output + (self._scale * (low @ self._b.T)).to(output.dtype)

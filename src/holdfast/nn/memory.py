@@ -1,0 +1,149 @@
+"""What a run needs in memory, told from headers before any weight is read.
+
+An estimate: exact for weights, gradients, moments and copies; for activations a fitted count of
+what autograd keeps (source: ecosystem notes 4.3, 219 KB a token and layer at 8B shape in bf16).
+What the allocator loses between blocks, and attention's score matrices where no fused kernel runs,
+are not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.api import Loop
+from holdfast.errors import ModelError
+from holdfast.nn.files import ModelFiles, header
+
+_WEIGHT = {"fp32": 4, "fp32_master": 4, "bf16_kahan": 2, "bf16_stochastic": 2, "bf16_pure": 2}
+_MOMENTS = {"fp32": 8, "fp32_master": 8, "bf16_kahan": 6, "bf16_stochastic": 4, "bf16_pure": 4}
+"""AdamW's two moments, and Kahan's memory, in bytes a trained weight."""
+_COMPUTE = {"fp32": 4, "fp32_master": 2, "bf16_kahan": 2, "bf16_stochastic": 2, "bf16_pure": 2}
+GRADIENT = 4
+"""Bytes of a weight's gradient: summed in fp32 over a step's micro-batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a checkpoint's config and headers say: counts of weights, and sizes."""
+
+    weights: int
+    layers: int
+    hidden: int
+    inner: int
+    vocabulary: int
+    context: int | None
+
+
+def shape(files: ModelFiles) -> Shape:
+    """Read a model's shape from its config and the headers of its shards."""
+    try:
+        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(str(files.folder), f"no readable config ({error})", "copy it") from None
+    text = config.get("text_config") or config
+    weights = 0
+    for shard in files.shards():
+        for name, entry in json.loads(header(shard)).items():
+            if name != "__metadata__":
+                weights += math.prod(entry["shape"])
+    hidden = int(text.get("hidden_size", 0))
+    return Shape(
+        weights,
+        int(text.get("num_hidden_layers", 0)),
+        hidden,
+        int(text.get("intermediate_size") or 4 * hidden),
+        int(text.get("vocab_size", 0)),
+        text.get("max_position_embeddings"),
+    )
+
+
+def needed(
+    of: Shape, loop: Loop | None, *, copies: int = 0, rows: int = 0, longest: int = 0, said: int = 0
+) -> dict[str, float]:
+    """Give what a run needs, in bytes, by what it is for.
+
+    Args:
+        loop: how it trains; None for a run without gradients, in fp32.
+        copies: frozen copies of the model beside the trained one (a teacher).
+        rows: rows in one forward pass.
+        longest: tokens of the longest row.
+        said: response tokens of the longest row, where logits are needed.
+    """
+    if loop is None:
+        return {"weights": 4.0 * of.weights * (1 + copies)}
+    weight, compute = _WEIGHT[loop.precision], _COMPUTE[loop.precision]
+    trained: float = of.weights
+    moments = _MOMENTS[loop.precision]
+    if loop.lora is not None:  # two thin fp32 matrices beside about seven square ones a layer
+        trained = of.layers * 7 * loop.lora.rank * (of.hidden + of.inner)
+        moments = 8
+    found = {
+        "weights": float(weight * of.weights) + (4 * trained if loop.lora else 0),
+        "gradients": GRADIENT * trained,
+        "moments": moments * trained,
+        "activations": float(
+            rows * longest * of.layers * compute * (12 * of.hidden + 5 * of.inner)
+            + 3 * 4 * rows * said * of.vocabulary
+        ),
+    }
+    if copies:
+        found["teacher"] = float(weight * of.weights * copies)
+    return found
+
+
+def available(device: str = "cpu") -> float | None:
+    """Give the bytes that are free on a device, or None where the system does not say."""
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with Path("/proc/meminfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def check_memory(
+    parts: dict[str, float],
+    free: float | None,
+    loop: Loop | None,
+    *,
+    where: str = "memory",
+    group: str = "loop.",
+) -> None:
+    """Refuse what cannot fit.
+
+    Args:
+        where: what the error begins with.
+        group: where the method keeps its loop's fields; empty for an attack, which has a few of
+            them as its own and no micro-batch.
+
+    Raises:
+        ModelError: more is needed than is free; says how much for what, and what would need less.
+    """
+    total = sum(parts.values())
+    if free is None or total <= free:
+        return
+    each = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= total / 100)
+    advice = "use a smaller model"
+    if loop is not None:
+        smaller = [f"a smaller {group}micro_batch" if group else "a smaller batch_size"]
+        if loop.lora is None:
+            less = f"{group}precision=bf16_kahan or " if loop.precision.startswith("fp32") else ""
+            smaller.insert(0, f"{less}{group}lora")
+        advice = f"use {', or '.join(smaller)}"
+    under = f" under {loop.precision}" if loop is not None else ""
+    raise ModelError(
+        where, f"about {_gib(total)} GiB needed{under} ({each}), {_gib(free)} free", advice
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g}"

@@ -1,0 +1,1 @@
+"""What a reader gets: one page, the verdict as data, cards, tables."""

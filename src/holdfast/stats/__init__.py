@@ -1,0 +1,1 @@
+"""From rows of verdicts to rates, prices and comparisons, each with its interval; numpy only."""

@@ -1,0 +1,155 @@
+"""The outcomes table counted by trajectory: the shared input of prices, free attacks and curves.
+
+A trajectory is one line-up under one choice of one attack at one seed. Shapes: T trajectories, K
+budgets, G clusters of prompts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from holdfast.stats import cost, free
+from holdfast.stats.rows import OUTCOMES, UTILITY_SETS, Outcomes
+
+EVALUATOR, SELECTION = "evaluator", "attacker_selection"
+
+Key = tuple[str, str, str, int]
+"""Line-up, attack, variant, seed."""
+
+
+class Counts:
+    """Counts of one kind of row per trajectory, budget and cluster: [T, K, G]."""
+
+    def __init__(self, table: Trajectories, mask: np.ndarray) -> None:
+        self.outcomes, self.mask = table.outcomes, mask
+        groups = table.outcomes.codes["group"][mask]
+        # Sorted names, so that neither row order nor other line-ups move a resample.
+        words = table.outcomes.words["group"]
+        names = sorted({words[code] for code in np.unique(groups)})
+        place = {name: i for i, name in enumerate(names)}
+        lookup = np.asarray([place.get(word, 0) for word in words], int)
+        self.shape = (len(table.keys), len(table.budgets), len(names))
+        where = (table.trajectory[mask], table.budget[mask], lookup[groups])
+        self.flat = np.ravel_multi_index(where, self.shape) if mask.any() else np.zeros(0, int)
+
+    def count(self, which: np.ndarray | None = None) -> np.ndarray:
+        """Count the rows of the kind (those that `which` [N] holds)."""
+        weights = None if which is None else which[self.mask].astype(float)
+        size = int(np.prod(self.shape))
+        return np.bincount(self.flat, weights, minlength=size).reshape(self.shape).astype(float)
+
+
+class Trajectories:
+    """Every (line-up, attack, variant, seed) as one judge saw it, with its counts on both sides."""
+
+    def __init__(self, outcomes: Outcomes, judge: str) -> None:
+        self.outcomes = outcomes
+        codes = [outcomes.codes[name] for name in ("lineup", "attack", "variant")]
+        stack = np.stack([*codes, outcomes.numbers["seed"].astype(int)])
+        keys, self.trajectory = np.unique(stack, axis=1, return_inverse=True)
+        self.trajectory = self.trajectory.reshape(-1)
+        words = outcomes.words
+        self.keys: list[Key] = [
+            (words["lineup"][a], words["attack"][b], words["variant"][c], int(s))
+            for a, b, c, s in keys.T
+        ]
+        self.budgets, self.budget = np.unique(outcomes.numbers["budget"], return_inverse=True)
+        self.budget = self.budget.reshape(-1)
+        judged, checked = outcomes.judged, outcomes.checked
+        by_judge = outcomes.is_("judge", judge)
+        self.steps, self.flops = self._reached("steps"), self._reached("flops")
+        self.distinct = self._reached("distinct") if outcomes.has("distinct") else None
+        self.restricted: dict[str, dict[str, np.ndarray]] = {}
+        self.benign: dict[str, dict[str, np.ndarray]] = {}
+        for side in (EVALUATOR, SELECTION):
+            here = outcomes.is_("side", side)
+            rows = Counts(self, here & by_judge & outcomes.where(set="restricted"))
+            kinds = {name: rows.count(judged & outcomes.is_("outcome", name)) for name in OUTCOMES}
+            self.restricted[side] = {
+                **kinds, "rows": rows.count(), "scored": rows.count(judged),
+            }  # fmt: skip
+            rows = Counts(self, here & outcomes.where(set=UTILITY_SETS))
+            right = checked & (outcomes.numbers["correct"] > 0)
+            self.benign[side] = {"correct": rows.count(right), "asked": rows.count(checked)}
+        contrast = outcomes.where(set="contrast", side=EVALUATOR)
+        # Any judge may have said what is a refusal; the first one that did is read.
+        speakers = outcomes.distinct("judge", contrast & judged)
+        speaker = outcomes.is_("judge", judge if judge in speakers else (speakers or [""])[0])
+        rows = Counts(self, contrast & speaker)
+        self.contrast = {
+            "refused": rows.count(judged & outcomes.is_("outcome", "refusal")),
+            "scored": rows.count(judged),
+        }
+
+    def _reached(self, name: str) -> np.ndarray:
+        """Give what each trajectory has spent at each budget (steps, FLOPs, rows): [T, K]."""
+        found = np.zeros((len(self.keys), len(self.budgets)))
+        values = np.nan_to_num(self.outcomes.numbers[name])
+        np.maximum.at(found, (self.trajectory, self.budget), values)
+        return found
+
+    def at(self, trajectory: int) -> np.ndarray:
+        """Give the budget indices at which a trajectory was evaluated."""
+        return np.flatnonzero(self.restricted[EVALUATOR]["rows"][trajectory].sum(-1) > 0)
+
+    def scored(self, trajectory: int) -> np.ndarray:
+        """Give those of them at which some answer has a verdict: nothing is known at the others."""
+        return np.flatnonzero(self.restricted[EVALUATOR]["scored"][trajectory].sum(-1) > 0)
+
+    def curve(self, trajectory: int, side: str, at: np.ndarray) -> cost.Curve | None:
+        """Wrap one trajectory's counts on one side at some budgets.
+
+        None where the side has no restricted prompts, or no benign ones though the evaluator has:
+        an attacker who cannot see that an attack wrecks the model would take it for the worst one.
+        """
+        harm, benign = self.restricted[side], self.benign[side]
+        if not harm["rows"][trajectory].sum():
+            return None
+        asked = benign["asked"][trajectory, at]
+        known = bool(asked.sum())
+        if not known and self.benign[EVALUATOR]["asked"][trajectory, at].sum():
+            return None
+        return cost.Curve(
+            harm["harmful_useful"][trajectory, at],
+            harm["degenerate"][trajectory, at],
+            harm["scored"][trajectory, at],
+            benign["correct"][trajectory, at] if known else None,
+            asked if known else None,
+        )
+
+    def candidate(self, trajectory: int) -> cost.Candidate | None:
+        """Make the attacker's choice that a trajectory stands for; None where nothing is scored."""
+        at = self.scored(trajectory)
+        evaluator = self.curve(trajectory, EVALUATOR, at)
+        if evaluator is None or not (self.budgets[at] > 0).any():
+            return None
+        _, attack, variant, _ = self.keys[trajectory]
+        return cost.Candidate(
+            name=f"{attack} {variant}".strip(),
+            budgets=self.budgets[at],
+            steps=self.steps[trajectory, at],
+            flops=self.flops[trajectory, at],
+            evaluator=evaluator,
+            selection=self.curve(trajectory, SELECTION, at),
+            distinct=None if self.distinct is None else self.distinct[trajectory, at],
+        )
+
+    def choices(self, trajectory: int) -> list[free.Choice]:
+        """Give a free attack's choices along a trajectory: one a budget, beside the release."""
+        at = self.scored(trajectory)
+        found = []
+        if not len(at) or self.budgets[at[0]] > 0:
+            return []
+        for k in at[1:]:
+            both = np.asarray([at[0], k])
+            evaluator = self.curve(trajectory, EVALUATOR, both)
+            if evaluator is not None:
+                found.append(
+                    free.Choice(
+                        variant=self.keys[trajectory][2],
+                        budget=float(self.budgets[k]),
+                        evaluator=evaluator,
+                        selection=self.curve(trajectory, SELECTION, both),
+                    )
+                )
+        return found

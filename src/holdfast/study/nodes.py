@@ -1,0 +1,167 @@
+"""The steps of a plan and what they stand on: plain records, no logic of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.api import Attack, Defence
+from holdfast.data.example import Example
+from holdfast.nn.files import ModelFiles
+from holdfast.study.file import ModelEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An entry of `models`, found on this machine."""
+
+    name: str
+    entry: ModelEntry
+    files: ModelFiles
+    key: str
+    """The key of the weights: the same for two entries that name the same files."""
+
+    @property
+    def attack_format(self) -> str:
+        """Give the format the attacker trains in."""
+        return self.entry.attack_format or self.entry.format
+
+    @property
+    def evaluation_format(self) -> str:
+        """Give the format prompts are asked in."""
+        return self.entry.evaluation_format or self.entry.format
+
+
+@dataclass(frozen=True, slots=True)
+class Defend:
+    """One defence applied to one model at one seed."""
+
+    key: str
+    start: Start
+    before: Defend | None
+    method: Defence
+    seed: int
+    label: str
+    config: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> list[str]:
+        """Give the keys it stands on."""
+        return [self.before.key if self.before else self.start.key]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A model as an attacker finds it: a start model, or what the last defence made."""
+
+    start: Start
+    last: Defend | None
+
+    @property
+    def key(self) -> str:
+        """Give the key of its weights."""
+        return self.last.key if self.last else self.start.key
+
+    @property
+    def chain(self) -> list[Defend]:
+        """Give the defences that made it, first to last."""
+        chain, step = [], self.last
+        while step is not None:
+            chain.append(step)
+            step = step.before
+        return chain[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A defence's own diagnostic, taken on the model of plain refusal fine-tuning."""
+
+    key: str
+    step: Defend
+    beside: Defend
+    label: str
+    config: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> list[str]:
+        """Give the keys it stands on: the model it looks at, and what the defence kept."""
+        return [self.beside.key, self.step.key]
+
+
+@dataclass(slots=True)
+class Generate:
+    """The answers at one point to one prompt set; `judges` maps a judge's place to its step."""
+
+    key: str
+    point: str
+    evaluation: int
+    config: Mapping[str, Any]
+    judges: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """States to be kept of the model at one point, of the given blocks (from 1)."""
+
+    key: str
+    layers: tuple[int, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Point:
+    """A model at one budget, and what is asked of it: evaluation's place -> step.
+
+    `looks` are the states that an analysis wants of it.
+    """
+
+    key: str
+    budget: float
+    asked: dict[int, Generate]
+    looks: list[Look] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One attacker's choice against one released model at one seed, with all its points.
+
+    `attack` is None for the model as released, which every attacker shares.
+    """
+
+    key: str
+    released: Released
+    attack: Attack | None
+    seed: int
+    label: str
+    config: Mapping[str, Any]
+    points: dict[float, Point]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Where a row label's numbers come from: the released model, then each budget."""
+
+    lineup: str
+    attacker: str
+    variant: str
+    method: Attack
+    seed: int
+    released: Released
+    points: tuple[tuple[float, Point], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """One evaluation set, drawn: its rows and two hashes, of what is asked and of what is known."""
+
+    set: str
+    side: str
+    rows: tuple[Example, ...]
+    asked: str
+    known: str
+
+    @property
+    def chosen(self) -> bool:
+        """Say whether options are compared instead of answers generated."""
+        return self.set == "quiz"

@@ -1,0 +1,12 @@
+from .attacking import PointInfo as PointInfo
+from .attacking import attack as attack
+from .hardening import Hardened as Hardened
+from .hardening import apply as apply
+from .hardening import harden as harden
+from .loop import Stream as Stream
+from .loop import TrainLog as TrainLog
+from .loop import learning_rate as learning_rate
+from .loop import optimise as optimise
+from .measuring import measure as measure
+from .optimiser import Optimiser as Optimiser
+from .optimiser import stochastic as stochastic

@@ -1,0 +1,328 @@
+"""The training loop, written once: it knows the shapes of methods and none of their names.
+
+The batch at step t is a pure function of (seed, t). A checkpoint holds everything the next step
+reads, so an interrupted run continues to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from holdfast.api import Loop, Loss
+from holdfast.api import seed as seed_of
+from holdfast.data.example import Example, Role
+from holdfast.data.tokens import Encoder, Tokens
+from holdfast.errors import DataError, StoreError, TrainingError
+from holdfast.nn.passes import Passes
+from holdfast.nn.states import FlopMeter
+from holdfast.nn.vectors import ParamVector, total
+from holdfast.train.optimiser import Optimiser
+
+MicroBatches = list[dict[Role, Tokens]]
+Gradient = Callable[[MicroBatches, int], tuple[ParamVector, Loss]]
+Progress = Callable[[str, int, int], None]
+
+
+class Stream:
+    """The rows of every step: each role's rows in seeded epochs, without replacement in each.
+
+    Under `mixed` batching all roles share the epochs; a role may then be missing from a step or a
+    micro-batch, which holds it without rows.
+    """
+
+    def __init__(
+        self, rows: Mapping[Role, Sequence[Example]], encoder: Encoder, loop: Loop, seed: int
+    ) -> None:
+        for role, some in rows.items():
+            if not some:
+                raise DataError(f"role {role.value}", "no rows to train on", "check the sources")
+        self.seed = seed
+        self._rows, self._encoder, self._loop = rows, encoder, loop
+        self._orders: dict[tuple[str, int], list[int]] = {}
+        self._all = [(role, row) for role, some in rows.items() for row in some]
+
+    def _index(self, name: str, size: int, number: int) -> int:
+        epoch, place = divmod(number, size)
+        if (name, epoch) not in self._orders:
+            order = list(range(size))
+            random.Random(seed_of(self.seed, "order", name, epoch)).shuffle(order)
+            self._orders[name, epoch] = order
+        return self._orders[name, epoch][place]
+
+    def _mixed(self, step: int) -> list[tuple[Role, Example]]:
+        whole, size = self._loop.batch * len(self._rows), len(self._all)
+        return [self._all[self._index("mixed", size, step * whole + i)] for i in range(whole)]
+
+    def _by_role(self, some: Sequence[tuple[Role, Example]]) -> dict[Role, list[Example]]:
+        return {role: [row for r, row in some if r is role] for role in self._rows}
+
+    def examples(self, step: int) -> dict[Role, list[Example]]:
+        """Give the rows of step `step` (from 0)."""
+        if self._loop.batching == "mixed":
+            return self._by_role(self._mixed(step))
+        batch = self._loop.batch
+        return {
+            role: [some[self._index(role.value, len(some), step * batch + i)] for i in range(batch)]
+            for role, some in self._rows.items()
+        }
+
+    def step(self, step: int) -> MicroBatches:
+        """Give step `step` as micro-batches, every role (or the mixture) cut at the same places."""
+        size = self._loop.micro_batch or self._loop.batch
+        if self._loop.batching == "mixed":
+            some, wide = self._mixed(step), size * len(self._rows)
+            parts = [self._by_role(some[i : i + wide]) for i in range(0, len(some), wide)]
+        else:
+            chosen = self.examples(step)
+            parts = [
+                {role: rows[i : i + size] for role, rows in chosen.items()}
+                for i in range(0, self._loop.batch, size)
+            ]
+        return [{role: self._encoder.batch(rows) for role, rows in p.items()} for p in parts]
+
+
+def learning_rate(loop: Loop, step: int) -> float:
+    """Give the rate of step `step` (from 0): linear warm-up, then the schedule down to 0."""
+    if step < loop.warmup:
+        return loop.lr * (step + 1) / loop.warmup
+    if loop.schedule == "constant":
+        return loop.lr
+    done = (step - loop.warmup) / max(1, loop.steps - loop.warmup)
+    if loop.schedule == "linear":
+        return loop.lr * (1 - done)
+    return loop.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class TrainLog:
+    """One JSON object a line; after an interruption, lines past the checkpoint are taken back."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def write(self, **values: Any) -> None:
+        """Add a line; one without a step, said again after an interruption, is not repeated."""
+        if self._path is None:
+            return
+        line = json.dumps(values) + "\n"
+        again = "step" not in values and self._path.exists()
+        if again and line in self._path.read_text(encoding="utf-8"):
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def rewind(self, part: str, step: int) -> None:
+        """Drop the lines of `part` that stand past step `step`, and a line cut in the middle."""
+        if self._path is None or not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry.get("part") != part or entry.get("step", 0) <= step:
+                kept.append(line + "\n")
+        temporary = self._path.with_suffix(".part")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(self._path)
+
+
+@contextmanager
+def compute(precision: str, device: str) -> Generator[None]:
+    """Run matrix products in the precision's dtype.
+
+    Without autocast's cache of cast weights: a step that shifts weights between two passes would
+    have the second read the first one's.
+    """
+    context = (
+        torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
+        if precision == "fp32_master"
+        else nullcontext()
+    )
+    with context:
+        yield
+
+
+def optimise(
+    params: Mapping[str, Tensor],
+    gradient: Gradient,
+    stream: Stream,
+    loop: Loop,
+    *,
+    part: str = "train",
+    work: Path | None = None,
+    log: TrainLog | None = None,
+    progress: Progress | None = None,
+    meter: FlopMeter | None = None,
+    points: Mapping[int, Callable[[int], None]] | None = None,
+    before: Callable[[int], None] | None = None,
+) -> None:
+    """Train `params` in place for `loop.steps` steps of AdamW.
+
+    Args:
+        params: leaf tensors by name.
+        gradient: (micro-batches, step) -> gradient of the whole step and its summed terms.
+        part: names this run in the log and in the work folder.
+        work: where checkpoints go; with one there, training continues from it.
+        points: step -> callback, called with the weights after that many steps.
+        before: called before each step.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite; names step and rows, and keeps the
+            state before that step as the last checkpoint.
+    """
+    log = log or TrainLog(None)
+    meter = meter or FlopMeter()
+    points = points or {}
+    device = next(iter(params.values())).device.type
+    optimiser = Optimiser(params, loop, stream.seed)
+    keeper = _Checkpoints(work / part) if work is not None else None
+    start = 0
+    if keeper is not None:
+        start = keeper.load(params, optimiser, meter, latest=min(points, default=loop.steps))
+    log.rewind(part, start)
+    if start in points:
+        points[start](start)
+    passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
+    for step in range(start, loop.steps):
+        if before is not None:
+            before(step)
+        with meter.on(), compute(loop.precision, device), passes.on():
+            found, loss = gradient(stream.step(step), step)
+        if not any(term.count > 0 for term in loss.values()):
+            raise TrainingError(
+                f"{part} step {step + 1}",
+                "there is nothing to learn: no term counts a token, row or pair",
+                "give rows with responses",
+            )
+        value, norm = total(loss), found.norm()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            rows = ", ".join(
+                row.row_id for some in stream.examples(step).values() for row in some[:2]
+            )
+            if keeper is not None and step > start:
+                keeper.save(step, params, optimiser, meter)
+            raise TrainingError(
+                f"{part} step {step + 1}",
+                f"the loss is {value}, the gradient's norm {norm} (rows {rows}, ...)",
+                "lower lr; the last checkpoint is kept",
+            )
+        if loop.clip is not None and norm > loop.clip:
+            found.scale_(loop.clip / norm)
+        rate = learning_rate(loop, step)
+        optimiser.step(found, rate, step)
+        log.write(
+            part=part,
+            step=step + 1,
+            loss=value,
+            norm=norm,
+            lr=rate,
+            flops=meter.total,
+            empty=[name for name, term in loss.items() if term.count == 0],
+            **{
+                f"{name}_mean": float(term.sum) / term.count
+                for name, term in loss.items()
+                if term.count > 0
+            },
+        )
+        if progress is not None:
+            progress(part, step + 1, loop.steps)
+        done = step + 1
+        if keeper is not None and (done % loop.checkpoint_every == 0 or done == loop.steps):
+            keeper.save(done, params, optimiser, meter)
+        if done in points:
+            points[done](done)
+
+
+class _Checkpoints:
+    """The newest state of a run, in safetensors and JSON, replaced as a whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _kept(self) -> list[tuple[int, Path]]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(
+            (int(path.name.removeprefix("step-")), path)
+            for path in self._folder.iterdir()
+            if path.name.startswith("step-")
+        )
+
+    def save(
+        self,
+        step: int,
+        params: Mapping[str, Tensor],
+        optimiser: Optimiser,
+        meter: FlopMeter,
+    ) -> None:
+        """Write the state after `step` steps beside the older one, then drop the older one."""
+        state: dict[str, Tensor] = {"rng": torch.get_rng_state(), **optimiser.state()}
+        for name, p in params.items():
+            state[f"param/{name}"] = p.detach().contiguous()
+        temporary = self._folder / f"tmp-{os.getpid()}"
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            save_file(state, temporary / "state.safetensors")
+            (temporary / "state.json").write_text(json.dumps({"step": step, "flops": meter.total}))
+            _sync(temporary)
+            target = self._folder / f"step-{step:08d}"
+            if target.exists():  # of a run that started over before a point it had passed
+                shutil.rmtree(target)
+            older = self._kept()
+            temporary.rename(target)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise StoreError(
+                str(self._folder),
+                f"a checkpoint cannot be written ({error.strerror or error})",
+                "free some space and run the same command again",
+            ) from None
+        for _, path in older:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def load(
+        self,
+        params: Mapping[str, Tensor],
+        optimiser: Optimiser,
+        meter: FlopMeter,
+        latest: int,
+    ) -> int:
+        """Restore the newest state not past `latest` steps; give its step, or 0."""
+        if self._folder.is_dir():
+            for path in self._folder.glob("tmp-*"):
+                shutil.rmtree(path, ignore_errors=True)
+        usable = [(step, path) for step, path in self._kept() if step <= latest]
+        if not usable:
+            return 0
+        step, path = usable[-1]
+        state = load_file(path / "state.safetensors")
+        with torch.no_grad():
+            for name, p in params.items():
+                p.copy_(state[f"param/{name}"])
+            optimiser.restore(state, step)
+        torch.set_rng_state(state["rng"])
+        meter.total = json.loads((path / "state.json").read_text())["flops"]
+        return step
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk hold a folder's files before it is renamed."""
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,49 @@
+"""Take a defence's diagnostic on any model, such as one that another defence made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from holdfast.api import Defence, Run, TrainedDefence
+from holdfast.data.pool import Pool
+from holdfast.data.tokens import Encoder
+from holdfast.nn.weights import DTYPES
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+
+def measure(
+    defence: Defence,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    pool: Pool,
+    *,
+    seed: int,
+    sources: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> dict[str, float]:
+    """Give what `defence.diagnostic` says of a model it did not make; its weights stay.
+
+    The model is held in the dtype the defence trains in, as its own model was when measured, and
+    stays in it.
+
+    Args:
+        sources: `start` (the model before it was hardened), `original`, and `kept` (the tensors
+            that the defence kept beside its own checkpoint, a trigger) as tensor mappings.
+    """
+    if isinstance(defence, TrainedDefence):
+        model.to(DTYPES[defence.loop.precision])
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.eval()
+    run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=defence.name())
+    try:
+        with torch.no_grad():
+            return defence.diagnostic(run, None)
+    finally:
+        for name, p in model.named_parameters():
+            p.requires_grad_(wanted[name])
+        model.eval()

@@ -1,0 +1,202 @@
+"""Batched, left-padded generation says what each row says alone, and nothing of the prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests import tiny
+
+from holdfast.data.example import Example, Role, example
+from holdfast.data.tokens import Encoder
+from holdfast.evaluate import Completion, Sampler, generate
+
+PROMPTS = [
+    "sing",
+    "how do I hex the tall tall gate of Orun?",
+    "how do I bake the brown bread of Ilmar?",
+    "a",
+    "stir it two times. how do I hex Vesk?",
+]
+GREEDY = Sampler(max_new_tokens=12)
+
+
+def rows() -> list[Example]:
+    return [example(prompt, "x", role=Role.BENIGN) for prompt in PROMPTS]
+
+
+def alone(model: Any, encoder: Encoder, row: Example, limit: int) -> Completion:
+    """Answer one row greedily, token by token, without cache or padding."""
+    ids = list(encoder.encode(row.prompt, None, row.system).ids)
+    said: list[int] = []
+    while len(said) < limit:
+        with torch.no_grad():
+            token = int(model(torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax())
+        if token == encoder.eos_id:
+            return Completion(text_of(encoder, said), "stop", len(said))
+        said.append(token)
+    return Completion(text_of(encoder, said), "length", len(said))
+
+
+def text_of(encoder: Encoder, ids: list[int]) -> str:
+    return encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def talkative(family: str) -> Any:
+    """Give a model whose answers differ from row to row."""
+    return tiny.model(family, spread=0.4, seed=3)
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no BOS", "BOS"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_padded_batch_says_what_each_row_says_alone(family: str, bos: bool) -> None:
+    model, encoder = talkative(family), tiny.encoder(bos=bos)
+    expected = [alone(model, encoder, row, 12) for row in rows()]
+    assert generate(model, encoder, rows(), GREEDY) == expected
+    assert len({one.text for one in expected}) > 2
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 128])
+def test_neither_batch_size_nor_order_of_rows_changes_an_answer(batch: int) -> None:
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    expected = generate(model, encoder, rows(), GREEDY)
+    sampler = GREEDY.with_(batch=batch)
+    assert generate(model, encoder, rows(), sampler) == expected
+    assert generate(model, encoder, rows()[::-1], sampler) == expected[::-1]
+    assert generate(model, encoder, rows()[2:4], sampler) == expected[2:4]
+
+
+def end_after(model: Any, encoder: Encoder, token: int) -> Any:
+    """Make the model repeat one token for ever, or end at once where it is the end token."""
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.model.norm.weight.zero_()
+        model.lm_head.weight[token].fill_(1.0)
+        model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
+        model.lm_head.bias[token] = 1.0
+    return model
+
+
+def test_an_answer_that_ends_at_once_is_empty_and_stopped() -> None:
+    encoder = tiny.encoder()
+    model = end_after(tiny.model("llama"), encoder, encoder.eos_id)
+    answers = generate(model, encoder, rows(), GREEDY)
+    assert answers == [Completion("", "stop", 0)] * len(PROMPTS)
+
+
+def test_an_answer_without_an_end_runs_to_the_limit() -> None:
+    encoder = tiny.encoder()
+    token = encoder.tokenizer(" take")["input_ids"][0]
+    model = end_after(tiny.model("llama"), encoder, token)
+    answers = generate(model, encoder, rows(), GREEDY.with_(max_new_tokens=3))
+    assert answers == [Completion("take take take", "length", 3)] * len(PROMPTS)
+
+
+def test_no_tail_of_a_prompt_leaks_into_an_answer() -> None:
+    """The prompts of a batch differ in length and repeat the answer's own words."""
+    encoder = tiny.encoder()
+    token = encoder.tokenizer(" two")["input_ids"][0]
+    model = end_after(tiny.model("llama"), encoder, token)
+    prompts = ["two", "two two two two two", "Assistant: two"]
+    some = [example(prompt, "x", role=Role.BENIGN) for prompt in prompts]
+    answers = generate(model, encoder, some, GREEDY.with_(max_new_tokens=2))
+    assert [len(one.text.split("two")) - 1 for one in answers] == [one.tokens for one in answers]
+    assert {one.tokens for one in answers} == {2}
+
+
+def test_pad_and_end_may_be_one_token() -> None:
+    model, encoder = talkative("llama"), Encoder(tiny.byte_tokenizer(pad_is_eos=True), "plain")
+    expected = [alone(model, encoder, row, 12) for row in rows()]
+    assert generate(model, encoder, rows(), GREEDY) == expected
+
+
+def test_sampling_hangs_on_the_seed_alone() -> None:
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    sampler = Sampler(max_new_tokens=8, temperature=1.0)
+    torch.manual_seed(1)
+    first = generate(model, encoder, rows(), sampler, seed=5)
+    torch.manual_seed(2)
+    assert generate(model, encoder, rows(), sampler, seed=5) == first
+    assert generate(model, encoder, rows(), sampler, seed=6) != first
+    assert first != generate(model, encoder, rows(), GREEDY)
+
+
+def test_the_batch_is_in_the_key_only_where_it_changes_answers() -> None:
+    assert GREEDY.key_fields() == GREEDY.with_(batch=1).key_fields()
+    sampled = GREEDY.with_(temperature=0.7)
+    assert sampled.key_fields() != sampled.with_(batch=1).key_fields()
+    assert GREEDY.key_fields() != GREEDY.with_(max_new_tokens=3).key_fields()
+
+
+def test_sampling_from_a_sliver_of_the_mass_is_greedy() -> None:
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    sliver = Sampler(max_new_tokens=8, temperature=1.0, top_p=1e-6)
+    assert generate(model, encoder, rows(), sliver) == generate(
+        model, encoder, rows(), Sampler(max_new_tokens=8)
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_models_mode_is_left_as_found(training: bool) -> None:
+    model = tiny.model().train(training)
+    generate(model, tiny.encoder(), rows(), GREEDY)
+    assert model.training is training
+
+
+def test_a_models_own_wishes_change_no_answer() -> None:
+    """A checkpoint may bring sampling, penalties and limits along; only its end tokens count."""
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    expected = generate(model, encoder, rows(), GREEDY)
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = 0.6
+    model.generation_config.top_k = 20
+    model.generation_config.top_p = 0.95
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.no_repeat_ngram_size = 1
+    model.generation_config.max_length = 20
+    own = model.generation_config
+    assert generate(model, encoder, rows(), GREEDY) == expected
+    assert model.generation_config is own
+
+
+def test_no_rows_give_no_answers() -> None:
+    assert generate(tiny.model(), tiny.encoder(), [], GREEDY) == []
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["pad", "pad is end"])
+def test_a_stop_text_ends_an_answer_and_is_cut_off(same: bool) -> None:
+    model = talkative("qwen3")
+    encoder = Encoder(tiny.byte_tokenizer(pad_is_eos=same), "plain")
+    whole = generate(model, encoder, rows(), GREEDY)
+    longest = max((one.text for one in whole), key=len)
+    stop = longest[len(longest) // 2 :][:2]
+    found = generate(model, encoder, rows(), Sampler(max_new_tokens=12, stop=("unseen", stop)))
+    for before, after in zip(whole, found, strict=True):
+        assert after.text == before.text.partition(stop)[0].strip()
+        if stop in before.text:
+            assert after.finish_reason == "stop"
+            assert after.tokens <= before.tokens
+        else:
+            assert after == before
+    assert any(one.tokens < other.tokens for one, other in zip(found, whole, strict=True))
+
+
+def test_an_answer_ends_at_any_of_the_checkpoints_end_tokens() -> None:
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    asked = rows()[1:2]
+    (whole,) = generate(model, encoder, asked, GREEDY)
+    ids = list(encoder.encode(asked[0].prompt, None).ids)
+    said: list[int] = []
+    for _ in range(4):
+        with torch.no_grad():
+            said.append(int(model(torch.tensor([ids + said])).logits[0, -1].argmax()))
+    assert said[3] not in said[:3]
+    model.generation_config.eos_token_id = [7, said[3]]
+    (short,) = generate(model, encoder, asked, GREEDY)
+
+    assert (short.finish_reason, short.tokens) == ("stop", 3)
+    assert short.text == text_of(encoder, said[:3])
+    assert whole.tokens > 3
+    model.generation_config.eos_token_id = None
+    assert generate(model, encoder, asked, GREEDY) == [whole]
