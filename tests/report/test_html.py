@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
