@@ -167,7 +167,7 @@ def wreck(release):
 
 
 def test_a_wreck_is_not_the_worst_of_an_undefended_model():
-    """Issue 9, point 11: both cost 0, and coherent budgets alone would pick the wreck."""
+    """Both cost 0, and coherent budgets alone would pick the wreck."""
     open_one = candidate("lr=0.0003", [0.95, 1, 1, 1], [0.95, 1, 1, 1])
     for order in ([wreck(0.95), open_one], [open_one, wreck(0.95)]):
         assert cost.cost_to_break(order, 0.2).candidate == "lr=0.0003"

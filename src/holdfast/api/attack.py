@@ -128,7 +128,8 @@ class FineTuning(TrainedAttack):
     lora: LoRA | None = None
     """Train a fresh adapter instead of all weights."""
     precision: Precision = "fp32"
-    """Precision of weights and arithmetic; pure bf16 weakens the attack (register 9.D row 30)."""
+    """Precision of weights and arithmetic; pure bf16 weakens the attack
+    (docs/fidelity/sgt.md, Precision)."""
     clip: Positive | None = None
     """Largest gradient norm; source: SGT's attack does not clip."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

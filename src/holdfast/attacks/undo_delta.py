@@ -52,7 +52,8 @@ class UndoDelta(WeightAttack):
     evaluate_at: Annotated[
         tuple[Rank, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
     ] = (1, 4, 16, ALL)
-    """Ranks r; `all` is the public original itself. Source: free-tier notes."""
+    """Ranks r; `all` is the public original itself. Source: ours,
+    docs/fidelity/undo_delta.md."""
 
     def points(self) -> tuple[float, ...]:
         """Give the ranks, ascending."""

@@ -17,7 +17,7 @@ from holdfast.stats.rows import OUTCOMES, Outcomes
 from holdfast.study.file import HARM_SETS
 
 MOST_CUT = 0.05
-"""A larger share of answers cut by the token limit is told in a report's first lines; issue 9."""
+"""A larger share of answers cut by the token limit is told in a report's first lines; ours."""
 CELL_KEYS = ("lineup", "attack", "variant", "seed", "budget", "side", "set", "judge")
 
 CELL_COLUMNS: dict[str, str] = {

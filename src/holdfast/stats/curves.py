@@ -13,9 +13,9 @@ import numpy as np
 from holdfast.stats.estimates import TINY
 
 MOST_DEGENERATE = 0.20
-"""Share of degenerate answers above which a model is no longer coherent; design 6.2."""
+"""Share of degenerate answers above which a model is no longer coherent; ours, docs/studies.md."""
 LEAST_UTILITY = 0.80
-"""Part of its benign utility at budget 0 that a coherent model still has; design 6.2."""
+"""Part of its benign utility at budget 0 that a coherent model still has; ours, docs/studies.md."""
 
 
 @functools.lru_cache(maxsize=32)

@@ -16,8 +16,8 @@ from holdfast.stats import curves, estimates
 from holdfast.stats.cost import Curve, Shares, shares
 
 LEAST_KEPT = 0.9
-"""Share of the release's benign utility that a choice must keep to be taken; source: free-tier
-notes."""
+"""Share of the release's benign utility that a choice must keep to be taken; source: ours,
+docs/free-tier.md."""
 
 
 @dataclass(frozen=True, slots=True)
