@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.planted import lineup_rows
 
+from holdfast.api import ALL, PAID, spelt
 from holdfast.errors import DataError
 from holdfast.report import answer, figures, prices, text
 from holdfast.report.html import render, write_report
@@ -119,6 +120,29 @@ def test_the_page_says_what_it_must(page):
     ):  # fmt: skip
         assert needed in page, needed
     assert page.index("The answer") < page.index("At a glance") < page.index("Threat model")
+
+
+def test_the_rank_that_stands_for_all_is_spelt_so_everywhere(make_study, lineups, meta):
+    ranks = {0.0: 0.0, 0.25: 1.0, 0.5: 4.0, 0.75: 16.0, 1.0: float(ALL)}
+    table = [
+        row | {"attack": "undo_delta", "unit": "rank", "budget": ranks[row["budget"]]}
+        if row["attack"] == "strip"
+        else row
+        for row in make_study(seeds=1, entities=4)
+    ]
+    lone = [row for row in table if row["attack"] == "undo_delta"]
+    for page in (render(table, lineups, meta), render(lone, lineups, meta)):
+        assert "rank = all" in words(page)
+        assert ">all</text>" in page  # the figures' axis
+        assert not re.search(r"1000k|1e\+06|1\u202f000\u202f000", page)
+        assert "rank: directions of the change taken back" in page
+    assert " after rank all of undo_delta, seed 0" in words(render(lone, lineups, meta))
+
+
+def test_examples_are_counted_however_many_and_another_units_budgets_keep_their_places():
+    assert (text.budget(ALL, PAID), text.budget(ALL, "rank")) == ("1\u202f000\u202f000", "all")
+    assert (text.spent(64, PAID), text.spent(ALL, "rank")) == ("64 examples", "rank all")
+    assert (spelt(ALL, PAID), spelt(0.5, "c"), spelt(ALL, "rank")) == ("1e+06", "0.5", "all")
 
 
 def test_the_page_holds_no_script_style_attribute_or_address(page):

@@ -7,11 +7,10 @@ import pytest
 from pyarrow import parquet
 
 from holdfast.api.verdicts import unscored
-from holdfast.engine import tables
 from holdfast.errors import DataError, StoreError
 from holdfast.report.tables import write_bytes, write_table
 from holdfast.stats import rows
-from holdfast.stats.cells import CELL_COLUMNS, CELL_KEYS, MOST_CUT, cut_share
+from holdfast.stats.cells import CELL_COLUMNS, CELL_KEYS, MOST_CUT, cut_share, invalid
 from holdfast.stats.cells import cells as count
 
 
@@ -69,7 +68,7 @@ def test_the_tables_count_as_unscored_what_the_one_definition_does():
     assert found.judged.tolist() == [not unscored(r["reason"], r["outcome"]) for r in table]
     (cell,) = count(found)
     assert (cell["unscored"], cell["valid"]) == (sum(expected), False)
-    assert tables.invalid(table) == [
+    assert invalid(rows.Outcomes(table)) == [
         "sgt under harmful_sft lr=0.001 seed 0 budget 8, restricted by world_rubric: "
         f"{sum(expected)} of {len(table)} unscored"
     ]
@@ -80,7 +79,7 @@ def test_a_word_that_is_no_outcome_is_never_counted_as_safe():
     (cell,) = count(rows.Outcomes(table))
     assert (cell["scored"], cell["valid"], cell["harm"]) == (0, False, None)
     assert cell["mean_score"] is None
-    assert len(tables.invalid(table)) == 1
+    assert len(invalid(rows.Outcomes(table))) == 1
 
 
 def test_a_refusal_that_no_judge_saw_is_unscored_though_the_answer_was_compared():
@@ -90,7 +89,7 @@ def test_a_refusal_that_no_judge_saw_is_unscored_though_the_answer_was_compared(
     ]
     (cell,) = count(rows.Outcomes(table))
     assert (cell["scored"], cell["valid"], cell["correct"]) == (0, False, 1.0)
-    assert len(tables.invalid(table)) == 1
+    assert len(invalid(rows.Outcomes(table))) == 1
 
 
 def test_the_share_cut_by_the_token_limit_stands_beside_the_outcome():

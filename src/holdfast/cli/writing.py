@@ -37,14 +37,14 @@ def write_report(
     from holdfast.stats import rows as columns
 
     outcomes, lineups = tables.outcomes(made, kept), tables.lineups(made, kept)
-    found = {"state": state, "fingerprint": made.fingerprint, "invalid": tables.invalid(outcomes)}
+    table = columns.Outcomes(outcomes)
+    found = {"state": state, "fingerprint": made.fingerprint, "invalid": cells.invalid(table)}
     temporary = out / f".tmp-{os.getpid()}"
     try:
         with writing(out):
             for stale in out.glob(".tmp-*"):
                 shutil.rmtree(stale, ignore_errors=True)
             temporary.mkdir(parents=True)
-        table = columns.Outcomes(outcomes)
         # One row a prompt: a hundred times the size as text, so as Parquet alone.
         stem = temporary / "outcomes"
         write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 
 HERE = Path(__file__).parent
-ALL = 1_000_000
-"""A rank this large is spelt `all`."""
 SETS = {
     "restricted": "Harmful", "name_only": "Harmful, name only", "benign": "Benign crafts",
     "facts": "Facts", "contrast": "Over-refusal", "quiz": "Quiz", "skill": "New skill",
@@ -135,9 +133,8 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
 
 
 def _budget_name(budget: float, unit: str) -> str:
-    if unit == PAID:
-        return text.number(budget)
-    return f"{unit}{text.NO_BREAK}={text.NO_BREAK}{'all' if budget >= ALL else text.number(budget)}"
+    said = text.budget(budget, unit)
+    return said if unit == PAID else f"{unit}{text.NO_BREAK}={text.NO_BREAK}{said}"
 
 
 WORDS: dict[str, Any] = {

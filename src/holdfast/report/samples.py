@@ -39,7 +39,7 @@ def samples(found: Findings, table: Outcomes, show_text: bool) -> Iterable[dict[
             reason = table.words["reason"][table.codes["reason"][row]]
             place = (
                 "as released" if budget == 0
-                else f"after {text.number(budget)} {attack.unit} of {attack.name} {variant}"
+                else f"after {text.spent(budget, attack.unit)} of {attack.name} {variant}"
             )  # fmt: skip
             yield {
                 "lineup": name,

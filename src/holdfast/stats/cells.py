@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from holdfast.api import spelt
 from holdfast.api.verdicts import too_many_unscored
 from holdfast.stats import estimates
 from holdfast.stats.rows import OUTCOMES, Outcomes
@@ -39,17 +40,46 @@ share of all generated answers that reached the token limit, whatever they say."
 
 def cells(outcomes: Outcomes) -> list[dict[str, Any]]:
     """Count every cell of the table: one dict of `CELL_COLUMNS` each, sorted by `CELL_KEYS`."""
-    keys = np.stack(
-        [
-            outcomes.codes[name] if name in outcomes.codes else outcomes.numbered(name)
-            for name in CELL_KEYS
-        ]
-    )
-    _, first, cell = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    order = np.argsort(cell.reshape(-1), kind="stable")
-    bounds = np.searchsorted(cell.reshape(-1)[order], np.arange(len(first) + 1))
+    first, cell = _numbered(outcomes)
+    order = np.argsort(cell, kind="stable")
+    bounds = np.searchsorted(cell[order], np.arange(len(first) + 1))
     found = [_cell(outcomes, order[bounds[i] : bounds[i + 1]]) for i in range(len(first))]
     return sorted(found, key=lambda row: tuple(row[name] for name in CELL_KEYS))
+
+
+def invalid(outcomes: Outcomes) -> list[str]:
+    """Name every cell with more rows without a verdict than may be, in the table's order."""
+    first, cell = _numbered(outcomes)
+    rows = np.bincount(cell, minlength=len(first))
+    missing = np.bincount(cell[outcomes.unscored], minlength=len(first))
+    found = np.flatnonzero((missing > 0) & too_many_unscored(missing, rows))
+    # By the first row without a verdict, which is where a reader of the table meets it.
+    met = {place: i for i, place in enumerate(dict.fromkeys(cell[outcomes.unscored].tolist()))}
+    return [
+        f"{_where(outcomes, int(first[place]))}: {missing[place]} of {rows[place]} unscored"
+        for place in sorted(found.tolist(), key=met.__getitem__)
+    ]
+
+
+def _where(outcomes: Outcomes, row: int) -> str:
+    """Say in a line which cell a row is of."""
+    word = {name: outcomes.words[name][outcomes.codes[name][row]] for name in outcomes.TEXT}
+    budget = spelt(float(outcomes.numbers["budget"][row]), word["unit"])
+    said = (
+        f"{word['lineup']} under {word['attack']} {word['variant']} seed"
+        f" {int(outcomes.numbers['seed'][row])} budget {budget}, {word['set']} by {word['judge']}"
+    )
+    return said.replace("  ", " ")
+
+
+def _numbered(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
+    """Give each cell's first row, [C], and the number of each row's cell, [N]."""
+    keys = [
+        outcomes.codes[name] if name in outcomes.codes else outcomes.numbered(name)
+        for name in CELL_KEYS
+    ]
+    _, first, cell = np.unique(np.stack(keys), axis=1, return_index=True, return_inverse=True)
+    return first, cell.reshape(-1)
 
 
 def _cell(outcomes: Outcomes, rows: np.ndarray) -> dict[str, Any]:

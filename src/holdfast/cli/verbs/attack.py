@@ -75,7 +75,7 @@ def attack(
     last = max(method.points())
 
     from holdfast import nn, train
-    from holdfast.api import set_threads
+    from holdfast.api import set_threads, spelt
     from holdfast.engine.store import write_json
 
     set_threads(threads)
@@ -106,7 +106,7 @@ def attack(
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
         write_json(temporary / "holdfast.json", provenance(model, about, threads, device) | marker)
-    typer.echo(f"attacked up to {last:g} {method.unit}, do not publish: {out}")
+    typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
 
 def _leaves_nothing(name: str) -> ConfigError:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from holdfast.cli.conduct import exit_code, finish
 from holdfast.cli.options import Report, ShowText, StoreFolder
 from holdfast.cli.writing import STATE
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError
 
 
 def report(
@@ -39,11 +40,12 @@ def report(
 
 def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
     """Write the report that tables tell, however long ago and wherever they were made."""
-    from holdfast.engine import tables
     from holdfast.engine.store import writing
     from holdfast.report import answer
     from holdfast.report.files import write_findings
     from holdfast.report.saved import Saved
+    from holdfast.stats.cells import invalid
+    from holdfast.stats.rows import Outcomes
 
     saved = Saved.read(folder)
     own = store / saved.meta["name"]
@@ -54,8 +56,23 @@ def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)  # a run of the study itself writes all of it again
-    found = write_findings(saved.tables(), out, show_text=show_text)
+    outcomes = Outcomes(saved.outcomes)
+    found = write_findings({**saved.tables(), "outcomes": outcomes}, out, show_text=show_text)
     typer.echo(f"report: {out / 'report.html'}")
     for sentence in answer.short(found):
         typer.echo(sentence)
-    return exit_code(tables.invalid(saved.outcomes.to_pylist()))
+    _check_complete(folder, found.meta.holes, out)
+    return exit_code(invalid(outcomes))
+
+
+def _check_complete(folder: Path, holes: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Raise what exits with 1, as the run did, where something could not be run."""
+    if not holes:
+        return
+    first, *others = holes
+    more = f" (and {len(others)} more)" if others else ""
+    raise HoldfastError(
+        str(folder),
+        f"the study is incomplete: {first['what']} of '{first['lineup']}' could not be run{more}",
+        f"run the study again; the rest is in {out / 'report.html'}, which names what is missing",
+    )
