@@ -340,8 +340,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "no seed": (
         put("seeds", value=[]), 2,
-        "study.seeds: got []; it should be value should have at least 1 item after validation, not "
-        "0",
+        "study.seeds: got []; it should be a list with at least 1 in it",
     ),
     "a name of the store": (
         put("name", value="judge"), 2,

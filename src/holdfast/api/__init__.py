@@ -1,6 +1,7 @@
 """What a method's author needs: the kinds of method, their fields, their terms, their errors."""
 
 from holdfast.api.attack import (
+    ALL,
     PAID,
     Attack,
     Chain,
@@ -8,6 +9,8 @@ from holdfast.api.attack import (
     PromptAttack,
     TrainedAttack,
     WeightAttack,
+    everything,
+    spelt,
 )
 from holdfast.api.defence import (
     Defence,
@@ -36,6 +39,7 @@ from holdfast.api.source import Source
 from holdfast.api.terms import Batch, Loss, Run, Step, Term
 
 __all__ = [
+    "ALL",
     "LATER",
     "MOST_UNSCORED",
     "NO_EFFECT",
@@ -78,7 +82,9 @@ __all__ = [
     "WeightAttack",
     "WeightDefence",
     "environment",
+    "everything",
     "seed",
     "set_threads",
+    "spelt",
     "torch",
 ]

@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 
 PAID = "examples"
 """The unit of budgets that cost the attacker something; an attack in any other unit is free."""
+ALL = 1_000_000
+"""A free attack's budget that stands for all there is, such as every rank: readers see `all`."""
+
+
+def everything(budget: float, unit: str) -> bool:
+    """Say whether a budget stands for all there is; examples are always counted."""
+    return unit != PAID and budget >= ALL
+
+
+def spelt(budget: float, unit: str) -> str:
+    """Give a budget as a plain line has it: `64`, `0.5` or `all`."""
+    return "all" if everything(budget, unit) else f"{budget:g}"
 
 
 class Attack(Method):
@@ -128,7 +140,8 @@ class FineTuning(TrainedAttack):
     lora: LoRA | None = None
     """Train a fresh adapter instead of all weights."""
     precision: Precision = "fp32"
-    """Precision of weights and arithmetic; pure bf16 weakens the attack (register 9.D row 30)."""
+    """Precision of weights and arithmetic; pure bf16 weakens the attack
+    (docs/fidelity/sgt.md, Precision)."""
     clip: Positive | None = None
     """Largest gradient norm; source: SGT's attack does not clip."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

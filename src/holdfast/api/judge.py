@@ -58,7 +58,8 @@ class Reason(StrEnum):
 
 
 MOST_UNSCORED = 0.02
-"""A cell with a larger share of rows without a verdict is invalid; source: design 6.4."""
+"""A cell with a larger share of rows without a verdict is invalid; source: ours,
+docs/studies.md, Verdicts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.api import PAID, Control, Stage, TrainedAttack, TrainedDefence
-from holdfast.api.verdicts import too_many_unscored, unscored
 from holdfast.engine.inert import checks
-from holdfast.engine.runner import method_text
+from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import HoldfastError
@@ -332,24 +330,6 @@ def _missing(plan: Plan) -> list[str]:
             f"no line-up '{study.reference.plain}': no defence is checked for having done nothing"
         )
     return told
-
-
-def invalid(rows: list[Row]) -> list[str]:
-    """Name every cell with more rows without a verdict than may be."""
-    total: Counter[tuple[Any, ...]] = Counter()
-    without: Counter[tuple[Any, ...]] = Counter()
-    names = ("lineup", "attack", "variant", "seed", "budget", "side", "set", "judge")
-    for row in rows:
-        cell = tuple(row[name] for name in names)
-        total[cell] += 1
-        if unscored(row["reason"], row["outcome"], row["correct"]):
-            without[cell] += 1
-    return [
-        f"{cell[0]} under {cell[1]} {cell[2]} seed {cell[3]} budget {cell[4]:g}, {cell[6]} by "
-        f"{cell[7]}: {n} of {total[cell]} unscored".replace("  ", " ")
-        for cell, n in without.items()
-        if too_many_unscored(n, total[cell])
-    ]
 
 
 def check_whole(plan: Plan, store: Store) -> None:

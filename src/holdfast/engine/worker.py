@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from holdfast.errors import HoldfastError
-
 
 def die_with(parent: int) -> None:
     """End this process when `parent` ends: asked of the kernel on Linux, watched elsewhere."""
@@ -49,7 +47,7 @@ def main() -> None:
 
 def serve(first: dict[str, Any], tell: Any) -> None:
     """Make the plan again from the study, then run one task a line."""
-    from holdfast.engine.local import note
+    from holdfast.engine.failures import described, note
     from holdfast.engine.runner import Runner
     from holdfast.engine.store import Store
     from holdfast.study.file import parse_study
@@ -87,21 +85,6 @@ def serve(first: dict[str, Any], tell: Any) -> None:
             tell(failed=described(error))
         else:
             tell(done=name)
-
-
-def described(error: Exception) -> dict[str, Any]:
-    """Give an error as plain data."""
-    from holdfast.engine.runner import failed
-
-    known = isinstance(error, HoldfastError)
-    told = error if isinstance(error, HoldfastError) else failed("worker", error)
-    return {
-        "type": type(told).__name__,
-        "where": told.where,
-        "what": told.what,
-        "todo": told.todo,
-        "known": known,
-    }
 
 
 if __name__ == "__main__":
