@@ -382,7 +382,7 @@ class Runner:
                 said = (told.system, told.prefill, told.response, told.finish_reason)
                 same = canonical([row.uid, row.meta, *said])
                 if same not in known:
-                    known[same] = ask(judge, told)
+                    (known[same],) = ask(judge, [told])
                 verdict = known[same]
                 verdicts.append(
                     {
