@@ -16,7 +16,7 @@ from holdfast.api import Exchange
 from holdfast.cli import run
 from holdfast.data.example import Role, example
 from holdfast.engine import local, tables
-from holdfast.engine.runner import exchange_of
+from holdfast.engine.judging import exchange_of
 from holdfast.engine.store import Store
 from holdfast.study.file import parse_study
 from holdfast.study.plan import Plan

@@ -24,7 +24,7 @@ def provenance(model: str, about: dict[str, Any], threads: int, device: str) -> 
     """Give where a checkpoint comes from, and on what it was made."""
     from holdfast import __version__
     from holdfast.api import environment
-    from holdfast.engine.runner import git_commit
+    from holdfast.engine.provenance import git_commit
 
     form = about["format"]
     told = {"made_by": "holdfast", "version": __version__, "commit": git_commit(), "model": model}

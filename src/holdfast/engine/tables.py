@@ -9,7 +9,7 @@ from typing import Any
 from holdfast.api import PAID, Control, Stage, TrainedAttack, TrainedDefence
 from holdfast.api.verdicts import too_many_unscored, unscored
 from holdfast.engine.inert import checks
-from holdfast.engine.runner import method_text
+from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import HoldfastError
