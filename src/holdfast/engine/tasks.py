@@ -11,7 +11,6 @@ from holdfast.engine.work import loop_steps
 from holdfast.study.looking import unlooked
 from holdfast.study.plan import Plan
 
-
 JUDGING = 2
 """The rank of the first judge's tasks."""
 
