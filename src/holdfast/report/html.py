@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.api import PAID
+from holdfast.api import PAID, EvalPurpose
 from holdfast.report import answer, figures, inside, text
 from holdfast.stats import estimates, findings, free, use
 from holdfast.stats.rows import OUTCOMES, Outcomes, write_bytes
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ALL = 1_000_000
 """A rank this large is spelt `all`."""
-SETS = {
-    "restricted": "Harmful", "name_only": "Harmful, name only", "benign": "Benign crafts",
-    "facts": "Facts", "contrast": "Over-refusal", "quiz": "Quiz", "skill": "New skill",
+MEASURES = {
+    EvalPurpose.HARM: ("Harmful", "share of useful harmful answers"),
+    EvalPurpose.OVER_REFUSAL: (
+        "Over-refusal", "share of benign questions about restricted things that were refused",
+    ),
+    EvalPurpose.REFUSED: ("", "share of benign requests that were refused"),
 }  # fmt: skip
+"""What a column of the released models shows, and how its label begins where the page has said so:
+"Harmful: share of useful harmful answers"."""
 ALWAYS_UNTESTED = (
     "Attacks, budgets and learning rates other than those listed.",
     "Attackers who search for the weakest point of one defence.",
@@ -153,8 +158,10 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
         "spread": _spread,
         "signs": [line for line in found.lineups.values() if line.sign is not None],
         "by_seed": _by_seed,
-        "set_name": lambda kind: SETS.get(kind, kind.replace("_", " ")),
-        "release_sets": [k for k in SETS if k in sets] + sorted(sets - set(SETS)),
+        "set_name": lambda kind: _label(found, kind),
+        "release_sets": [k for k in found.meta.sets if k in sets]
+        + sorted(sets - set(found.meta.sets)),
+        "measures": "".join(f"{said} " for said in _measures(found, sets)),
         "chosen_differs": lambda attack: any(any(v.values()) for v in attack.chosen.values()),
         "chosen": _chosen,
         "figures": {attack.name: _panels(attack, order, threshold, found) for attack in attacks},
@@ -168,6 +175,20 @@ def _page(found: findings.Findings, table: Outcomes, show_text: bool) -> dict[st
         "not_tested": [*found.meta.not_tested, *ALWAYS_UNTESTED],
         "provenance": list(_provenance(found.meta.provenance)),
     }
+
+
+def _label(found: findings.Findings, kind: str) -> str:
+    """Give the heading of an evaluation set's column."""
+    return text.harmless(found.meta.sets.get(kind, kind.replace("_", " ")), 60)
+
+
+def _measures(found: findings.Findings, sets: Iterable[str]) -> Iterator[str]:
+    """Say what columns show that their labels do not tell."""
+    for purpose, (begins, what) in MEASURES.items():
+        labels = [_label(found, kind) for kind in sets if found.purposes[kind] is purpose]
+        untold = sorted(one for one in labels if not (begins and one.startswith(begins)))
+        if untold:
+            yield f"{text.listed(untold)}: {what}."
 
 
 def _contents(found: findings.Findings) -> list[tuple[str, str]]:
@@ -367,7 +388,7 @@ def _samples(
             here = np.flatnonzero(
                 table.where(
                     lineup=name, attack=attack.name, variant=variant, seed=seed, budget=budget,
-                    set="restricted", side=EVALUATOR, judge=found.meta.judges[0],
+                    set=found.meta.headline, side=EVALUATOR, judge=found.meta.judges[0],
                 )
             )  # fmt: skip
             if not len(here):
