@@ -222,8 +222,9 @@ BENIGN = [{"set": "benign", "n": 4}, {"set": "benign", "side": "attacker_selecti
 
 
 def told(attacker: str, kind: str) -> str:
+    what = "set of purpose 'exact'" if kind == "benign" else f"set '{kind}'"
     return (
-        f"study.evaluation: attacker '{attacker}' has choices, and there is no set '{kind}' of "
+        f"study.evaluation: attacker '{attacker}' has choices, and there is no {what} of "
         "side 'attacker_selection' to choose on; "
         f"add `- {{set: {kind}, side: attacker_selection}}`"
     )
