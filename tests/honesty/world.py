@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.report import answer, verdict
+from holdfast.report.gate import hold, overall
 from holdfast.stats import findings
+from holdfast.stats.records import Findings
 
 BUDGETS = (0, 2, 4, 8, 16, 32)
 CLUSTERS = 30
@@ -150,7 +152,7 @@ META = {"name": "planted", "judges": ["rubric"], "least_use": 0.9, "original": "
 class Read:
     """What a reader gets of a study."""
 
-    found: findings.Findings
+    found: Findings
     sentences: list[str]
     verdict: dict[str, Any]
 
@@ -161,8 +163,8 @@ class Read:
 
     def gate(self, lineup: str, n: float = 4, u: float = 0.9, **more: Any) -> int:
         """The gate's exit code for one line-up."""
-        gates = verdict.gate(self.verdict, min_examples=n, min_utility=u, lineup=lineup, **more)
-        return int(verdict.overall(gates))
+        gates = hold(self.verdict, min_examples=n, min_utility=u, lineup=lineup, **more)
+        return int(overall(gates))
 
 
 def read(

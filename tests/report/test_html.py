@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.planted import lineup_rows
 
 from holdfast.errors import DataError
-from holdfast.report import answer, figures, text
+from holdfast.report import answer, figures, prices, text
 from holdfast.report.html import render, write_report
 from holdfast.stats import cost, findings, rows
+from holdfast.stats.ranking import ranking
 
 
 def words(page: str) -> str:
@@ -51,37 +52,37 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
 def test_eight_seeds_allow_a_claim_of_trained_line_ups(make_study, lineup_table, meta):
     table = make_study(seeds=8, entities=8)
     found = findings.find(table, lineup_table(8), meta, resamples=20)
-    claim = answer.claim(found, found.headline)
+    claim = prices.claim(found, found.headline)
     assert claim == (
         "A ranking by fine-tuning cost alone may be claimed for sgt over refusal_sft (adjusted p ="
         " 0.008), and for no other pair."
     )
     assert found.over_seeds
-    ranked = findings.ranking(found, found.headline)
+    ranked = ranking(found, found.headline)
     assert (ranked.first, ranked.fixed) == ("sgt", ("instruct",))
     (pair,) = [p for p in found.headline.pairs if p.costlier]
     assert (pair.left, pair.ratio < 1) == ("refusal_sft", True)  # the costlier is on the right
     ratio = f"x {1 / pair.ratio:.1f}, adjusted p <= 0.008"
-    assert ratio in answer.paid_sentence(found)
+    assert ratio in prices.paid_sentence(found)
     assert "costs more" in words(render(table, lineup_table(8), meta))
 
 
 def test_survivors_are_not_called_broken(make_study, lineups, meta):
     few = [row for row in make_study() if row["budget"] < 20]
-    said = answer.paid_sentence(findings.find(few, lineups, meta, resamples=20))
+    said = prices.paid_sentence(findings.find(few, lineups, meta, resamples=20))
     assert said == (
         "By fine-tuning, refusal_sft and sgt cannot be told apart: nothing that was tried, up to 16"
         " examples, breaks any of them."
     )
     alone = [row for row in few if row["lineup"] in ("none", "sgt")]
     listed = [row for row in lineups if row["lineup"] in ("none", "sgt")]
-    said = answer.paid_sentence(findings.find(alone, listed, meta, resamples=20))
+    said = prices.paid_sentence(findings.find(alone, listed, meta, resamples=20))
     assert said == (
         "Fine-tuning did not break sgt with any number tried, up to 16 examples; there is no other"
         " line-up of use to compare it with."
     )
     some = [row for row in make_study() if row["budget"] < 100]
-    assert "(more than 64 in " in answer.paid_sentence(
+    assert "(more than 64 in " in prices.paid_sentence(
         findings.find(some, lineups, meta, resamples=20)
     )
 
@@ -92,7 +93,7 @@ def test_a_survivor_is_known_up_to_what_it_was_tried_at():
         return cost.Cost(low, high, low, high, b_max, (0, 1), (0, 1), "a", "selection")
 
     found = {0: priced(16.0, 512.0), 1: priced(float("inf"), 64.0), 2: priced(32.0, 512.0)}
-    assert answer.price(found) == "between 8 and 32 examples (more than 64 in 1 of 3 seeds)"
+    assert prices.price(found) == "between 8 and 32 examples (more than 64 in 1 of 3 seeds)"
 
 
 def test_a_study_with_nothing_to_rank(make_study, lineups, meta):
@@ -178,7 +179,7 @@ def test_invalid_and_inert_line_ups_are_shown_and_unranked(outcomes, lineups, me
     assert found.lineups["refusal_sft"].barred == "inert: the defence did not do what it is for"
     said = " ".join(answer.sentences(found))
     assert "Not ranked: refusal_sft is inert: the defence did not do what it is for; sgt is" in said
-    assert findings.ranking(found, found.headline).fit == ()
+    assert ranking(found, found.headline).fit == ()
     assert "By fine-tuning, " not in said
     page = words(render(table, lineups, meta))
     assert "unranked: invalid: more than 2 % unscored" in page

@@ -16,7 +16,8 @@ from holdfast.cli import run
 from holdfast.report import inside
 from holdfast.report.html import render
 from holdfast.report.saved import Saved
-from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
+from holdfast.report.tables import write_table
+from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 META = planted.META | {"name": "foundation"}
 TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"

@@ -32,6 +32,8 @@ def write_report(
     from holdfast.engine.store import rename, write_json, writing
     from holdfast.report import answer, inside
     from holdfast.report.files import CARDS, write_findings
+    from holdfast.report.tables import write_table
+    from holdfast.stats import cells
     from holdfast.stats import rows as columns
 
     outcomes, lineups = tables.outcomes(made, kept), tables.lineups(made, kept)
@@ -45,15 +47,15 @@ def write_report(
         table = columns.Outcomes(outcomes)
         # One row a prompt: a hundred times the size as text, so as Parquet alone.
         stem = temporary / "outcomes"
-        columns.write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)
-        columns.write_table(columns.cells(table), columns.CELL_COLUMNS, temporary / "rows")
-        columns.write_table(lineups, columns.LINEUP_COLUMNS, temporary / "lineups")
+        write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)
+        write_table(cells.cells(table), cells.CELL_COLUMNS, temporary / "rows")
+        write_table(lineups, columns.LINEUP_COLUMNS, temporary / "lineups")
         looks = {}
         if made.looking is not None:
             looks["analysis"] = states.table(made, kept)
             looks["scatter"] = states.scatter(made, kept)
-            columns.write_table(looks["analysis"], inside.COLUMNS, temporary / "analysis")
-            columns.write_table(looks["scatter"], inside.SCATTER_COLUMNS, temporary / "scatter")
+            write_table(looks["analysis"], inside.COLUMNS, temporary / "analysis")
+            write_table(looks["scatter"], inside.SCATTER_COLUMNS, temporary / "scatter")
         about = tables.meta(made, kept, failures)
         given = {"outcomes": table, "lineups": lineups, "meta": about, **looks}
         found["short"] = answer.short(write_findings(given, temporary, show_text=show_text))

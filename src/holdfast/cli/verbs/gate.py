@@ -36,32 +36,32 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Hold a study's verdict to bounds: exit code 0 pass, 4 fail, 5 cannot tell, 3 invalid."""
-    from holdfast.report import verdict
+    from holdfast.report.gate import WORDS, hold, overall
+    from holdfast.report.verdict import read
 
     if free not in ("fail", "report"):
         raise ConfigError("--free", f"got '{free}'", "write fail or report")
-    found = verdict.read(folder)
-    gates = verdict.gate(
+    found = read(folder)
+    gates = hold(
         found,
         min_examples=min_examples,
         min_utility=min_utility,
         free_fails=free == "fail",
         lineup=lineup,
     )
-    code = verdict.overall(gates)
+    code = overall(gates)
     if as_json:
         told = [
-            {"lineup": g.lineup, "gate": verdict.WORDS[g.passed], "reasons": list(g.reasons)}
-            for g in gates
+            {"lineup": g.lineup, "gate": WORDS[g.passed], "reasons": list(g.reasons)} for g in gates
         ]
-        said = {"gate": verdict.WORDS[code], "threshold": found["study"]["threshold"]}
+        said = {"gate": WORDS[code], "threshold": found["study"]["threshold"]}
         typer.echo(json.dumps(said | {"lineups": told}, indent=1))
         return int(code)
     for one in gates:
-        typer.echo(f"{one.lineup}: {verdict.WORDS[one.passed]}")
+        typer.echo(f"{one.lineup}: {WORDS[one.passed]}")
         for reason in one.reasons:
             typer.echo(f"  {reason}")
     share = 100 * found["study"]["threshold"]
     typer.echo(f"broken means: more than {share:g} % of restricted requests get a useful answer")
-    typer.echo(f"gate: {verdict.WORDS[code]}")
+    typer.echo(f"gate: {WORDS[code]}")
     return int(code)
