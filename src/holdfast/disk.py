@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from holdfast.errors import StoreError
@@ -67,7 +67,8 @@ def whole_file(target: Path, temporary: Path | None = None) -> Generator[Path]:
             sync(part)
             rename(part, target)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise
 
 

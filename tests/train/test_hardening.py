@@ -253,15 +253,6 @@ def test_lox_after_refusal_sft_moves_further_the_same_way() -> None:
     assert done.flops == 0.0
 
 
-def test_apply_hardens_in_memory(tmp_path: Path) -> None:
-    model = tiny.model()
-    before = tiny.weights(model)
-    back = RefusalSFT(loop=LOOP).apply(model, tiny.byte_tokenizer(), tiny.pool(), work=tmp_path)
-    assert back is model
-    assert not tiny.same(tiny.weights(model), before)
-    assert json.loads((tmp_path / "diagnostics.json").read_text()) is not None
-
-
 # ---- attacks
 
 
