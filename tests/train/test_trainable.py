@@ -15,8 +15,9 @@ from tests.train.test_hardening import Stop, stopping
 from holdfast import nn
 from holdfast.api import FineTuning, Loop, LoRA, LossDefence, Term, TrainedAttack, registry
 from holdfast.attacks.harmful_sft import HarmfulSFT
-from holdfast.data.example import Role, Side
+from holdfast.data.example import Role, Side, example
 from holdfast.data.tokens import Encoder
+from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.errors import ConfigError, DataError
 from holdfast.train import attack, harden, learning_rate
 
@@ -198,28 +199,29 @@ def test_the_defaults_are_those_of_sgts_attack() -> None:
 # ---- hooks
 
 
+SEEN: list[Any] = []
+
+
 class Watched:
     """Notes the hooks in the order they are called; `begin` keeps what is trained."""
 
-    seen: list[Any] = []  # noqa: RUF012  (of the test, not of a method)
-
     def adapt(self, model: Any) -> Any:
-        self.seen.append("adapt")
+        SEEN.append("adapt")
         return super().adapt(model)  # type: ignore[misc]
 
     def setup(self, run: Any) -> Any:
-        self.seen.append(("setup", any("lora_a" in n for n, _ in run.model.named_parameters())))
+        SEEN.append(("setup", any("lora_a" in n for n, _ in run.model.named_parameters())))
         return "made"
 
     def begin(self, run: Any, params: Mapping[str, Any], state: Any) -> Any:
         assert state == "made"
         own = {name for name, p in run.model.named_parameters() if p.requires_grad}
         assert set(params) == own
-        self.seen.append(("begin", any("lora_a" in name for name in params)))
+        SEEN.append(("begin", any("lora_a" in name for name in params)))
         return {name: p.detach().clone() for name, p in params.items()}
 
     def on_step(self, step: int, state: Any) -> None:
-        self.seen.append(step)
+        SEEN.append(step)
 
     def loss(self, model: Any, batch: Any, state: Any) -> Any:
         pulls = [(p - state[n]).square().sum() for n, p in nn.trainable(model).items()]
@@ -243,9 +245,7 @@ class Held(Watched, LossDefence):
 
 
 @ADAPTED
-def test_begin_sees_what_is_trained_and_gives_the_state(
-    lora: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_begin_sees_what_is_trained_and_gives_the_state(lora: Any) -> None:
     loop = {"batch": 2, "micro_batch": 1, "lr": 0.01, "lora": lora}
     ways = (
         lambda: attacked(Tied.model_validate({"loop": loop, "evaluate_at": [4]}), (4,)),
@@ -255,9 +255,9 @@ def test_begin_sees_what_is_trained_and_gives_the_state(
         ),
     )  # fmt: skip
     for way in ways:
-        monkeypatch.setattr(Watched, "seen", [])
+        SEEN.clear()
         way()
-        assert Watched.seen == ["adapt", ("setup", False), ("begin", lora is not None), 0, 1]
+        assert ["adapt", ("setup", False), ("begin", lora is not None), 0, 1] == SEEN
 
 
 def test_begin_comes_again_before_a_run_continues_with_the_weights_of_the_start(
@@ -328,24 +328,36 @@ def test_a_field_of_the_loop_beside_it_is_told_where_it_belongs() -> None:
 # ---- rows longer than the context
 
 
-@pytest.mark.parametrize("side", ["attack", "defence"])
-def test_a_row_longer_than_the_context_is_refused_before_the_first_step(side: str) -> None:
-    coder = Encoder(tiny.byte_tokenizer(), "plain", max_length=90, where="here")
-    rows = [row for some in tiny.rows().values() for row in some]
-    longest = max(len(tiny.encoder().encode(row.prompt, row.response).ids) for row in rows)
-    assert longest > 90
+@pytest.mark.parametrize("method", [HarmfulSFT(), RefusalSFT()], ids=["attack", "defence"])
+def test_a_row_longer_than_the_context_is_refused_before_the_first_step(method: Any) -> None:
+    rows = [row for some in method.rows(tiny.pool(), 0).values() for row in some]
+    limit = max(len(tiny.encoder().encode(row.prompt, row.response).ids) for row in rows) - 1
+    coder = Encoder(tiny.byte_tokenizer(), "plain", max_length=limit, where="here")
 
     def never(*_: Any) -> None:
         raise AssertionError
 
-    with pytest.raises(DataError, match=r"^here: row 'how do I .*': \d+ tokens, the limit is 90; "):
-        if side == "attack":
-            attack(
-                HarmfulSFT(), tiny.model(), coder, tiny.pool(), seed=0, points=[100],
-                on_point=never, progress=never,
-            )  # fmt: skip
-        else:
-            harden(
-                registry.make("defence", "refusal_sft", "test"),  # type: ignore[arg-type]
-                tiny.model(), coder, tiny.pool(), seed=0, progress=never,
-            )  # fmt: skip
+    given: dict[str, Any] = {"seed": 0, "progress": never}
+    run: Any = harden
+    if isinstance(method, HarmfulSFT):
+        run, given = attack, given | {"points": [100], "on_point": never}
+    line = rf"^here: row 'how do I .*': {limit + 1} tokens, the limit is {limit}; drop the row or "
+    with pytest.raises(DataError, match=line):
+        run(method, tiny.model(), coder, tiny.pool(), **given)
+
+
+def test_only_rows_that_could_be_too_long_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    coder = Encoder(tiny.byte_tokenizer(), "plain", max_length=120, where="here")
+    seen: list[str] = []
+    inner = coder.encode
+
+    def encode(prompt: str, *rest: Any) -> Any:
+        seen.append(prompt)
+        return inner(prompt, *rest)
+
+    monkeypatch.setattr(coder, "encode", encode)
+    short, long = (example("ask" * n, "tell", role=Role.BENIGN) for n in (1, 30))
+    coder.check([short, long, example("ask", None, role=Role.BENIGN, system="be kind")])
+    assert seen == [long.prompt, "ask"]
+    with pytest.raises(DataError, match=r"^here: row '\?.*': \d+ tokens, the limit is 120; "):
+        coder.check([short, example("?" * 150, None, role=Role.BENIGN)])

@@ -115,6 +115,7 @@ def claim(work: Path, run: Mapping[str, Any], where: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Give what a run wrote of itself; nothing where that cannot be read."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        said = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return said if isinstance(said, dict) else {}
