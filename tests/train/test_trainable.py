@@ -190,6 +190,15 @@ def test_a_budget_beyond_a_falling_schedule_is_refused(name: str) -> None:
     assert made(name, schedule="cosine", steps=3).points() == (4.0, 8.0, 12.0)
 
 
+def test_points_beyond_a_falling_schedule_are_refused_in_python_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        attacked(made("harmful_sft", schedule="linear", steps=3), (4, 16))
+    assert str(caught.value) == (
+        "harmful_sft.loop.steps: the linear schedule ends after 3 steps, 4 are asked for; set it "
+        "to 4 or more"
+    )
+
+
 def test_the_defaults_are_those_of_sgts_attack() -> None:
     loop = HarmfulSFT().loop
     assert loop == Loop(steps=250, batch=2, lr=1e-5, clip=None, weight_decay=0.01)
