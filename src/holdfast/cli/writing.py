@@ -28,8 +28,9 @@ def write_report(
     failures: Sequence[HoldfastError] = (),
 ) -> dict[str, Any]:
     """Write everything into a temporary folder, then move it into `out` file by file."""
+    from holdfast.disk import rename, writing
     from holdfast.engine import states, tables
-    from holdfast.engine.store import rename, write_json, writing
+    from holdfast.engine.store import write_json
     from holdfast.report import answer, inside
     from holdfast.report.files import CARDS, write_findings
     from holdfast.report.tables import write_table

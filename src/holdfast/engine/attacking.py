@@ -11,7 +11,7 @@ from holdfast.api import PromptAttack
 from holdfast.data.tokens import Encoder
 from holdfast.engine.asking import ask
 from holdfast.engine.provenance import MARKER
-from holdfast.engine.session import Session, context_of
+from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
 from holdfast.study.nodes import Point, Trajectory
 
@@ -41,7 +41,7 @@ def attack(session: Session, own: str) -> None:
             spent = {"steps": 0, "flops": 0.0}
             ask(session, model, tokenizer, start, point, spent, trajectory.attack)
         return
-    from holdfast import train
+    from holdfast import nn, train
 
     method = trajectory.attack
     model, tokenizer = session.take(trajectory.released)
@@ -60,7 +60,7 @@ def attack(session: Session, own: str) -> None:
             tokenizer,
             start.attack_format,
             append_eos=start.entry.append_eos,
-            max_length=context_of(model),
+            max_length=nn.context(model),
             where=trajectory.label,
         ),
         session.plan.pool,

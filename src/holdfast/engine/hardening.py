@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.api.registry import origin
 from holdfast.data.tokens import Encoder
 from holdfast.engine.provenance import MARKER
-from holdfast.engine.session import Session, context_of
+from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
 from holdfast.study.nodes import Defend, Released
 
@@ -31,7 +31,7 @@ def defend(session: Session, key: str) -> None:
             tokenizer,
             step.start.entry.format,
             append_eos=step.start.entry.append_eos,
-            max_length=context_of(model),
+            max_length=nn.context(model),
             where=step.label,
         ),
         session.plan.pool,
@@ -69,7 +69,7 @@ def measure(session: Session, key: str) -> None:
             tokenizer,
             start.entry.format,
             append_eos=start.entry.append_eos,
-            max_length=context_of(model),
+            max_length=nn.context(model),
             where=step.label,
         ),
         session.plan.pool,

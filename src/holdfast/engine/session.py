@@ -125,11 +125,6 @@ def folder_of(released: Released, store: Store) -> Path:
     return store.path("defend", released.last.key)
 
 
-def context_of(model: Any) -> int | None:
-    """Give the longest row the model was made for, where its config says."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def _unchanged(start: Start) -> None:
     """Refuse a start model whose files are not those the plan was made with."""
     if key("model", files=start.files.identity()) != start.key:

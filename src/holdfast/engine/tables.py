@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.api import PAID, Control, EvalPurpose, Known, Stage, TrainedAttack, TrainedDefence
+from holdfast.api import (
+    PAID,
+    Chain,
+    Control,
+    EvalPurpose,
+    Known,
+    Stage,
+    TrainedAttack,
+    TrainedDefence,
+)
 from holdfast.engine.inert import checks
 from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
@@ -49,7 +58,7 @@ def _distinct(
 
     Rows come in epochs, so no row is used twice before each was used once.
     """
-    if not isinstance(track.method, TrainedAttack):
+    if not isinstance(track.method, TrainedAttack | Chain):
         return None
     place = (digest(track.method.identity()), track.seed)
     if place not in owned:

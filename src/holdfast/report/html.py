@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.api import PAID
+from holdfast.disk import write_bytes
 from holdfast.report import answer, figures, inside, panels, text, words
 from holdfast.report.gaps import gaps
 from holdfast.report.prices import claim
 from holdfast.report.samples import provenance, samples
-from holdfast.report.tables import write_bytes
 from holdfast.stats.findings import find
 from holdfast.stats.records import Attack, Findings, Point
 from holdfast.stats.rows import OUTCOMES, Outcomes

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import StoreError
+from holdfast.disk import write_bytes
 
 
 def write_table(
@@ -64,21 +62,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else value
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise StoreError(
-            str(path), f"cannot be written ({error.strerror})", "check the folder and its space"
-        ) from error

@@ -65,7 +65,7 @@ def attack(
         pool, content = rows_given(data, column, source, model, "attacker")
     method = _one_choice(method, pool)
     coder = preflight.encoder(files, form, append_eos=append_eos)
-    rows, loop = method.rows(pool, seed), None if edits else method.train_loop()
+    rows, loop = method.rows(pool, seed), None if edits else method.loop
     if edits:  # it reads no answer
         rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
     copies = EDITED if edits else method.copies()
@@ -81,7 +81,7 @@ def attack(
     set_threads(threads)
     about = decides(files, method, form, append_eos, seed, content)
     with whole_folder(out) as (temporary, work):
-        preflight.same_run(work, about)
+        train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
 
         def on_point(point: float, info: Any) -> None:

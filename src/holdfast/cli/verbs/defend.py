@@ -45,6 +45,7 @@ def defend(
     device: Device = "cpu",
 ) -> None:
     """Harden a checkpoint with one defence. The same command again continues."""
+    from holdfast.api import Trainable
     from holdfast.api.registry import make
 
     method: Any = make("defence", {name: fields(sets)}, "defend")
@@ -55,8 +56,9 @@ def defend(
     # What is missing, too long or too large is found before any weight is loaded.
     rows = method.rows(pool, seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, form, append_eos=append_eos)
-    loop = getattr(method, "loop", None)
-    preflight.check(files, coder, rows, loop, copies=method.copies(), device=device)
+    trains = isinstance(method, Trainable)
+    loop, copies = (method.loop, method.copies()) if trains else (None, 0)
+    preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
     from holdfast import nn, train
     from holdfast.api import set_threads
@@ -66,7 +68,7 @@ def defend(
     set_threads(threads)
     about = decides(files, method, form, append_eos, seed, content)
     with whole_folder(out) as (temporary, work):
-        preflight.same_run(work, about)
+        train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
         base = nn.model_hash(loaded)
         done = train.harden(

@@ -40,7 +40,7 @@ def report(
 
 def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
     """Write the report that tables tell, however long ago and wherever they were made."""
-    from holdfast.engine.store import writing
+    from holdfast.disk import writing
     from holdfast.report import answer
     from holdfast.report.files import write_findings
     from holdfast.report.saved import Saved
