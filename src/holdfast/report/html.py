@@ -13,7 +13,7 @@ from holdfast.report import answer, figures, inside, panels, text, words
 from holdfast.report.gaps import gaps
 from holdfast.report.prices import claim
 from holdfast.report.samples import provenance, samples
-from holdfast.report.tables import write_bytes
+from holdfast.report.table_files import write_bytes
 from holdfast.stats.findings import find
 from holdfast.stats.records import Attack, Findings, Point
 from holdfast.stats.rows import OUTCOMES, Outcomes

@@ -8,8 +8,9 @@ Sources:
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,10 +73,7 @@ def kept(
     if q <= 0:
         return Kept(rates[0].groups, None, 0.0, math.inf)
     residuals = [part - mean * n for part, mean in zip(parts, (q, b, c), strict=True)]
-    related = np.eye(3)
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        found = _correlation(residuals[i], residuals[j], names, seeds)
-        related[i, j] = related[j, i] = found
+    related = _related(residuals, names, seeds)
 
     def limit(ratio: float, side: float) -> float:
         factors = np.array([1 - ratio, 1.0, -1.0])
@@ -95,6 +93,16 @@ def kept(
             far *= 2
         high = _root(lambda ratio: -limit(ratio, 1.0), far, value)
     return Kept(rates[0].groups, value, min(low, value), max(high, value))
+
+
+def _related(
+    residuals: Sequence[np.ndarray], cluster: np.ndarray, seed: np.ndarray | None
+) -> np.ndarray:
+    """Give the correlations of several sums of residuals, each [U]: [n, n]."""
+    found = np.eye(len(residuals))
+    for i, j in itertools.combinations(range(len(residuals)), 2):
+        found[i, j] = found[j, i] = _correlation(residuals[i], residuals[j], cluster, seed)
+    return found
 
 
 def _root(limit: Callable[[float], float], outside: float, inside: float) -> float:
