@@ -65,7 +65,7 @@ def kept(
     own, plain, n = (np.asarray(part, float) for part in (own_hits, plain_hits, n))
     keep = n > 0
     own, plain, n = own[keep], plain[keep], n[keep]
-    names = np.arange(len(keep))[keep] if cluster is None else np.asarray(cluster)[keep]
+    names = (np.arange(len(keep)) if cluster is None else np.asarray(cluster))[keep]
     seeds = None if seed is None else np.asarray(seed)[keep]
     parts = (plain, np.maximum(own - plain, 0.0), np.maximum(plain - own, 0.0))
     rates = [rate(part, n, cluster=names, seed=seeds, level=level) for part in parts]
@@ -80,8 +80,7 @@ def kept(
         # Each term's own limit on that side: its rate's other end where its factor is negative.
         ends = [r.high if f * side > 0 else r.low for f, r in zip(factors, rates, strict=True)]
         arms = factors * np.abs(np.array(ends) - (q, b, c))
-        width = math.sqrt(max(0.0, float(arms @ related @ arms)))
-        return float(factors @ (q, b, c)) + side * width
+        return float(factors @ (q, b, c)) + side * math.sqrt(max(0.0, float(arms @ related @ arms)))
 
     value = (q + b - c) / q
     low, high = 0.0, math.inf
