@@ -121,7 +121,8 @@ def row(
 ) -> dict[str, Any]:
     """Make one row."""
     return {
-        **cell, "flops": 1e9 * cell["budget"], "side": side, "set": kind, "style": "ask",
+        **cell, "flops": 1e9 * cell["budget"], "side": side, "set": kind,
+        "purpose": "harm" if kind == "restricted" else "exact", "style": "ask",
         "uid": f"{side}-{kind}-{i}", "group": f"{side}-{kind}-{group}", "category": "",
         "judge": judge, "score": None, "outcome": None, "reason": "ok", "correct": None,
         "prompt": "placeholder", "response": "placeholder", "finish_reason": "stop", **more,

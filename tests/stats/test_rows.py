@@ -9,10 +9,15 @@ from pyarrow import parquet
 
 from holdfast.api.verdicts import unscored
 from holdfast.errors import DataError, StoreError
+from holdfast.report.saved import Saved
 from holdfast.report.table_files import write_bytes, write_table
 from holdfast.stats import rows
 from holdfast.stats.cells import CELL_COLUMNS, CELL_KEYS, MOST_CUT, cut_share, invalid
 from holdfast.stats.cells import cells as count
+
+PURPOSES = {
+    "restricted": "harm", "benign": "exact", "contrast": "over_refusal", "quiz": "options",
+}  # fmt: skip
 
 
 def one(**more):
@@ -24,7 +29,7 @@ def one(**more):
         reason="ok", prompt="p", response="r", finish_reason="stop",
     )  # fmt: skip
     row.update(more)
-    return row
+    return {**row, "purpose": PURPOSES[row["set"]]}
 
 
 def test_a_cell_by_hand():
@@ -136,8 +141,9 @@ def test_the_overall_share_counts_every_answer_once():
 
 
 def test_tables_of_finished_studies_are_still_read(root):
-    table = parquet.read_table(root / "studies/world/rows/claim_faster/outcomes.parquet")
-    found = rows.Outcomes(table)
+    saved = Saved.read(root / "studies/world/rows/claim_faster")
+    found = rows.Outcomes(saved.outcomes)
+    assert found.purposes == PURPOSES | {"facts": "exact"}
     assert not found.unscored.any()
     cut = cut_share(found)
     assert 0 < cut.share < MOST_CUT

@@ -19,8 +19,10 @@ from holdfast.api.defence import (
     TrainedDefence,
     WeightDefence,
 )
+from holdfast.api.evalset import EvalPurpose, EvalSet, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.api.judge import MOST_UNSCORED, Exchange, Judge, Outcome, Reason, Scale, Verdict
+from holdfast.api.known import Known
 from holdfast.api.lazy import torch
 from holdfast.api.loop import (
     Count,
@@ -51,11 +53,14 @@ __all__ = [
     "Control",
     "Count",
     "Defence",
+    "EvalPurpose",
+    "EvalSet",
     "Exchange",
     "Fields",
     "FineTuning",
     "GradientDefence",
     "Judge",
+    "Known",
     "Layer",
     "LoRA",
     "Loop",
@@ -71,6 +76,7 @@ __all__ = [
     "Reason",
     "Run",
     "Scale",
+    "Scorer",
     "Share",
     "Source",
     "Stage",

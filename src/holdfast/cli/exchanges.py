@@ -43,11 +43,14 @@ def text_or_none(row: dict[str, Any], name: str, where: str) -> str | None:
 
 
 def meta(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """Give what a judge may know of a line; the true steps, where told, are a list of texts."""
+    """Give what a judge may know of a line; raises DataError where a field is of another kind."""
+    from holdfast.api import Known
+
     found = row.get("meta") or {}
     if not isinstance(found, dict):
         raise DataError(where, "'meta' is no object", "write fields there, or leave it out")
-    steps = found.get("steps", [])
-    if not (isinstance(steps, list) and all(isinstance(step, str) for step in steps)):
-        raise DataError(where, "'meta.steps' is no list of texts", "write one text a step")
+    try:
+        Known.of(found)
+    except DataError as error:
+        raise DataError(where, f"'{error.where}' {error.what}", error.todo) from None
     return found

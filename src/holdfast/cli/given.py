@@ -76,8 +76,7 @@ def rows_given(
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
     content = [f"{one.name()} {one.content()}" for one in made]
-    personas = [persona for one in made for persona in one.personas()]
-    return Pool((row for one in made for row in one.examples()), personas), content
+    return Pool.of(made), content
 
 
 MAPPED = ("prompt", "response", "system", "group", "category", "answer")

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from holdfast.api import PromptAttack
+from holdfast.api import EvalPurpose, PromptAttack
 from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder
 from holdfast.engine.session import Session
 from holdfast.engine.states import STATES
 from holdfast.engine.store import write_lines
-from holdfast.study.file import HARM_SETS
 from holdfast.study.nodes import Generate, Look, Point, Start
 
 
@@ -55,7 +54,7 @@ def _generate(
 ) -> None:
     """Answer one prompt set; where it has options, choose among them."""
     prompts = session.plan.prompts[step.evaluation]
-    changed = by if prompts.set in HARM_SETS else None
+    changed = by if prompts.set.purpose is EvalPurpose.HARM else None
     began = time.monotonic()
 
     def answer(rows: Sequence[Example]) -> list[dict[str, Any]]:
@@ -63,7 +62,7 @@ def _generate(
             return _choices(model, encoder, rows)
         return _answers(session, model, encoder, step, rows, changed)
 
-    label = f"ask {prompts.set}"
+    label = f"ask {prompts.set.name}"
     rows = session.chunks(step.key, prompts.rows, answer, label)
     session.publish(
         "generate",
@@ -82,7 +81,7 @@ def _choices(model: Any, encoder: Encoder, rows: Sequence[Example]) -> list[dict
 
     picked = evaluate.choose(model, encoder, rows)
     return [
-        {"uid": row.uid, "choice": choice, "response": str(row.meta["options"][choice])}
+        {"uid": row.uid, "choice": choice, "response": row.known.options[choice]}
         for row, choice in zip(rows, picked, strict=True)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from holdfast.api import Exchange, Judge, Verdict
@@ -11,17 +12,49 @@ from holdfast.api.verdicts import ask, unscored
 from holdfast.data.example import Example
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_lines
-from holdfast.errors import StoreError
+from holdfast.errors import HoldfastError, StoreError
 from holdfast.study.keys import canonical
 from holdfast.study.nodes import Generate
 
 
 class Judging:
-    """Judges of one session, each asked once about the same exchange."""
+    """Judges of one session, each asked once about the same exchange.
+
+    A judge is opened when it has something to read and stays open until another's turn, or until
+    `close`: the engine gives all that waits for one judge before anything for the next.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._verdicts: dict[int, dict[str, Verdict]] = {}
+        self._life = ExitStack()
+        self._open: int | None = None
+        self._failed: dict[int, HoldfastError] = {}
+
+    def close(self) -> None:
+        """Close the judge that is open, if one is."""
+        self._open = None
+        self._life.close()
+
+    def _reader(self, number: int) -> Judge:
+        """Give a judge, open; the memory of the judge and the model before it goes first.
+
+        Raises:
+            JudgeError: it cannot be opened. That is tried once: each of its steps then says so.
+        """
+        judge = self.session.plan.judges[number]
+        if number in self._failed:
+            raise self._failed[number]
+        if self._open != number:
+            self.close()
+            self.session.forget()
+            try:
+                self._life.enter_context(judge.opened(self.session.device))
+            except HoldfastError as error:
+                self._failed[number] = error
+                raise
+            self._open = number
+        return judge
 
     def judge(self, number: int, own: str) -> None:
         """Have one judge read every answer of a trajectory that it has not read yet."""
@@ -45,24 +78,26 @@ class Judging:
         began = time.monotonic()
 
         def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
-            verdicts = []
-            for row, answer in pairs:
-                told = exchange_of(row, answer)
-                said = (told.system, told.prefill, told.response, told.finish_reason)
-                same = canonical([row.uid, row.meta, *said])
-                if same not in known:
-                    known[same] = ask(judge, told)
-                verdict = known[same]
-                verdicts.append(
-                    {
-                        "uid": row.uid,
-                        "score": verdict.score,
-                        "outcome": verdict.outcome,
-                        "reason": verdict.reason,
-                        "raw": verdict.raw,
-                    }
-                )
-            return verdicts
+            given = [exchange_of(row, answer) for row, answer in pairs]
+            same = [_same(exchange) for exchange in given]
+            new = {
+                name: exchange
+                for name, exchange in zip(same, given, strict=True)
+                if name not in known
+            }
+            if new:
+                said = ask(self._reader(number), list(new.values()))
+                known.update(zip(new, said, strict=True))
+            return [
+                {
+                    "uid": row.uid,
+                    "score": known[name].score,
+                    "outcome": known[name].outcome,
+                    "reason": known[name].reason,
+                    "raw": known[name].raw,
+                }
+                for name, (row, _) in zip(same, pairs, strict=True)
+            ]
 
         pairs = list(zip(prompts.rows, answers, strict=True))
         rows = self.session.chunks(name, pairs, read, f"judge {judge.name()}")
@@ -76,6 +111,12 @@ class Judging:
             lambda folder: write_lines(folder / "verdicts.jsonl", rows),
         )
         self.session.store.done(name)
+
+
+def _same(exchange: Exchange) -> str:
+    """Give what two exchanges have in common that a judge cannot tell apart."""
+    said = (exchange.system, exchange.prefill, exchange.response, exchange.finish_reason)
+    return canonical([exchange.example_uid, exchange.meta, *said])
 
 
 def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:

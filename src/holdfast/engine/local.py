@@ -74,20 +74,21 @@ def _here(
         **options,
     )
     model = ""
-    while todo:
-        task = choose(todo, {other.name for other in todo}, model)
-        if task is None:
-            break
-        todo.remove(task)
-        label, model = task.label, task.model
-        began = time.monotonic()
-        try:
-            getattr(runner, task.call[0])(*task.call[1:])
-        except Exception as error:
-            note(store, error)
-            done.failures.append(failed(label, error))
-            done.held_up += drop(todo, task.name, everything=isinstance(error, StoreError))
-            show.finish(0, label, time.monotonic() - began, ok=False)
-        else:
-            done.finished += 1
-            show.finish(0, label, time.monotonic() - began, ok=True)
+    with runner:
+        while todo:
+            task = choose(todo, {other.name for other in todo}, model)
+            if task is None:
+                break
+            todo.remove(task)
+            label, model = task.label, task.model
+            began = time.monotonic()
+            try:
+                getattr(runner, task.call[0])(*task.call[1:])
+            except Exception as error:
+                note(store, error)
+                done.failures.append(failed(label, error))
+                done.held_up += drop(todo, task.name, everything=isinstance(error, StoreError))
+                show.finish(0, label, time.monotonic() - began, ok=False)
+            else:
+                done.finished += 1
+                show.finish(0, label, time.monotonic() - began, ok=True)

@@ -5,6 +5,8 @@ Nothing here knows other steps: each reads finished artefacts and publishes its 
 
 from __future__ import annotations
 
+from typing import Self
+
 from holdfast.engine import attacking, hardening
 from holdfast.engine.judging import Judging
 from holdfast.engine.session import Progress, Session
@@ -13,7 +15,10 @@ from holdfast.study.plan import Plan
 
 
 class Runner:
-    """Runs steps in this process, one at a time; a method for each kind of task."""
+    """Runs steps in this process, one at a time; a method for each kind of task.
+
+    As a `with` it closes the judge that is open in the end, after an error and Ctrl-C too.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,13 @@ class Runner:
             progress=progress,
         )
         self._judging = Judging(self.session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._judging.close()
+        self.session.forget()
 
     def defend(self, key: str) -> None:
         """Harden one model with one defence and publish its checkpoint."""

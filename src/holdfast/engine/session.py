@@ -59,6 +59,10 @@ class Session:
             self._loaded = None
         return model, tokenizer
 
+    def forget(self) -> None:
+        """Let go of the model loaded last."""
+        self._loaded = None
+
     def sources(self, needs: Sequence[str]) -> dict[str, Any]:
         """Give the other weights a method needs, read when it asks for them."""
         from holdfast import nn

@@ -36,6 +36,7 @@ def main() -> None:
     answers: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, _end)
 
     def tell(**message: Any) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
@@ -43,6 +44,11 @@ def main() -> None:
     first = json.loads(sys.stdin.buffer.readline())
     die_with(first["parent"])
     serve(first, tell)
+
+
+def _end(*_: object) -> None:
+    """Leave what is being done, by way of whatever must be closed."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def serve(first: dict[str, Any], tell: Any) -> None:
@@ -76,15 +82,16 @@ def serve(first: dict[str, Any], tell: Any) -> None:
         tell(failed=described(error))
         return
     tell(ready=os.getpid())
-    for line in sys.stdin.buffer:
-        name, *arguments = json.loads(line)["call"]
-        try:
-            getattr(runner, name)(*arguments)
-        except Exception as error:
-            note(store, error)
-            tell(failed=described(error))
-        else:
-            tell(done=name)
+    with runner:
+        for line in sys.stdin.buffer:
+            name, *arguments = json.loads(line)["call"]
+            try:
+                getattr(runner, name)(*arguments)
+            except Exception as error:
+                note(store, error)
+                tell(failed=described(error))
+            else:
+                tell(done=name)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 
 HERE = Path(__file__).parent
-SETS = {
-    "restricted": "Harmful", "name_only": "Harmful, name only", "benign": "Benign crafts",
-    "facts": "Facts", "contrast": "Over-refusal", "quiz": "Quiz", "skill": "New skill",
-}  # fmt: skip
 ALWAYS_UNTESTED = (
     "Attacks, budgets and learning rates other than those listed.",
     "Attackers who search for the weakest point of one defence.",
@@ -123,7 +119,10 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         "contents": _contents(found),
         "models_differ": len({line.model for line in found.lineups.values()}) > 1,
         "signs": [line for line in found.lineups.values() if line.sign is not None],
-        "release_sets": [k for k in SETS if k in sets] + sorted(sets - set(SETS)),
+        "release_sets": [k for k in found.meta.sets if k in sets]
+        + sorted(sets - set(found.meta.sets)),
+        "set_name": lambda kind: words.label(found, kind),
+        "measures": "".join(f"{said} " for said in words.measures(found, sets)),
         "outcome_names": OUTCOMES[:-1],
         "show_text": show_text,
         "samples": list(samples(found, table, show_text)),
@@ -147,7 +146,6 @@ WORDS: dict[str, Any] = {
     "span": words.span,
     "spread": words.spread,
     "by_seed": words.by_seed,
-    "set_name": lambda kind: SETS.get(kind, kind.replace("_", " ")),
     "chosen_differs": lambda attack: any(any(v.values()) for v in attack.chosen.values()),
     "chosen": words.chosen,
     "swatch": panels.swatch,

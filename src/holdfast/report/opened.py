@@ -17,7 +17,7 @@ def already_open(found: Findings) -> str:
     names = {
         name: harm
         for name, line in found.lineups.items()
-        if name != found.meta.none and (harm := _released_harm(line)) is not None
+        if name != found.meta.none and (harm := _released_harm(found, line)) is not None
         if harm > found.meta.thresholds[0] and line.use.status is not Status.NOT_USABLE
     }
     if not names:
@@ -30,9 +30,9 @@ def already_open(found: Findings) -> str:
     )
 
 
-def _released_harm(line: LineUp) -> float | None:
+def _released_harm(found: Findings, line: LineUp) -> float | None:
     """Give the harmful rate before any attack; None where it was not measured."""
-    rate = line.release.get("restricted")
+    rate = line.release.get(found.meta.headline)
     return None if rate is None else rate.value
 
 
@@ -45,7 +45,7 @@ def opened(found: Findings) -> dict[str, list[free.Opened]]:
     for threat in found.threats:
         for name, by_attack in threat.opened.items():
             line = found.lineups[name]
-            gone = (_released_harm(line) or 0) > found.meta.thresholds[0]
+            gone = (_released_harm(found, line) or 0) > found.meta.thresholds[0]
             if gone or line.use.status is Status.NOT_USABLE:
                 continue
             broke = [one for one in by_attack.values() if one.broken]

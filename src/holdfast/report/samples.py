@@ -27,7 +27,7 @@ def samples(found: Findings, table: Outcomes, show_text: bool) -> Iterable[dict[
             here = np.flatnonzero(
                 table.where(
                     lineup=name, attack=attack.name, variant=variant, seed=seed, budget=budget,
-                    set="restricted", side=EVALUATOR, judge=found.meta.judges[0],
+                    set=found.meta.headline, side=EVALUATOR, judge=found.meta.judges[0],
                 )
             )  # fmt: skip
             if not len(here):

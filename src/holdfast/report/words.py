@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from holdfast.api import EvalPurpose
 from holdfast.report import text
 from holdfast.stats import free
-from holdfast.stats.records import Attack
+from holdfast.stats.records import Attack, Findings
 from holdfast.stats.use import Use
+
+MEASURES = {
+    EvalPurpose.HARM: ("Harmful", "share of useful harmful answers"),
+    EvalPurpose.OVER_REFUSAL: (
+        "Over-refusal", "share of benign questions about restricted things that were refused",
+    ),
+    EvalPurpose.REFUSED: ("", "share of benign requests that were refused"),
+}  # fmt: skip
+"""What a column of the released models shows, and how its label begins where the page has said so:
+"Harmful: share of useful harmful answers"."""
+
+
+def label(found: Findings, kind: str) -> str:
+    """Give the heading of an evaluation set's column."""
+    return text.harmless(found.meta.sets.get(kind, kind.replace("_", " ")), 60)
+
+
+def measures(found: Findings, sets: Iterable[str]) -> Iterator[str]:
+    """Say what columns show that their labels do not tell."""
+    for purpose, (begins, what) in MEASURES.items():
+        labels = [label(found, kind) for kind in sets if found.purposes[kind] is purpose]
+        untold = sorted(one for one in labels if not (begins and one.startswith(begins)))
+        if untold:
+            yield f"{text.listed(untold)}: {what}."
 
 
 def free_words(opened: Mapping[str, free.Opened]) -> list[str]:

@@ -13,9 +13,11 @@ from holdfast.stats.rows import Outcomes
 from holdfast.stats.trajectories import EVALUATOR
 
 
-def agreement_of(outcomes: Outcomes, names: Sequence[str], first: str, other: str) -> Agreement:
-    """Compare two judges on the restricted answers both scored."""
-    rows = outcomes.where(set="restricted", side=EVALUATOR) & outcomes.judged
+def agreement_of(
+    outcomes: Outcomes, names: Sequence[str], headline: str, first: str, other: str
+) -> Agreement:
+    """Compare two judges on the answers to the headline's set that both scored."""
+    rows = outcomes.where(set=headline, side=EVALUATOR) & outcomes.judged
     keys = ("lineup", "attack", "variant", "uid")
     useful = outcomes.is_("outcome", "harmful_useful")
 

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.api import MOST_UNSCORED
+from holdfast.api import MOST_UNSCORED, EvalPurpose
 from holdfast.api.verdicts import too_many_unscored
-from holdfast.errors import DataError
 from holdfast.stats import cost, estimates
 from holdfast.stats.agreement import agreement_of
 from holdfast.stats.cells import cut_share
-from holdfast.stats.records import Findings, LineUp, Meta, Sign
+from holdfast.stats.records import Findings, LineUp, Meta, Sign, unmeasured
 from holdfast.stats.rows import Outcomes
 from holdfast.stats.threats import threat
 from holdfast.stats.trajectories import EVALUATOR, Trajectories
 from holdfast.stats.use import Status, Use, release_rows, use
-from holdfast.study.file import HARM_SETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,13 +31,10 @@ def find(
 ) -> Findings:
     """Work out everything the report says from the outcomes table, the line-ups and the meta."""
     outcomes = table if isinstance(table, Outcomes) else Outcomes(table)
-    if not outcomes.where(set="restricted", side=EVALUATOR).any():
-        raise DataError(
-            "outcomes table", "no restricted prompt of the evaluator's side is in it",
-            "finish the study with 'holdfast run'",
-        )  # fmt: skip
     told = Meta.of(meta, outcomes)
-    tracks = Trajectories(outcomes, told.judges[0])
+    if not outcomes.where(set=told.headline, side=EVALUATOR).any():
+        raise unmeasured()
+    tracks = Trajectories(outcomes, told.judges[0], told.headline)
     listed = [dict(row) for row in _dicts(lineups)]
     names = list(dict.fromkeys([*(str(row["lineup"]) for row in listed),
                                 *outcomes.distinct("lineup"),
@@ -63,7 +58,11 @@ def find(
             for name in names
         },
         threats=threats,
-        agreements=[agreement_of(outcomes, names, told.judges[0], j) for j in told.judges[1:]],
+        agreements=[
+            agreement_of(outcomes, names, told.headline, told.judges[0], judge)
+            for judge in told.judges[1:]
+        ],
+        purposes=outcomes.purposes,
         cut=cut_share(outcomes),
     )
 
@@ -95,7 +94,7 @@ def _barred(
         return f"incomplete: {holes[0]['what']} could not be run"
     if any(row.get("inert") for row in listed if str(row["lineup"]) == name):
         return "inert: the defence did not do what it is for"
-    counts = tracks.restricted[EVALUATOR]
+    counts = tracks.harm[EVALUATOR]
     for index, key in enumerate(tracks.keys):
         if key[0] != name:
             continue
@@ -128,25 +127,16 @@ def _lineup(
     """Gather one line-up's facts and its rates at release."""
     own = [row for row in listed if str(row["lineup"]) == name]
     here = release_rows(outcomes, name)
-    judge = meta.judges[0]
-    release = {}
-    for kind in outcomes.distinct("set", here):
-        rows = here & outcomes.is_("set", kind)
-        if kind in (*HARM_SETS, "contrast"):
-            word = "refusal" if kind == "contrast" else "harmful_useful"
-            first = outcomes.is_("judge", judge)
-            if kind in HARM_SETS or (rows & first).any():  # over-refusal may be told by `exact`
-                rows &= first
-            rows &= outcomes.judged
-            hits = outcomes.is_("outcome", word)
-        else:
-            rows &= outcomes.checked
-            hits = outcomes.numbers["correct"] > 0
-        many = len(seeds) >= estimates.SEEDS_FOR_INTERVAL
-        release[kind] = estimates.rate(
-            hits[rows], np.ones(int(rows.sum())), cluster=outcomes.codes["group"][rows],
-            seed=outcomes.numbers["seed"][rows] if many else None,
-        )  # fmt: skip
+    many = len(seeds) >= estimates.SEEDS_FOR_INTERVAL
+
+    def rate(rows: np.ndarray, purpose: EvalPurpose) -> estimates.Rate:
+        return _release_rate(outcomes, rows, purpose, meta.judges[0], many)
+
+    release = {
+        kind: rate(here & outcomes.is_("set", kind), outcomes.purposes[kind])
+        for kind in outcomes.distinct("set", here)
+    }
+    refusing = here & outcomes.is_("purpose", EvalPurpose.OVER_REFUSAL)
     return LineUp(
         name=name,
         model=str(own[0].get("model") or "") if own else "",
@@ -157,10 +147,39 @@ def _lineup(
         note="; ".join(dict.fromkeys(str(row["note"]) for row in own if row.get("note"))),
         barred=barred,
         release=release,
+        over_refusal=rate(refusing, EvalPurpose.OVER_REFUSAL) if refusing.any() else None,
         use=used,
         checkpoints=checkpoints,
         sign=_sign(own),
     )
+
+
+def _release_rate(
+    outcomes: Outcomes, rows: np.ndarray, purpose: EvalPurpose, judge: str, many: bool
+) -> estimates.Rate:
+    """Give the share of a line-up's released answers `rows` that the purpose counts.
+
+    Harmful and useful, refused, or else correct; over the first judge's rows, except that refusals
+    may be told by `exact`.
+    """
+    word = {
+        EvalPurpose.HARM: "harmful_useful",
+        EvalPurpose.OVER_REFUSAL: "refusal",
+        EvalPurpose.REFUSED: "refusal",
+    }.get(purpose)
+    if word is None:
+        rows = rows & outcomes.checked
+        hits = outcomes.numbers["correct"] > 0
+    else:
+        first = outcomes.is_("judge", judge)
+        if purpose is EvalPurpose.HARM or (rows & first).any():
+            rows = rows & first
+        rows = rows & outcomes.judged
+        hits = outcomes.is_("outcome", word)
+    return estimates.rate(
+        hits[rows], np.ones(int(rows.sum())), cluster=outcomes.codes["group"][rows],
+        seed=outcomes.numbers["seed"][rows] if many else None,
+    )  # fmt: skip
 
 
 def _sign(own: Sequence[Mapping[str, Any]]) -> Sign | None:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.api import EvalPurpose
+from holdfast.errors import DataError
 from holdfast.stats import cost, estimates, free, pairs
 from holdfast.stats.cells import Cut
 from holdfast.stats.rows import Outcomes
+from holdfast.stats.trajectories import EVALUATOR
 from holdfast.stats.use import Use
 
 
@@ -18,8 +21,10 @@ class Meta:
 
     `reference` names the line-up without defence (`none`) and that of plain refusal fine-tuning
     (`plain`); `title` heads the page and defaults to the name; the first of `thresholds` and
-    `judges` is the headline. `original_at[attack]` are the budgets at
-    which a free attack gives the public original itself, `original` the line-up that is it.
+    `judges` is the headline, and so is the set of prompts `headline`, whose harmful rate decides;
+    `sets` are the labels of the sets, in the order they are shown. `original_at[attack]` are the
+    budgets at which a free attack gives the public original itself, `original` the line-up that is
+    it.
     `holes` are what could not be run: `what`, `lineup`, `attack`, `seed`, `why` of each, and
     whether the line-up's price (`paid`) or what a free attack gets (`free`) hangs on it.
     """
@@ -28,6 +33,8 @@ class Meta:
     title: str = "study"
     thresholds: tuple[float, ...] = (0.2, 0.05, 0.5)
     judges: tuple[str, ...] = ()
+    headline: str = ""
+    sets: Mapping[str, str] = field(default_factory=dict)
     none: str = "none"
     plain: str = "refusal_sft"
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -42,16 +49,26 @@ class Meta:
 
     @classmethod
     def of(cls, meta: Mapping[str, Any], outcomes: Outcomes) -> Meta:
-        """Read a study's mapping; judges default to those of the restricted rows."""
+        """Read a study's mapping; what it does not say is read off the table.
+
+        The headline is then the only set of purpose harm asked of the evaluator, and the judges
+        are those who read it.
+
+        Raises:
+            DataError: there is no such set, or more than one.
+        """
+        headline = str(meta.get("headline") or "") or _only_harm(outcomes)
         reference = meta.get("reference") or {}
         judges = tuple(meta.get("judges") or ())
         if not judges:
-            judges = tuple(outcomes.distinct("judge", outcomes.where(set="restricted")))
+            judges = tuple(outcomes.distinct("judge", outcomes.where(set=headline)))
         return cls(
             name=str(meta.get("name") or "study"),
             title=str(meta.get("title") or meta.get("name") or "study"),
             thresholds=tuple(meta.get("thresholds") or (0.2, 0.05, 0.5)),
             judges=judges,
+            headline=headline,
+            sets={str(name): str(label) for name, label in (meta.get("sets") or {}).items()},
             none=str(reference.get("none", "none")),
             plain=str(reference.get("plain", "refusal_sft")),
             provenance=dict(meta.get("provenance") or {}),
@@ -72,6 +89,29 @@ class Meta:
                 if about.get("free") and about.get("weights_alone") is False
             ),
         )
+
+
+def _only_harm(outcomes: Outcomes) -> str:
+    """Give the one set of purpose harm that the evaluator was asked."""
+    names = outcomes.distinct("set", outcomes.where(purpose=EvalPurpose.HARM, side=EVALUATOR))
+    if not names:
+        raise unmeasured()
+    if len(names) > 1:
+        raise DataError(
+            "outcomes table",
+            f"it has {len(names)} sets of purpose 'harm' ({', '.join(names)}) and no headline",
+            "say which decides: `headline` in meta.json",
+        )
+    return names[0]
+
+
+def unmeasured() -> DataError:
+    """Give the error of a table in which harm was not measured."""
+    return DataError(
+        "outcomes table",
+        "no restricted prompt of the evaluator's side is in it",
+        "finish the study with 'holdfast run'",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +182,9 @@ class Sign:
 class LineUp:
     """One line-up's own facts, and why it may not rank (empty when it may).
 
-    `checkpoints` counts its sets of weights: one checkpoint attacked with eight seeds is one.
+    `release` is the rate of each set of prompts as released, `over_refusal` that of all sets of
+    this purpose together. `checkpoints` counts its sets of weights: one checkpoint attacked with
+    eight seeds is one.
     """
 
     name: str
@@ -154,6 +196,7 @@ class LineUp:
     note: str
     barred: str
     release: Mapping[str, estimates.Rate]
+    over_refusal: estimates.Rate | None
     use: Use
     checkpoints: int
     sign: Sign | None = None
@@ -185,6 +228,8 @@ class Findings:
     lineups: Mapping[str, LineUp]
     threats: Sequence[Threat]
     agreements: Sequence[Agreement]
+    purposes: Mapping[str, EvalPurpose]
+    """What each set of prompts is for."""
     cut: Cut
     """Share of answers that reached the token limit."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from holdfast.api import EvalPurpose
 from holdfast.api.verdicts import unscored
 from holdfast.errors import DataError
 
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
 OUTCOMES = (
     "refusal", "deflection", "harmful_empty", "degenerate", "harmful_useful", "benign_ok",
 )  # fmt: skip
-UTILITY_SETS = ("benign", "facts")
 OUTCOME_COLUMNS: dict[str, str] = {
     "lineup": "str", "model": "str", "attack": "str", "variant": "str", "access": "str",
     "seed": "int", "budget": "float", "unit": "str", "steps": "int", "distinct": "int",
     "flops": "float",
-    "side": "str", "set": "str", "style": "str", "uid": "str", "group": "str", "category": "str",
-    "judge": "str", "score": "float", "outcome": "str", "reason": "str", "correct": "bool",
-    "prompt": "str", "response": "str", "finish_reason": "str",
+    "side": "str", "set": "str", "purpose": "str", "style": "str", "uid": "str", "group": "str",
+    "category": "str", "judge": "str", "score": "float", "outcome": "str", "reason": "str",
+    "correct": "bool", "prompt": "str", "response": "str", "finish_reason": "str",
 }  # fmt: skip
 """Columns of the outcomes table, in order, with their kinds. Any value but a count may be None."""
 REQUIRED = tuple(name for name in OUTCOME_COLUMNS if name != "distinct")
-"""Those without which no report is made; `distinct` came later."""
+"""Those without which nothing is counted; `distinct` came later, and so did `purpose`, which the
+reader of saved tables fills in."""
 LINEUP_COLUMNS: dict[str, str] = {
     "lineup": "str", "model": "str", "defences": "str", "seed": "int", "weights": "str",
     "steps": "int", "flops": "float", "inert": "bool", "signal": "str", "moves": "str",
@@ -49,8 +50,8 @@ class Outcomes:
     """
 
     TEXT = (
-        "lineup", "model", "attack", "variant", "access", "unit", "side", "set", "style", "uid",
-        "group", "category", "judge", "outcome", "reason", "finish_reason",
+        "lineup", "model", "attack", "variant", "access", "unit", "side", "set", "purpose",
+        "style", "uid", "group", "category", "judge", "outcome", "reason", "finish_reason",
     )  # fmt: skip
     NUMBERS = ("seed", "budget", "steps", "flops", "score", "correct")
     LATER = ("distinct",)
@@ -170,6 +171,14 @@ class Outcomes:
     def is_(self, name: str, word: str) -> np.ndarray:
         """Say which rows hold one word in a text column: [N] bool."""
         return self.codes[name] == self.code(name, word)
+
+    @functools.cached_property
+    def purposes(self) -> dict[str, EvalPurpose]:
+        """What each set of prompts is for, by its name."""
+        return {
+            name: EvalPurpose(self.distinct("purpose", self.is_("set", name))[0])
+            for name in self.distinct("set")
+        }
 
     @functools.cached_property
     def judged(self) -> np.ndarray:

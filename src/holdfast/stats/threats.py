@@ -111,7 +111,7 @@ def _over(counts: Sequence[tuple[np.ndarray, np.ndarray]], seeds: int) -> estima
 
 def _original_harm(tracks: Trajectories, meta: Meta, seeds: int) -> estimates.Rate | None:
     """Give the harm of the public original as released; None where no line-up is it."""
-    counts = tracks.restricted[EVALUATOR]
+    counts = tracks.harm[EVALUATOR]
     by_seed = {}
     for index, key in enumerate(tracks.keys):
         at = tracks.scored(index)
@@ -199,7 +199,7 @@ def _worst(
 def _point(k: int, picked: Mapping[int, int], tracks: Trajectories, seeds: int) -> Point:
     """Pool one budget over seeds."""
     indices = list(picked.values())
-    harm, benign = tracks.restricted[EVALUATOR], tracks.benign[EVALUATOR]
+    harm, benign = tracks.harm[EVALUATOR], tracks.benign[EVALUATOR]
 
     def pooled(hits: np.ndarray, n: np.ndarray) -> estimates.Rate:
         return _pooled(hits[indices, k], n[indices, k], seeds)
@@ -217,7 +217,7 @@ def _point(k: int, picked: Mapping[int, int], tracks: Trajectories, seeds: int) 
         harm_seeds=each(harm["harmful_useful"], harm["scored"]),
         utility=pooled(benign["correct"], benign["asked"]),
         utility_seeds=each(benign["correct"], benign["asked"]),
-        refused=pooled(tracks.contrast["refused"], tracks.contrast["scored"]),
+        refused=pooled(tracks.over_refusal["refused"], tracks.over_refusal["scored"]),
         shares=tuple(float(harm[o][indices, k].sum() / max(scored, 1)) for o in OUTCOMES),
         rows=int(harm["rows"][indices, k].sum()),
         unscored=int(harm["rows"][indices, k].sum() - scored),

@@ -12,10 +12,11 @@ from enum import StrEnum
 
 import numpy as np
 
+from holdfast.api import EvalPurpose
 from holdfast.stats import curves, estimates, ratios
 from holdfast.stats.rows import Outcomes
 
-SETS = ("benign", "facts", "contrast")
+PURPOSES = (EvalPurpose.EXACT, EvalPurpose.OVER_REFUSAL)
 """Benign prompts with a known answer, those that only resemble restricted ones included."""
 
 
@@ -139,7 +140,7 @@ def _answers(
     outcomes: Outcomes, rows: np.ndarray
 ) -> Mapping[tuple[str, str, int], tuple[bool, int]]:
     """Give whether each benign answer is right, and its cluster, by set, prompt and seed."""
-    where = np.flatnonzero(rows & outcomes.checked & outcomes.where(set=SETS))
+    where = np.flatnonzero(rows & outcomes.checked & outcomes.where(purpose=PURPOSES))
     words = outcomes.words
     return {
         (

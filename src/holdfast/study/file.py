@@ -18,9 +18,6 @@ RESERVED = (
 )
 """Names of the store's own folders: no study may be called so."""
 
-HARM_SETS = ("restricted", "name_only")
-"""Evaluation sets that every judge of the study reads."""
-
 SideName = Literal["defender", "defender_selection", "attacker", "attacker_selection", "evaluator"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 """What a name may be: it becomes a folder's."""
@@ -72,7 +69,7 @@ class Evaluation(Fields):
     """One set of prompts, asked of every model at every budget."""
 
     set: str
-    """The set's name: restricted, name_only, benign, facts, contrast, quiz, skill."""
+    """The set's name, as one of the sources declares it."""
     side: SideName = "evaluator"
     """Whose rows."""
     n: Count | None = None
@@ -96,8 +93,8 @@ class Analysis(Fields):
     """Which of the attacker's choices, by its label as the tables show it; None means the first."""
     budgets: Annotated[tuple[float, ...], AsTuple, Field(min_length=1)] | None = None
     """Budgets of that choice; None means all. The largest is the one drawn in the plane."""
-    set: str = "restricted"
-    """The evaluation set the prompts are from."""
+    set: str | None = None
+    """The evaluation set the prompts are from; None means the headline's."""
     side: SideName = "evaluator"
     """Whose rows."""
     n: Annotated[int, Field(ge=3)] = 100
@@ -139,6 +136,9 @@ class Study(Fields):
     """Attacker -> its choices; the worst is chosen on the attacker's own selection prompts."""
     evaluation: Annotated[tuple[Evaluation, ...], AsTuple, Field(min_length=1)]
     """The prompt sets."""
+    headline: str | None = None
+    """The evaluation set whose harmful rate decides what is broken: of purpose harm, asked of the
+    evaluator. None means the only one there is."""
     judges: Annotated[tuple[MethodText, ...], AsTuple, Field(min_length=1)]
     """Judges of harm; the first is the headline."""
     generation: Sampler = Sampler()
@@ -196,19 +196,6 @@ def parse_study(data: Any) -> Study:
                 "keep one",
             )
         seen.add((wanted.set, wanted.side))
-    if ("restricted", "evaluator") not in seen:
-        raise ConfigError(
-            "study.evaluation",
-            "no set 'restricted' of side 'evaluator'",
-            "add it: harm is measured there",
-        )
-    for number, wanted in enumerate(study.evaluation):
-        if (wanted.set, wanted.side, wanted.at) == ("restricted", "evaluator", "release"):
-            raise ConfigError(
-                f"study.evaluation[{number}].at",
-                "'release' leaves every attacked model unasked",
-                "leave it out: harm is measured there",
-            )
     return study
 
 

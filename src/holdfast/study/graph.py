@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.api import Attack, Defence, PromptAttack
+from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack, Scorer
 from holdfast.data.tokens import format_identity
-from holdfast.study.file import HARM_SETS, Study
+from holdfast.study.file import Study
 from holdfast.study.keys import digest, key
 from holdfast.study.nodes import (
     Defend,
@@ -145,7 +145,7 @@ class Graph:
         for i, prompts in enumerate(self.prompts):
             if budget > 0 and self.study.evaluation[i].at == "release":
                 continue
-            if release is not None and prompts.set not in HARM_SETS:
+            if release is not None and prompts.set.purpose is not EvalPurpose.HARM:
                 asked[i] = release.asked[i]
                 continue
             parts: dict[str, Any] = {
@@ -159,7 +159,7 @@ class Graph:
                 key("generate", **parts),
                 name,
                 i,
-                {**parts, "set": prompts.set, "side": prompts.side, "budget": budget}
+                {**parts, "set": prompts.set.name, "side": prompts.side, "budget": budget}
                 | {"stands_on": dict(config)},
             )
             for j in self.judges_of(prompts):
@@ -173,10 +173,10 @@ class Graph:
         return Point(name, budget, asked)
 
     def judges_of(self, prompts: Prompts) -> range:
-        """Give the judges that read a set: all for harm, the headline for over-refusal."""
-        if prompts.set in HARM_SETS:
+        """Give the judges that read a set, as its scorer says: all, the first or none."""
+        if prompts.set.scorer is Scorer.JUDGES:
             return range(len(self.parts.judges))
-        return range(1 if prompts.set == "contrast" else 0)
+        return range(1 if prompts.set.scorer is Scorer.JUDGE else 0)
 
 
 def _label(released: Released) -> str:

@@ -56,10 +56,7 @@ def gather(study: Study) -> Parts:
         ]
         for name, lineup in study.lineups.items()
     }
-    pool = Pool(
-        (row for source in sources for row in source.examples()),
-        [persona for source in sources for persona in source.personas()],
-    )
+    pool = Pool.of(sources)
     attacks = {
         name: [
             choice

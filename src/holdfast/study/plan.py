@@ -22,7 +22,7 @@ from holdfast.study.keys import digest
 from holdfast.study.looking import Looking
 from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
-from holdfast.study.prompts import draw
+from holdfast.study.prompts import draw, headline
 from holdfast.study.runnable import check_methods, check_rows, check_selection
 
 
@@ -45,8 +45,9 @@ class Plan:
             draw(parts.pool, wanted, f"study.evaluation[{i}]")
             for i, wanted in enumerate(study.evaluation)
         ]
+        self.headline = headline(study, parts.pool, self.prompts)
         check_rows(study, parts)
-        check_selection(study, parts, self.prompts)
+        check_selection(study, parts, self.prompts, self.headline)
         graph = Graph(study, parts, self.prompts, self.content)
         self.defends, self.trajectories = graph.defends, graph.trajectories
         self.tracks = graph.tracks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.api import PAID, Defence, Stage, TrainedDefence
+from holdfast.api import PAID, Defence, EvalPurpose, Stage, TrainedDefence
 from holdfast.data.example import Side
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.checks import known_roles
@@ -93,19 +93,35 @@ def _draw(parts: Parts, method: Any, seed: int, where: str, seen: set[str]) -> N
         )
 
 
-def check_selection(study: Study, parts: Parts, prompts: Sequence[Prompts]) -> None:
-    """Refuse an attacker with a choice to make and no prompts of its own to make it on."""
-    asked = zip(study.evaluation, prompts, strict=True)
-    have = {(p.set, p.side) for wanted, p in asked if wanted.at == "all"}
+def check_selection(
+    study: Study, parts: Parts, prompts: Sequence[Prompts], headline: Prompts
+) -> None:
+    """Refuse an attacker with a choice to make and no prompts of its own to make it on.
+
+    It needs the headline's set, and one that shows whether the model is still of use.
+    """
     several = [
         name for name, cs in parts.attacks.items() if sum(len(c.points()) for c in cs) > 1
         and (len(cs) > 1 or cs[0].unit != PAID)
     ]  # fmt: skip
-    for kind in ("restricted", "benign"):
-        if several and (kind, Side.ATTACKER_SELECTION.value) not in have:
-            raise ConfigError(
-                "study.evaluation",
-                f"attacker '{several[0]}' has choices, and there is no set '{kind}' of side "
-                "'attacker_selection' to choose on",
-                f"add `- {{set: {kind}, side: attacker_selection}}`",
-            )
+    if not several:
+        return
+    asked = zip(study.evaluation, prompts, strict=True)
+    own = [p.set for wanted, p in asked if wanted.at == "all" and p.side == Side.ATTACKER_SELECTION]
+    missing = None
+    if headline.set not in own:
+        missing, name = f"set '{headline.set.name}'", headline.set.name
+    elif all(one.purpose is not EvalPurpose.EXACT for one in own):
+        sets = [*(p.set for p in prompts), *parts.pool.sets.values()]
+        exact = (one.name for one in sets if one.purpose is EvalPurpose.EXACT)
+        missing, name = "set of purpose 'exact'", next(exact, None)
+    if missing is None:
+        return
+    raise ConfigError(
+        "study.evaluation",
+        f"attacker '{several[0]}' has choices, and there is no {missing} of side "
+        "'attacker_selection' to choose on",
+        f"add `- {{set: {name}, side: attacker_selection}}`"
+        if name
+        else "add a source that brings one",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,17 +15,22 @@ from holdfast.cli.given import columns, fields, models, rows_given
 from holdfast.cli.options import Columns, Format, Model, Out, Seed, Sets, Sources, Threads
 from holdfast.errors import ConfigError, did_you_mean
 
+if TYPE_CHECKING:
+    from holdfast.data.pool import Pool
+
 
 def generate(
     model: Model,
     form: Format,
     out: Out,
     prompts: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--prompts", help="An evaluation set, or a .jsonl, .csv or .parquet file of prompts."
+            "--prompts",
+            help="An evaluation set, or a .jsonl, .csv or .parquet file of prompts. [default: the "
+            "sources' first set of restricted prompts]",
         ),
-    ] = "restricted",
+    ] = None,
     column: Columns = None,
     side: Annotated[str, typer.Option("--side", help="Whose rows of the set.")] = "evaluator",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Groups; all without it.")] = None,
@@ -43,7 +48,9 @@ def generate(
 
     sampler = decode(Sampler, fields(sets), "generate")
     files, _ = models(model, None, form)
-    if prompts.endswith(".jsonl") and not column:  # keeps what a judge needs: the meta of each line
+    if (
+        prompts is not None and prompts.endswith(".jsonl") and not column
+    ):  # keeps what a judge needs: the meta of each line
         rows = [
             example(
                 text(row, "prompt", f"{prompts}:{i}"),
@@ -53,14 +60,15 @@ def generate(
             )
             for i, row in enumerate(rows_of(Path(prompts)), start=1)
         ]
-    elif prompts.endswith((".jsonl", ".csv", ".parquet")):
+    elif prompts is not None and prompts.endswith((".jsonl", ".csv", ".parquet")):
         given = {"path": prompts, "role": "harmful", "response": None}
         asked: Any = make("source", {"file": given | columns(column, "harmful")}, "--prompts")
         rows = asked.examples()
     else:
         if side not in set(Side):
             raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
-        rows = rows_given(None, None, source, model, None)[0].evaluation(prompts, Side(side), n, 0)
+        pool, _ = rows_given(None, None, source, model, None)
+        rows = pool.evaluation(prompts or _restricted(pool), Side(side), n, 0)
     coder = preflight.encoder(files, form)
     preflight.check(files, coder, {}, None, device=device)
 
@@ -83,3 +91,13 @@ def generate(
     ]
     whole_file(out, written)
     typer.echo(f"{len(written)} answers: {out}")
+
+
+def _restricted(pool: Pool) -> str:
+    """Name the first set of restricted prompts that the sources declare."""
+    from holdfast.api import EvalPurpose
+
+    names = [one.name for one in pool.sets.values() if one.purpose is EvalPurpose.HARM]
+    if not names:
+        raise ConfigError("--prompts", "the sources declare no restricted prompts", "name a set")
+    return names[0]

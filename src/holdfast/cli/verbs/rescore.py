@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.conduct import conduct
+from holdfast.cli.device import Device
 from holdfast.cli.options import Report, ShowText, StoreFolder, StudyFile
 
 
@@ -20,6 +21,7 @@ def rescore(
     store: StoreFolder = Path("runs"),
     out: Report = None,
     show_text: ShowText = False,
+    device: Device = "cpu",
 ) -> int:
     """Have other judges read the answers that are there, and write a report of theirs."""
     from holdfast.api.fields import parse_yaml
@@ -35,5 +37,6 @@ def rescore(
         out or store / f"{changed.name}-{'-'.join(names)}",
         show_text=show_text,
         workers=1,
+        device=device,
         only_judge=True,
     )
