@@ -78,8 +78,6 @@ def test_no_tracked_file_names_a_machine_path_or_a_registry(tracked: list[Path],
 LONGEST_FILE, LONGEST_FUNCTION = 500, 60
 LONG = {
     "attack": "a command told from top to bottom",
-    "generate": "a command told from top to bottom",
-    "tasks": "one list of steps",
     "_checks": "a list of diagnostics",
     "forward": "one pass of a decoder",
     "grad": "one backward pass of a decoder",
