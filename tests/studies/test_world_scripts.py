@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.planted import META, lineup_rows
 
-from holdfast.report.tables import write_table
+from holdfast.report.table_files import write_table
 from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 

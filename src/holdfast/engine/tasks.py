@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,28 +38,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
     kinds = ("defend", "generate", "judge", "measure", "analyse")
     have = {kind: store.keys(kind) for kind in kinds}
     if not only_judge:
-        for step in plan.defends.values():
-            if step.key in have["defend"]:
-                continue
-            found[step.key] = Task(
-                step.key,
-                ("defend", step.key),
-                step.label,
-                {step.before.key} if step.before else set(),
-                step.inputs[0],
-                loop_steps(step.method),
-            )
-        for measure in plan.measures.values():
-            if measure.key in have["measure"]:
-                continue
-            found[measure.key] = Task(
-                measure.key,
-                ("measure", measure.key),
-                measure.label,
-                set(measure.inputs),
-                measure.beside.key,
-                rank=1,
-            )
+        found |= {task.name: task for task in _first(plan, have)}
     releases = {  # a prompt attack shares the release's answers: who makes them comes first
         step.key: own
         for own, trajectory in plan.trajectories.items()
@@ -111,6 +91,32 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
     for task in found.values():
         task.after &= found.keys()
     return list(found.values())
+
+
+def _first(plan: Plan, have: Mapping[str, set[str]]) -> Iterator[Task]:
+    """Give what is to be hardened, and measured on plain refusal fine-tuning."""
+    for step in plan.defends.values():
+        if step.key in have["defend"]:
+            continue
+        yield Task(
+            step.key,
+            ("defend", step.key),
+            step.label,
+            {step.before.key} if step.before else set(),
+            step.inputs[0],
+            loop_steps(step.method),
+        )
+    for measure in plan.measures.values():
+        if measure.key in have["measure"]:
+            continue
+        yield Task(
+            measure.key,
+            ("measure", measure.key),
+            measure.label,
+            set(measure.inputs),
+            measure.beside.key,
+            rank=1,
+        )
 
 
 def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
