@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -30,6 +31,8 @@ class Defence(Method):
     needs: ClassVar[tuple[str, ...]] = ()
     """Which of `original`, `start`, `tuned`, `unaligned` it reads from `run.models`."""
     starts_from: ClassVar[Literal["base", "aligned"]] = "base"
+    plain: ClassVar[Mapping[str, float]] = {}
+    """What its `neutral` point equals: the cross-entropies of these roles, with these weights."""
     separable: ClassVar[bool] = True
     """Whether a step's gradient is the same however it is split into micro-batches."""
     paper: ClassVar[str] = ""

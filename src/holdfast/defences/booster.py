@@ -37,6 +37,7 @@ class Booster(GradientDefence):
         "whole step where theirs breaks accumulation; published numbers not reproduced"
     )
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {
             "loop": {

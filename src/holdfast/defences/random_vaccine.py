@@ -58,6 +58,7 @@ class RandomVaccine(GradientDefence):
         "perturbation (ours)"
     )
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"scale": "variance"}}
 
     rho: NotNegative = 2.0

@@ -27,6 +27,7 @@ class RefusalSFT(LossDefence):
     cost: ClassVar[str] = "1F + 1B on both roles"
     fidelity: ClassVar[str] = "the plain loss; nothing published to be faithful to"
     neutral: ClassVar[dict[str, Any]] = {}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0, "benign": 1.0}
 
     benign_weight: NotNegative = 1.0
     """Weight of the benign term; each term is a mean over its own response tokens."""

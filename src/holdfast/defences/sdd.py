@@ -84,6 +84,7 @@ class SDD(LossDefence):
         "that moves weights for 5e-7; published numbers not reproduced"
     )
     neutral: ClassVar[dict[str, Any]] = {}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "relevance"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -91,6 +91,7 @@ class SEAM(GradientDefence):
         "published numbers not reproduced"
     )
     neutral: ClassVar[dict[str, Any]] = {"ascent_weight": 0.0, "couple_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"loop": {"steps": 500}},
         "released": {"benign_tokens": "all"},

@@ -222,6 +222,7 @@ class SGT(LossDefence):
         "but for four points told on its page; published numbers not reproduced at their scale"
     )
     neutral: ClassVar[dict[str, Any]] = {"alpha_align": 0.0, "alpha_repel": 0.0}
+    plain: ClassVar[dict[str, float]] = {"benign": 1.0}
     signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

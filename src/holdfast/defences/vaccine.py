@@ -50,6 +50,7 @@ class Vaccine(GradientDefence):
         "as the preset `paper`; published numbers not reproduced"
     )
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "perturbed_loss"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

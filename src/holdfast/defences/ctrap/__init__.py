@@ -80,6 +80,7 @@ class CTRAP(GradientDefence):
         "are offered; published numbers not reproduced"
     )
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"order": "second"}}
     signal: ClassVar[str] = "harm_loss_drop"
     moves: ClassVar[Literal["up", "down"]] = "down"

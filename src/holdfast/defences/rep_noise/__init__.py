@@ -107,6 +107,7 @@ class RepNoise(LossDefence):
     )
     separable: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"noise_weight": 0.0, "ascent_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "noise_distance"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

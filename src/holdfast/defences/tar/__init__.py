@@ -141,6 +141,7 @@ class TAR(GradientDefence):
         "every mean; `lite` is reduced; published numbers not reproduced"
     )
     neutral: ClassVar[dict[str, Any]] = {"tamper_weight": 0.0, "hidden_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"benign": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "tamper_loss": "entropy",
