@@ -149,8 +149,8 @@ def test_an_unfinished_run_does_not_go_on_with_other_settings(
     capsys.readouterr()
     assert run(defend("--set", "loop.lr=0.02")) == 2
     assert capsys.readouterr().err == (
-        "holdfast: --out: an unfinished run with other settings, model or rows stands there; "
-        "give the same ones to continue it, or remove .out.work\n"
+        "holdfast: --out: .out.work holds a run that differs in method; give the same again to "
+        "continue it, or remove that folder\n"
     )
     write(Path("benign.jsonl"), records(Role.BENIGN)[:-1])
     assert run(defend()) == 2

@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 from holdfast.api.verdicts import unscored
 from holdfast.engine import tables
-from holdfast.errors import DataError, StoreError
+from holdfast.errors import DataError
 from holdfast.stats import rows
 
 
@@ -202,10 +202,3 @@ def test_a_table_without_its_columns_is_refused():
     del short["judge"]
     with pytest.raises(DataError, match="a row has no 'judge'; write it again"):
         rows.Outcomes([one(), short])
-
-
-def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(StoreError, match="cannot be written"):
-        rows.write_bytes(tmp_path / "file" / "report.html", b"x")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]

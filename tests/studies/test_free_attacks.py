@@ -23,7 +23,12 @@ from holdfast.study.nodes import Point
 from holdfast.study.plan import Plan
 
 Make = Callable[..., Plan]
-SFT = {"harmful_sft": {"lr": 0.03, "batch_size": 2, "evaluate_at": [4, 8], "checkpoint_every": 1}}
+SFT = {
+    "harmful_sft": {
+        "loop": {"lr": 0.03, "batch": 2, "checkpoint_every": 1},
+        "evaluate_at": [4, 8],
+    }
+}
 EDIT = {"abliterate": {"forms": ["stream"], "layers": [0.5], "evaluate_at": [1.0], "n": 4}}
 PREFILL = {"prefill": {"openings": ["two six"], "words": [1]}}
 PERSONA = {"persona": {"systems": ["bright no"]}}

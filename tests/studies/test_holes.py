@@ -206,7 +206,7 @@ def test_a_line_up_that_cannot_be_hardened_stays_in_the_verdict(bench: Bench, fa
 SMALL = {
     "lineups": LINEUPS,
     "attacks": {
-        "harmful_sft": [{"harmful_sft": {"batch_size": 2, "lr": 0.03, "evaluate_at": [4]}}]
+        "harmful_sft": [{"harmful_sft": {"loop": {"batch": 2, "lr": 0.03}, "evaluate_at": [4]}}]
     },
     "evaluation": [{"set": "restricted", "n": 2}, {"set": "benign", "n": 2}],
 }

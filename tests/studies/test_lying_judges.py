@@ -111,7 +111,7 @@ def small(
     folder = tmp_path_factory.mktemp("study")
 
     def write(name: str = "lying_judge", **fields: Any) -> Path:
-        attack = {"batch_size": 2, "lr": 0.03, "evaluate_at": [4]}
+        attack = {"loop": {"batch": 2, "lr": 0.03}, "evaluate_at": [4]}
         data = toy.study(
             toy_model,
             lineups={"none": {"start": "base"}},

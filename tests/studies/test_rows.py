@@ -33,8 +33,8 @@ def do(toy: ModuleType, toy_model: Path, installed: Path) -> Do:
 
 
 def attack(*budgets: int, **fields: Any) -> dict[str, Any]:
-    given = {"batch_size": 2, "lr": 0.03, "checkpoint_every": 1, "evaluate_at": list(budgets)}
-    return {"harmful_sft": {**given, **fields}}
+    loop = {"batch": 2, "lr": 0.03, "checkpoint_every": 1}
+    return {"harmful_sft": {"loop": loop, "evaluate_at": list(budgets), **fields}}
 
 
 def test_the_same_study_in_two_folders_gives_identical_rows(do: Do, tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 ) -> None:
     import errno
 
-    from holdfast.engine import store
+    from holdfast import disk
 
-    real, calls = store.sync, 0
+    real, calls = disk.sync, 0
 
     def full(path: Path) -> None:
         nonlocal calls
@@ -210,7 +210,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path)
 
-    monkeypatch.setattr(store, "sync", full)
+    monkeypatch.setattr(disk, "sync", full)
     _, done = do(tmp_path)
     monkeypatch.undo()
 

@@ -34,6 +34,7 @@ from holdfast.api.method import Control, Method, Stage
 from holdfast.api.seeds import Purpose, seed
 from holdfast.api.source import Source
 from holdfast.api.terms import Batch, Loss, Run, Step, Term
+from holdfast.api.trainable import Trainable
 
 __all__ = [
     "LATER",
@@ -72,6 +73,7 @@ __all__ = [
     "Stage",
     "Step",
     "Term",
+    "Trainable",
     "TrainedAttack",
     "TrainedDefence",
     "Verdict",

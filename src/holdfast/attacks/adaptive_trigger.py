@@ -129,13 +129,13 @@ class AdaptiveTrigger(FineTuning):
 
     def copies(self) -> int:
         """Count the reference; under LoRA the released model is its own."""
-        shared = self.lora is not None and self.ref_model == "victim"
+        shared = self.loop.lora is not None and self.ref_model == "victim"
         return 0 if self.gamma == 0 or shared else 1
 
     def label(self) -> str:
         """Give learning rate, adapter, gamma and, where it is another, the reference."""
-        told = f"{super().label()} gamma={self.gamma:g}"
-        return told if self.ref_model == "victim" else f"{told} to {self.ref_model}"
+        label = f"{super().label()} gamma={self.gamma:g}"
+        return label if self.ref_model == "victim" else f"{label} to {self.ref_model}"
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the attacker's harmful rows, those of malicious fine-tuning at the same seed."""
@@ -208,7 +208,7 @@ class AdaptiveTrigger(FineTuning):
             {"trigger": phi},
             lambda batch, _step: self.stage_a_loss(reference, batch, phi, ends),
             {Role.HARMFUL: self._openings(run.pool, run.seed)},
-            self.stage_a.with_(precision=self.precision),
+            self.stage_a.with_(precision=self.loop.precision),
         )
         phi = phi.detach()
         typical = reference.get_input_embeddings().weight.detach().float().norm(dim=1).mean()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -68,6 +67,7 @@ def defend(
     device: Device = "cpu",
 ) -> None:
     """Harden a checkpoint with one defence. The same command again continues."""
+    from holdfast.api import Trainable
     from holdfast.api.registry import make
     from holdfast.study.checks import check_chat
 
@@ -79,8 +79,9 @@ def defend(
     # What is missing, too long or too large is found before any weight is loaded.
     rows = method.rows(pool, seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, form, append_eos=append_eos)
-    loop = getattr(method, "loop", None)
-    preflight.check(files, coder, rows, loop, copies=method.copies(), device=device)
+    trains = isinstance(method, Trainable)
+    loop, copies = (method.loop, method.copies()) if trains else (None, 0)
+    preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
     from holdfast import nn, train
     from holdfast.api import set_threads
@@ -90,7 +91,7 @@ def defend(
     set_threads(threads)
     about = _about(files, method, form, append_eos, seed, content)
     with _folder(out) as (temporary, work):
-        preflight.same_run(work, about)
+        train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
         base = nn.model_hash(loaded)
         done = train.harden(
@@ -157,7 +158,7 @@ def attack(
         pool, content = _pool(data, column, source, model, "attacker")
     method = _one_choice(method, pool)
     coder = preflight.encoder(files, form, append_eos=append_eos)
-    rows, loop = method.rows(pool, seed), None if edits else method.train_loop()
+    rows, loop = method.rows(pool, seed), None if edits else method.loop
     if edits:  # it reads no answer
         rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
     copies = EDITED if edits else method.copies()
@@ -173,7 +174,7 @@ def attack(
     set_threads(threads)
     about = _about(files, method, form, append_eos, seed, content)
     with _folder(out) as (temporary, work):
-        preflight.same_run(work, about)
+        train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
 
         def on_point(point: float, info: Any) -> None:
@@ -472,40 +473,23 @@ def _provenance(model: str, about: dict[str, Any], threads: int, device: str) ->
 @contextmanager
 def _folder(out: Path) -> Iterator[tuple[Path, Path]]:
     """Give a temporary folder that becomes `out` when whole, and one for checkpoints beside it."""
-    from holdfast.engine.store import rename, sync, writing
+    from holdfast.disk import whole_folder
 
     if out.exists():
         raise ConfigError("--out", f"{out} exists", "name a folder that does not")
-    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     work = out.with_name(f".{out.name}.work")
-    try:
-        with writing(out):
-            for stale in out.parent.glob(f".{out.name}.tmp-*"):
-                shutil.rmtree(stale, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            work.mkdir(exist_ok=True)
-            yield temporary, work
-            for path in [*temporary.rglob("*"), temporary]:
-                sync(path)
-            rename(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with whole_folder(out) as temporary:
+        work.mkdir(exist_ok=True)
+        yield temporary, work
     shutil.rmtree(work, ignore_errors=True)
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
-    from holdfast.engine.store import rename, sync, write_lines, writing
+    from holdfast.disk import whole_file
+    from holdfast.engine.store import write_lines
 
-    part = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    try:
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_lines(part, rows)
-            sync(part)
-            rename(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(out) as part:
+        write_lines(part, rows)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

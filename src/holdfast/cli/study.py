@@ -123,8 +123,8 @@ def report(
 
 def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
     """Write the report that tables tell, however long ago and wherever they were made."""
+    from holdfast.disk import writing
     from holdfast.engine import tables
-    from holdfast.engine.store import writing
     from holdfast.report import answer
     from holdfast.report.files import write_findings
     from holdfast.report.saved import Saved
@@ -417,8 +417,9 @@ def _write(
     failures: Sequence[HoldfastError] = (),
 ) -> dict[str, Any]:
     """Write everything into a temporary folder, then move it into `out` file by file."""
+    from holdfast.disk import rename, writing
     from holdfast.engine import states, tables
-    from holdfast.engine.store import rename, write_json, writing
+    from holdfast.engine.store import write_json
     from holdfast.report import answer, inside
     from holdfast.report.files import CARDS, write_findings
     from holdfast.stats import rows as columns

@@ -101,7 +101,7 @@ class Runner:
                 tokenizer,
                 step.start.entry.format,
                 append_eos=step.start.entry.append_eos,
-                max_length=_context(model),
+                max_length=nn.context(model),
                 where=step.label,
             ),
             self.plan.pool,
@@ -138,7 +138,7 @@ class Runner:
                 tokenizer,
                 start.entry.format,
                 append_eos=start.entry.append_eos,
-                max_length=_context(model),
+                max_length=nn.context(model),
                 where=step.label,
             ),
             self.plan.pool,
@@ -184,7 +184,7 @@ class Runner:
                 spent = {"steps": 0, "flops": 0.0}
                 self._ask(model, tokenizer, start, point, spent, trajectory.attack)
             return
-        from holdfast import train
+        from holdfast import nn, train
 
         method = trajectory.attack
         model, tokenizer = self._take(trajectory.released)
@@ -203,7 +203,7 @@ class Runner:
                 tokenizer,
                 start.attack_format,
                 append_eos=start.entry.append_eos,
-                max_length=_context(model),
+                max_length=nn.context(model),
                 where=trajectory.label,
             ),
             self.plan.pool,
@@ -523,11 +523,6 @@ def same(start: Start) -> None:
         raise ModelError(
             f"model '{start.name}'", "its files changed since the plan was made", "run again"
         )
-
-
-def _context(model: Any) -> int | None:
-    """Give the longest row the model was made for, where its config says."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:

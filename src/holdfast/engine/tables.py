@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.api import PAID, Control, Stage, TrainedAttack, TrainedDefence
+from holdfast.api import PAID, Chain, Control, Stage, TrainedAttack, TrainedDefence
 from holdfast.api.verdicts import too_many_unscored, unscored
 from holdfast.engine.inert import checks
 from holdfast.engine.runner import method_text
@@ -51,7 +51,7 @@ def _distinct(
 
     Rows come in epochs, so no row is used twice before each was used once.
     """
-    if not isinstance(track.method, TrainedAttack):
+    if not isinstance(track.method, TrainedAttack | Chain):
         return None
     place = (digest(track.method.identity()), track.seed)
     if place not in owned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.api import TrainedAttack
+from holdfast.api import Chain, TrainedAttack
 from holdfast.engine.store import Store
 from holdfast.engine.work import loop_steps
 from holdfast.study.looking import unlooked
@@ -73,7 +73,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
             last = trajectory.released.last
             prompts = sum(len(plan.prompts[step.evaluation].rows) for step in missing)
             steps = 0
-            if isinstance(trajectory.attack, TrainedAttack):
+            if isinstance(trajectory.attack, TrainedAttack | Chain):
                 steps = trajectory.attack.step_of(max(trajectory.points))
                 steps += loop_steps(trajectory.attack)
             found[attack] = Task(

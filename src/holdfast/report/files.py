@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from holdfast.disk import write_bytes
 from holdfast.report import html, verdict
 from holdfast.report.model_card import model_card
 from holdfast.stats import findings
-from holdfast.stats.rows import Outcomes, write_bytes, write_table
+from holdfast.stats.rows import Outcomes, write_table
 
 CARDS = "cards"
 """The folder of model cards: `cards/LINE-UP/MODEL_CARD.md`."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.api import PAID
+from holdfast.disk import write_bytes
 from holdfast.report import answer, figures, inside, text
 from holdfast.stats import estimates, findings, free, use
-from holdfast.stats.rows import OUTCOMES, Outcomes, write_bytes
+from holdfast.stats.rows import OUTCOMES, Outcomes
 from holdfast.stats.trajectories import EVALUATOR
 
 if TYPE_CHECKING:

@@ -5,12 +5,10 @@ A *cell* is one line-up x attack x variant x seed x budget x side x set x judge.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.api.verdicts import too_many_unscored, unscored
-from holdfast.errors import DataError, StoreError
+from holdfast.disk import write_bytes
+from holdfast.errors import DataError
 from holdfast.stats import estimates
 from holdfast.study.file import HARM_SETS
 
@@ -388,21 +387,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else value
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise StoreError(
-            str(path), f"cannot be written ({error.strerror})", "check the folder and its space"
-        ) from error
