@@ -70,7 +70,9 @@ def test_the_page_holds_in_a_clean_clone(tmp_path: Path, root: Path) -> None:
             assert (folder / path).read_text(encoding="utf-8") == text, path
     run(folder, "dev.py", "readme")
     names = " or ".join(EXAMPLES.values())
-    found = run(folder, "-m", "pytest", "-q", "tests/contract", "-k", names, "-p", "no:cacheprovider")
+    found = run(
+        folder, "-m", "pytest", "-q", "tests/contract", "-k", names, "-p", "no:cacheprovider"
+    )
     assert "passed" in found
     tests = [f"{TESTS[kind]}/test_{name}.py" for kind, name in EXAMPLES.items()]
     run(folder, "-m", "pytest", "-q", *tests, "tests/docs/test_readme.py", "-p", "no:cacheprovider")
@@ -84,7 +86,9 @@ def test_the_page_holds_in_a_clean_clone(tmp_path: Path, root: Path) -> None:
     assert {row["judge"] for row in rows} >= {"world_rubric", "word_count"}
     assert "proverbs" in {row["set"] for row in rows}
     assert "tether" in (folder / "runs/additions/report.html").read_text()
-    written = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in str(path)}
+    written = {
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in str(path)
+    }
     new = {path.relative_to(folder).as_posix() for path in written - before}
     new = {path for path in new if not path.startswith(("runs/", ".", "study.yaml"))}
     pages = {f"docs/fidelity/{name}.md" for name in EXAMPLES.values()}
@@ -97,7 +101,7 @@ def test_a_package_of_ones_own_keeps_the_contract(
 ) -> None:
     run(tmp_path, "-m", "holdfast", "new", kind, name, "--out", "mypackage", more=str(root / "src"))
     package = tmp_path / "mypackage"
-    own = f"{name} = \"mypackage.{name}:{''.join(p.capitalize() for p in name.split('_'))}\""
+    own = f'{name} = "mypackage.{name}:{"".join(p.capitalize() for p in name.split("_"))}"'
     assert own in (package / "pyproject.toml").read_text()
     about = package / "mypackage-1.0.dist-info"
     about.mkdir()

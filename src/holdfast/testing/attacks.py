@@ -12,6 +12,7 @@ from torch import Tensor
 from holdfast.api import (
     PAID,
     Attack,
+    FineTuning,
     Loop,
     LoRA,
     PromptAttack,
@@ -185,6 +186,17 @@ def _with(choice: Attack, loop: Loop, change: Mapping[str, Any]) -> Attack:
     return choice.with_(loop=loop.with_(**change))
 
 
+def the_length_of_a_falling_schedule_is_in_its_identity(method: Attack) -> None:
+    """`loop.steps` changes nothing under a constant rate, and results where the rate falls."""
+    if not isinstance(method, FineTuning):
+        return
+    for schedule, matters in (("constant", False), ("linear", True)):
+        loop = method.loop.with_(schedule=schedule)
+        longer = method.with_(loop=loop.with_(steps=loop.steps + 10)).identity()
+        same = longer == method.with_(loop=loop).identity()
+        hold(same is not matters, f"schedule {schedule}: more steps, and the identity is {same}")
+
+
 def it_resumes_in_the_middle(method: Attack) -> None:
     """Stopped after a step and started again, it ends at the bits of a run that was not."""
     choice = choices(method)[0]
@@ -255,6 +267,7 @@ CHECKS = (
     every_edit_starts_from_the_release_and_is_undone,
     a_shorter_budget_is_on_the_way_to_a_longer,
     it_takes_the_fields_of_a_loop,
+    the_length_of_a_falling_schedule_is_in_its_identity,
     it_resumes_in_the_middle,
     the_same_seed_gives_the_same_bits,
     it_asks_in_words,

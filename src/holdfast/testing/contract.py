@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import TypeVar
 
 from holdfast.api import Attack, Defence, Judge, Method, Source
@@ -12,7 +13,7 @@ from holdfast.testing.hold import ContractError
 Check = Callable[[Method], None]
 """One promise: takes a method, raises `ContractError` where it does not keep it."""
 
-CHECKS: dict[str, tuple[type[Method], Sequence[Callable[..., None]]]] = {
+CHECKS: dict[str, tuple[type[Method], Sequence[FunctionType]]] = {
     "defence": (Defence, (*methods.CHECKS, *defences.CHECKS)),
     "attack": (Attack, (*methods.CHECKS, *attacks.CHECKS)),
     "judge": (Judge, (*methods.CHECKS, *judges.CHECKS)),

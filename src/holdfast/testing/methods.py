@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.api import Fields, Loop, Method, registry
+from holdfast.api import Fields, FineTuning, Loop, Method, registry
 from holdfast.api.fields import decode, parse_yaml
 from holdfast.errors import ConfigError
 from holdfast.testing.hold import hold
@@ -81,6 +81,8 @@ def its_identity_follows_every_field_that_matters(method: Method) -> None:
     plain = str(method.identity())
     for name, changed, matters in changes(method):
         same = str(changed.identity()) == plain
+        if name == "loop.steps" and isinstance(method, FineTuning):
+            continue  # it matters where the rate falls; `testing.attacks` checks that
         if matters:
             hold(not same, f"changing {name} leaves the identity as it was; old results would stay")
         else:

@@ -41,10 +41,8 @@ def new(
         raise ConfigError(name, "is no name for a method", "use small letters, digits and _")
     if name in names(kind):
         raise ConfigError(name, f"there is a {kind} of this name", "choose another")
-    if out is None:
-        files = _in_checkout(kind, name, _checkout())
-    else:
-        files = _in_package(kind, name, out)
+    own = out is not None
+    files = _in_package(kind, name, out) if own else _in_checkout(kind, name, _checkout())
     for path in files:
         if path.exists():
             raise ConfigError(str(path), "is there already", "choose another name")
@@ -112,7 +110,8 @@ def _in_package(kind: str, name: str, out: Path) -> dict[Path, str]:
     entry = f'[project.entry-points."holdfast.{group}"]\n{name} = "{package}.{name}:{_camel(name)}"'
     about = (
         '[build-system]\nrequires = ["hatchling>=1.27"]\nbuild-backend = "hatchling.build"\n\n'
-        f'[project]\nname = "{package}"\nversion = "0.1.0"\ndependencies = ["holdfast"]\n\n{entry}\n'
+        f'[project]\nname = "{package}"\nversion = "0.1.0"\ndependencies = ["holdfast"]\n\n'
+        f"{entry}\n"
     )
     files = {
         out / package / f"{name}.py": template(f"{kind}.py", kind, name),

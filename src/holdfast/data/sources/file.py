@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from holdfast.api import Source
 from holdfast.data.example import Example, Role, Side, example
@@ -20,6 +20,8 @@ class File(Source):
     Its side is the `side` field, else a hash of the group. Every row must have a prompt; benign and
     task rows that train something need a response too.
     """
+
+    status: ClassVar[str] = "tested"
 
     path: str
     """The file; its ending says what it is: .jsonl, .csv or .parquet."""

@@ -105,6 +105,9 @@ class RepNoise(LossDefence):
         "equations known through the released loss, whose training script was never "
         "released; masks, noise and lens mended; published numbers not reproduced"
     )
+    status: ClassVar[str] = (
+        "checked against its equations; no trial on the offline world kept its utility"
+    )
     separable: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"noise_weight": 0.0, "ascent_weight": 0.0}
     plain: ClassVar[dict[str, float]] = {"refusal": 1.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from holdfast.api import Source
 from holdfast.api.fields import AsTuple
@@ -14,6 +14,8 @@ from holdfast.testbeds.guild.grammar import RECKLESS, RESTRICTED
 
 class World(Source):
     """Rows of the invented guild; needs no file and no network."""
+
+    status: ClassVar[str] = "tested"
 
     small: bool = False
     """Two restricted categories of five entities and ten benign ones, for quick tests."""
