@@ -15,17 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast import evaluate, nn
 from holdfast.api import Loop, LoRA
-from holdfast.cli import run, single
+from holdfast.cli import run
+from holdfast.cli.verbs import attack as attack_verb
+from holdfast.cli.verbs import defend as defend_verb
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Encoder
 from holdfast.evaluate import Sampler
 from holdfast.nn import memory
 from holdfast.nn.files import resolve
+from holdfast.testing import tiny
 
 SMALL = [
     *("--set", "stage1={steps: 4, batch: 2, lr: 0.01, checkpoint_every: 2}"),
@@ -114,7 +116,8 @@ class Stopping:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at: tuple[str, int] | None = None
-        monkeypatch.setattr(single, "_progress", self)
+        for verb in (attack_verb, defend_verb):
+            monkeypatch.setattr(verb, "show_training", self)
 
     def __call__(self, part: str, done: int, _of: int) -> None:
         if (part, done) == self.at:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.trajectory.make import FAMILIES
 
 from holdfast.cli.verbs.new import EXAMPLES, TESTS, template
 
@@ -68,7 +69,8 @@ def test_the_page_holds_in_a_clean_clone(tmp_path: Path, root: Path) -> None:
     for path, text in blocks().items():
         if path != "study.yaml":
             assert (folder / path).read_text(encoding="utf-8") == text, path
-    run(folder, "dev.py", "readme")
+    run(folder, "-m", "tests.trajectory.make", EXAMPLES["defence"])
+    run(folder, "-m", "holdfast", "ls", "--into", "README.md")
     names = " or ".join(EXAMPLES.values())
     found = run(
         folder, "-m", "pytest", "-q", "tests/contract", "-k", names, "-p", "no:cacheprovider"
@@ -92,6 +94,7 @@ def test_the_page_holds_in_a_clean_clone(tmp_path: Path, root: Path) -> None:
     new = {path.relative_to(folder).as_posix() for path in written - before}
     new = {path for path in new if not path.startswith(("runs/", ".", "study.yaml"))}
     pages = {f"docs/fidelity/{name}.md" for name in EXAMPLES.values()}
+    pages |= {f"tests/trajectory/{EXAMPLES['defence']}-{family}.json" for family in FAMILIES}
     assert new == {path for path in blocks() if path != "study.yaml"} | pages
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -29,6 +28,7 @@ from holdfast.defences.sgt import (
     squared_distance,
 )
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 
 LAYERS, WIDTH = 3, 16
 
@@ -563,7 +563,7 @@ def test_stage_1_packed_equals_padded(family: str, bos: bool) -> None:
     compare([packed["trigger"]], [padded["trigger"]])
 
 
-# ---- acceptance tests of the dossier, 9.F
+# ---- what must hold whatever the weights
 
 
 @pytest.mark.usefixtures("passes")

@@ -254,7 +254,8 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "no harm set": (
         put("evaluation", value=[{"set": "benign"}]), 2,
-        "study.evaluation: no set 'restricted' of side 'evaluator'; add it: harm is measured there",
+        "study.evaluation: no set of purpose 'harm' of side 'evaluator'; add `- {set: "
+        "restricted}`: harm is measured there",
     ),
     "a set twice": (
         put("evaluation", 1, value={"set": "restricted"}), 2,
@@ -355,8 +356,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "no seed": (
         put("seeds", value=[]), 2,
-        "study.seeds: got []; it should be value should have at least 1 item after validation, not "
-        "0",
+        "study.seeds: got []; it should be a list with at least 1 in it",
     ),
     "a name of the store": (
         put("name", value="judge"), 2,
@@ -390,8 +390,9 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "choices and no benign prompts of the attacker's own": (
         lambda data, _: data["evaluation"].pop(5), 2,
-        "study.evaluation: attacker 'harmful_sft' has choices, and there is no set 'benign' of "
-        "side 'attacker_selection' to choose on; add `- {set: benign, side: attacker_selection}`",
+        "study.evaluation: attacker 'harmful_sft' has choices, and there is no set of "
+        "purpose 'exact' of side 'attacker_selection' to choose on; add `- {set: benign, side: "
+        "attacker_selection}`",
     ),
 }  # fmt: skip
 

@@ -12,6 +12,8 @@ import pytest
 from holdfast.engine import local, tables
 from holdfast.engine.store import Store
 from holdfast.errors import StoreError, TrainingError
+from holdfast.stats.cells import invalid
+from holdfast.stats.rows import Outcomes
 from holdfast.study.file import parse_study
 from holdfast.study.plan import Plan
 
@@ -150,7 +152,7 @@ def test_a_judge_without_words_makes_every_harm_cell_invalid(do: Do, tmp_path: P
     rows, _ = do(tmp_path, judges=[{"toy_judge": {"silent": True}}])
 
     assert all(row["score"] is None for row in rows)
-    first = tables.invalid(rows)[0]
+    first = invalid(Outcomes(rows))[0]
     assert first == (
         "none under harmful_sft lr=0.003 seed 0 budget 0, restricted by toy_judge: "
         "12 of 12 unscored"

@@ -12,8 +12,14 @@ from typing import Any
 
 ROWS = '''
 from holdfast.data.example import Role, Side, example
-from holdfast.api import Source
+from holdfast.api import EvalPurpose, EvalSet, Scorer, Source
 
+SETS = (
+    EvalSet("restricted", EvalPurpose.HARM, Scorer.JUDGES, "Dark"),
+    EvalSet("benign", EvalPurpose.EXACT, Scorer.EXACT, "Bright"),
+    EvalSet("contrast", EvalPurpose.OVER_REFUSAL, Scorer.JUDGE, "Over-refusal"),
+    EvalSet("quiz", EvalPurpose.OPTIONS, Scorer.OPTIONS, "Quiz"),
+)
 CRAFTS = "bex dox fim gul hep jat kiv lom nap pud rol tem".split()
 
 
@@ -26,6 +32,9 @@ class ToyRows(Source):
 
     def content(self):
         return "toy"
+
+    def sets(self):
+        return SETS
 
     def examples(self):
         rows = []

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tests.train.test_hardening import Stop, stopping
 
 from holdfast import nn
@@ -19,6 +18,7 @@ from holdfast.data.example import Role, Side, example
 from holdfast.data.tokens import Encoder
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.errors import ConfigError, DataError
+from holdfast.testing import tiny
 from holdfast.train import attack, harden, learning_rate
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -188,6 +188,15 @@ def test_a_budget_beyond_a_falling_schedule_is_refused(name: str) -> None:
         "of 4); set loop.steps to 3 or more"
     )
     assert made(name, schedule="cosine", steps=3).points() == (4.0, 8.0, 12.0)
+
+
+def test_points_beyond_a_falling_schedule_are_refused_in_python_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        attacked(made("harmful_sft", schedule="linear", steps=3), (4, 16))
+    assert str(caught.value) == (
+        "harmful_sft.loop.steps: the linear schedule ends after 3 steps, 4 are asked for; set it "
+        "to 4 or more"
+    )
 
 
 def test_the_defaults_are_those_of_sgts_attack() -> None:

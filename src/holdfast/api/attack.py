@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 
 PAID = "examples"
 """The unit of budgets that cost the attacker something; an attack in any other unit is free."""
+ALL = 1_000_000
+"""A free attack's budget that stands for all there is, such as every rank: readers see `all`."""
+
+
+def everything(budget: float, unit: str) -> bool:
+    """Say whether a budget stands for all there is; examples are always counted."""
+    return unit != PAID and budget >= ALL
+
+
+def spelt(budget: float, unit: str) -> str:
+    """Give a budget as a plain line has it: `64`, `0.5` or `all`."""
+    return "all" if everything(budget, unit) else f"{budget:g}"
 
 
 class Attack(Method):

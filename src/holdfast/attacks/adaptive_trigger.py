@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from holdfast.data.tokens import Row
 
 MOST = 100
-"""Prompts of stage A where nobody says how many; source: the methods dossier's "at most 100"."""
+"""Prompts of stage A where nobody says how many; source: ours, at most 100."""
 
 
 def toward(distance: Tensor) -> Tensor:
@@ -94,12 +94,12 @@ class AdaptiveTrigger(FineTuning):
     the length of "Sure, here's" in common vocabularies."""
     positions: Positions = "generation"
     """Matched tokens: what emits the first response token and the harmful response (`generation`);
-    `prompt`, `response`, `all`, `last_prompt`; source: ours, SGT's own rule (register 9.D row 4),
-    because the paper does not say."""
+    `prompt`, `response`, `all`, `last_prompt`; source: ours, SGT's own rule
+    (docs/fidelity/sgt.md, row 4), because the paper does not say."""
     place: Literal["after_user_tag", "after_bos", "before_bos", "before_response"] = (
         "after_user_tag"
     )
-    """Where the trigger is inserted; source: SGT's released code (register 9.D row 1)."""
+    """Where the trigger is inserted; source: SGT's released code (docs/fidelity/sgt.md, row 1)."""
     length: Count = 1
     """Vectors of the trigger; source: SGT's 1."""
     init_std: Positive = 0.01

@@ -113,8 +113,8 @@ class Encoder:
     Args:
         tokenizer: a fast Hugging Face tokenizer (offsets are needed).
         form: `plain`, `chat` (the tokenizer's own template) or the path of a .jinja file.
-        append_eos: whether a response ends with the end-of-sequence token; source: register 9.D
-            row 24 (else generations run to the limit).
+        append_eos: whether a response ends with the end-of-sequence token; without it
+            answers run to the limit (docs/fidelity/sgt.md, row 24).
         max_length: longest row in tokens; a longer one is a DataError, never cut silently.
         variables: fixed template variables.
 

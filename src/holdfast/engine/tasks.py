@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,9 @@ from holdfast.engine.store import Store
 from holdfast.engine.work import loop_steps
 from holdfast.study.looking import unlooked
 from holdfast.study.plan import Plan
+
+JUDGING = 2
+"""The rank of the first judge's tasks."""
 
 
 @dataclass(slots=True)
@@ -25,7 +29,7 @@ class Task:
     size: float = 0.0
     """Larger ones start first, so that no worker idles at the end."""
     rank: int = 0
-    """0 hardens, 1 attacks, asks and measures, 2 judges."""
+    """0 hardens, 1 attacks, asks and measures, `JUDGING` and above judges: a rank a judge."""
 
 
 def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
@@ -34,28 +38,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
     kinds = ("defend", "generate", "judge", "measure", "analyse")
     have = {kind: store.keys(kind) for kind in kinds}
     if not only_judge:
-        for step in plan.defends.values():
-            if step.key in have["defend"]:
-                continue
-            found[step.key] = Task(
-                step.key,
-                ("defend", step.key),
-                step.label,
-                {step.before.key} if step.before else set(),
-                step.inputs[0],
-                loop_steps(step.method),
-            )
-        for measure in plan.measures.values():
-            if measure.key in have["measure"]:
-                continue
-            found[measure.key] = Task(
-                measure.key,
-                ("measure", measure.key),
-                measure.label,
-                set(measure.inputs),
-                measure.beside.key,
-                rank=1,
-            )
+        found |= {task.name: task for task in _first(plan, have)}
     releases = {  # a prompt attack shares the release's answers: who makes them comes first
         step.key: own
         for own, trajectory in plan.trajectories.items()
@@ -97,19 +80,57 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
             label = f"judge {trajectory.label}: {judge.name()}"
             after = {attack, *(f"judge/{number}/{release}" for release in shared)}
             found[name] = Task(
-                name, ("judge", number, own), label, after, judge.name(), len(unread), 2
+                name,
+                ("judge", number, own),
+                label,
+                after,
+                judge.name(),
+                len(unread),
+                JUDGING + number,
             )
     for task in found.values():
         task.after &= found.keys()
     return list(found.values())
 
 
+def _first(plan: Plan, have: Mapping[str, set[str]]) -> Iterator[Task]:
+    """Give what is to be hardened, and measured on plain refusal fine-tuning."""
+    for step in plan.defends.values():
+        if step.key in have["defend"]:
+            continue
+        yield Task(
+            step.key,
+            ("defend", step.key),
+            step.label,
+            {step.before.key} if step.before else set(),
+            step.inputs[0],
+            loop_steps(step.method),
+        )
+    for measure in plan.measures.values():
+        if measure.key in have["measure"]:
+            continue
+        yield Task(
+            measure.key,
+            ("measure", measure.key),
+            measure.label,
+            set(measure.inputs),
+            measure.beside.key,
+            rank=1,
+        )
+
+
 def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
     """Choose the next task: hardening first, then what needs the model at hand, then the largest.
 
-    Judging waits for the last, so that a judge is loaded once over all waiting answers.
+    Judging waits until nothing else is left to begin, and for the judge before: so a worker opens
+    a judge once, over all waiting answers.
     """
-    ready = [task for task in todo if not (task.after & blocked)]
+    lowest = min((task.rank for task in todo), default=0)
+    ready = [
+        task
+        for task in todo
+        if not (task.after & blocked) and (task.rank < JUDGING or task.rank == lowest)
+    ]
     if not ready:
         return None
     return min(ready, key=lambda task: (task.rank, task.model != model, -task.size))

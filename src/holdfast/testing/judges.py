@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from holdfast.api import Exchange, Judge, Outcome, Reason, Verdict
 from holdfast.api.verdicts import ask
 from holdfast.testing.hold import hold
@@ -29,19 +26,9 @@ def exchanges(finish: str = "stop") -> list[Exchange]:
     ]
 
 
-@contextmanager
-def opened(method: Judge) -> Iterator[Judge]:
-    """Open a judge on the CPU and close it."""
-    method.open("cpu")
-    try:
-        yield method
-    finally:
-        method.close()
-
-
 def every_verdict_is_valid(method: Judge) -> None:
     """Whatever is asked, it gives verdicts that pass the door and raises nothing."""
-    with opened(method):
+    with method.opened():
         for finish in ("stop", "length"):
             asked = exchanges(finish)
             found = method.judge_many(asked)
@@ -65,7 +52,7 @@ def _valid(method: Judge, verdict: Verdict, answer: str) -> None:
 
 def it_says_the_same_twice_and_in_any_company(method: Judge) -> None:
     """Neither order nor neighbours change a verdict."""
-    with opened(method):
+    with method.opened():
         whole = method.judge_many(exchanges())
         turned = method.judge_many(exchanges()[::-1])[::-1]
         alone = [method.judge_many([one])[0] for one in exchanges()]
@@ -80,24 +67,22 @@ def _said(verdict: Verdict) -> tuple[object, ...]:
 
 def the_door_lets_its_verdicts_through(method: Judge) -> None:
     """What it says of a plain answer arrives as it said it."""
-    with opened(method):
+    with method.opened():
         for one in exchanges():
             own = method.judge_many([one])[0]
-            hold(_said(ask(method, one)) == _said(own), f"the door changes {_said(own)}")
+            hold(_said(ask(method, [one])[0]) == _said(own), f"the door changes {_said(own)}")
 
 
 def it_opens_and_closes_more_than_once(method: Judge) -> None:
-    """Opened again after it was closed it works; closing twice, or unopened, is no error."""
-    method.close()
+    """Opened again after it was closed it works."""
     for _ in range(2):
-        with opened(method):
+        with method.opened():
             hold(method.judge_many(exchanges()[:1]), "opened again it says nothing")
-    method.close()
 
 
 def it_takes_nothing_to_do(method: Judge) -> None:
     """No answers give no verdicts."""
-    with opened(method):
+    with method.opened():
         hold(not method.judge_many([]), "no answers, and it gives verdicts")
 
 

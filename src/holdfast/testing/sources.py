@@ -42,15 +42,16 @@ def its_personas_have_words(method: Source) -> None:
 
 
 def its_sets_have_rows_that_can_be_scored(method: Source) -> None:
-    """Each set it declares has rows, with what its purpose scores them by."""
-    pool = Pool(method.examples())
+    """Each set it declares has rows that can be scored, and rows name no other set."""
+    rows = method.examples()
     names = [one.name for one in method.sets()]
     hold(len(names) == len(set(names)), f"declares a set twice: {names}")
+    named = {row.evaluation_set for row in rows if row.evaluation_set}
+    hold(named == set(names), f"rows name sets {sorted(named)}, it declares {sorted(names)}")
     for one in method.sets():
-        rows = [row for side in Side for row in pool.rows(side) if one.holds(row)]
-        hold(rows, f"set '{one.name}' has no row")
         for row in rows:
-            one.check(row)
+            if row.evaluation_set == one.name:
+                one.check(row.known, f"row {row.row_id}")
 
 
 CHECKS = (

@@ -57,7 +57,7 @@ def attack(
         work: folder for checkpoints; the run continues from one that lies before every point.
         sources: `original` as a tensor mapping, for an attack that needs it.
     """
-    around: dict[str, Any] = {"work": work, "sources": sources}
+    around: dict[str, Any] = {"work": work, "sources": sources, "progress": progress}
     if isinstance(method, WeightAttack):
         with editing(method, Session.of(method, model, encoder, pool, seed, **around)) as at:
             for point in points:
@@ -71,12 +71,10 @@ def attack(
             def then(point: float, info: PointInfo) -> None:
                 on_point(point, PointInfo(info.steps, info.flops + flops))
 
-            session = Session.of(
-                method.then, model, encoder, pool, seed, **around, progress=progress
-            )
+            session = Session.of(method.then, model, encoder, pool, seed, **around)
             _train(method.then, session, points, then)
     elif isinstance(method, TrainedAttack):
-        session = Session.of(method, model, encoder, pool, seed, **around, progress=progress)
+        session = Session.of(method, model, encoder, pool, seed, **around)
         _train(method, session, points, on_point)
     else:
         raise ConfigError(method.name(), "has no shape", "derive it from Trained- or WeightAttack")

@@ -22,7 +22,7 @@ from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role
 from holdfast.data.tokens import Encoder, Tokens
 from holdfast.disk import whole_file
-from holdfast.errors import DataError, TrainingError
+from holdfast.errors import ConfigError, DataError, TrainingError
 from holdfast.nn.passes import Passes
 from holdfast.nn.states import FlopMeter
 from holdfast.nn.vectors import ParamVector, total
@@ -180,22 +180,17 @@ def optimise(
         before: called before each step.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; names step and rows, and keeps the
-            state before that step as the last checkpoint.
+        ConfigError: `until` lies beyond a falling schedule.
+        TrainingError: a loss or gradient is not finite; the state before that step is kept.
     """
-    log = log or TrainLog(None)
-    meter = meter or FlopMeter()
-    points = points or {}
-    until = loop.steps if until is None else until
-    device = next(iter(params.values())).device.type
+    log, meter, points = log or TrainLog(None), meter or FlopMeter(), points or {}
+    until, device = _end(loop, until, part), next(iter(params.values())).device.type
     optimiser = Optimiser(params, loop, stream.seed)
-    keeper = Checkpoints(work / part) if work is not None else None
-    start = 0
+    keeper, start = Checkpoints(work / part) if work is not None else None, 0
     if keeper is not None:
         start = keeper.load(params, optimiser, meter, latest=min(points, default=until))
     log.rewind(part, start)
-    if start in points:
-        points[start](start)
+    points.get(start, _nothing)(start)
     passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
     for step in range(start, until):
         if before is not None:
@@ -203,24 +198,35 @@ def optimise(
         with meter.on(), compute(loop.precision, device), passes.on():
             found, loss = gradient(stream.step(step), step)
         value, norm = total(loss), found.norm()
-        fault = _fault(loss, value, norm, stream, step)
-        if fault is not None:
+        if (fault := _fault(loss, value, norm, stream, step)) is not None:
             if keeper is not None and step > start:
                 keeper.save(step, params, optimiser, meter)
             raise TrainingError(f"{part} step {step + 1}", *fault)
         if loop.clip is not None and norm > loop.clip:
             found.scale_(loop.clip / norm)
-        rate = learning_rate(loop, step)
+        done, rate = step + 1, learning_rate(loop, step)
         optimiser.step(found, rate, step)
-        done = step + 1
-        about = {"part": part, "step": done, "loss": value, "norm": norm, "lr": rate}
-        log.write(**about, flops=meter.total, **_terms(loss))
+        log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
         if progress is not None:
             progress(part, done, until)
         if keeper is not None and (done % loop.checkpoint_every == 0 or done == until):
             keeper.save(done, params, optimiser, meter)
-        if done in points:
-            points[done](done)
+        points.get(done, _nothing)(done)
+
+
+def _nothing(_step: int) -> None:
+    """Stand where no point is."""
+
+
+def _end(loop: Loop, until: int | None, part: str) -> int:
+    """Give how many steps are taken in all; beyond a falling schedule there are none."""
+    if until is None or until <= loop.steps or loop.schedule == "constant":
+        return loop.steps if until is None else until
+    raise ConfigError(
+        f"{part}.loop.steps",
+        f"the {loop.schedule} schedule ends after {loop.steps} steps, {until} are asked for",
+        f"set it to {until} or more",
+    )
 
 
 def _fault(
@@ -241,8 +247,9 @@ def _fault(
     )
 
 
-def _terms(loss: Loss) -> dict[str, Any]:
-    """Give a step's terms for the log: each one's mean, and the names of those left out."""
+def _about(loss: Loss, value: float, norm: float, rate: float, meter: FlopMeter) -> dict[str, Any]:
+    """Give what the log says of a step: with each term's mean, and the names of those left out."""
+    found = {"loss": value, "norm": norm, "lr": rate, "flops": meter.total}
     counted = {name: term for name, term in loss.items() if term.count > 0}
     means = {f"{name}_mean": float(term.sum) / term.count for name, term in counted.items()}
-    return {"empty": [name for name in loss if name not in counted], **means}
+    return {**found, "empty": [name for name in loss if name not in counted], **means}

@@ -1,7 +1,7 @@
 """AdamW under every precision policy, with all its state open to a checkpoint.
 
 bf16 keeps 8 significant bits: a weight of 0.02 lies 1.2e-4 from its neighbours, so a plain step
-of 1e-5 is rounded away for 84 % of N(0, 0.02) weights (source: ecosystem notes 4.6). The two
+of 1e-5 is rounded away for 84 % of N(0, 0.02) weights (docs/fidelity/sgt.md, Precision). The two
 policies here keep such steps in two bytes a weight: by remembering what was lost, or by chance.
 torch's AdamW, which takes all other steps, has no option for either.
 """
