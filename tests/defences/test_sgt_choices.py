@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import Loop, registry
 from holdfast.data.example import Role, Side
@@ -18,6 +17,7 @@ from holdfast.defences.sgt import SGT, SGTState
 from holdfast.errors import ConfigError, DataError
 from holdfast.evaluate import Sampler
 from holdfast.study.file import ModelEntry
+from holdfast.testing import tiny
 from holdfast.train import Stream, harden
 
 LOOP = Loop(steps=4, batch=3, lr=0.01)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Loop, LoRA, Run
 from holdfast.data.example import Role
 from holdfast.defences.sgt import SGT, SGTState
 from holdfast.nn.adapter import lora, without_adapter
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 IDS = torch.tensor([[5, 9, 33, 60, 7]])

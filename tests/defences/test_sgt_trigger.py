@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Loop, LoRA
@@ -19,6 +18,7 @@ from holdfast.data.tokens import Encoder
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sgt import OPENING, SGT
 from holdfast.errors import ConfigError, ModelError
+from holdfast.testing import tiny
 from holdfast.train import Hardened, harden
 
 LOOP = Loop(steps=5, batch=3, lr=0.01)

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import evaluate, nn
 from holdfast.data.example import Role, Side
 from holdfast.errors import DataError, HoldfastError
+from holdfast.testing import tiny
 
 RNG = np.random.default_rng(3)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -29,6 +28,7 @@ from holdfast.defences.sgt import (
     squared_distance,
 )
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 
 LAYERS, WIDTH = 3, 16
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
@@ -22,6 +21,7 @@ from holdfast.data.tokens import Tokens
 from holdfast.defences.tar import TAR, Simulated, TARState, dpo, drift, share
 from holdfast.errors import ConfigError, DataError, TrainingError
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 LOOP = Loop(steps=4, batch=4, lr=0.003)

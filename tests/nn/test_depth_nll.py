@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.tokens import Tokens
@@ -14,6 +13,7 @@ from holdfast.nn.lens import final_norm
 from holdfast.nn.packing import packable
 from holdfast.nn.passes import packed_passes
 from holdfast.nn.states import FlopMeter
+from holdfast.testing import tiny
 
 
 def batch() -> Tokens:

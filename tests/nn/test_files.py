@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 
 from holdfast import nn
 from holdfast.errors import ModelError
+from holdfast.testing import tiny
 
 
 def saved(folder: Path, family: str = "qwen3", **changes: Any) -> tuple[Any, Path]:

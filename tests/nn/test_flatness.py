@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
 from holdfast.data.example import Role
+from holdfast.testing import tiny
 
 
 def plain(h: Tensor, w: Tensor, b: Tensor | None, cap: float | None) -> Tensor:

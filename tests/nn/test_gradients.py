@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role
 from holdfast.data.tokens import IGNORE, Tokens
 from holdfast.defences.ctrap.collapse import constant_nll
 from holdfast.nn.passes import packed_passes
+from holdfast.testing import tiny
 
 
 def batch(role: Role = Role.BENIGN, *, left: bool = False) -> Tokens:

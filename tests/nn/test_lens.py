@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -16,6 +15,7 @@ from holdfast.errors import ModelError
 from holdfast.nn import lens
 from holdfast.nn.adapter import lora
 from holdfast.nn.passes import Passes
+from holdfast.testing import tiny
 
 
 def batch() -> Any:

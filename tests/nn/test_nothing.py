@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 
 WAYS = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from holdfast import nn
@@ -16,6 +15,7 @@ from holdfast.errors import ModelError
 from holdfast.nn import packing
 from holdfast.nn.packing import attending, insert_packed
 from holdfast.nn.states import FlopMeter, place_of
+from holdfast.testing import tiny
 
 PLACES = ("after_user_tag", "after_bos", "before_bos", "before_response")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role
 from holdfast.nn.passes import Passes
+from holdfast.testing import tiny
 
 MODELS = {"qwen3": {}, "mistral": {"sliding_window": 7}}
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +18,7 @@ from holdfast.nn.adapter import lora
 from holdfast.nn.passes import Passes, packed_passes
 from holdfast.nn.perturb import Site
 from holdfast.nn.states import FlopMeter
+from holdfast.testing import tiny
 
 SITES: tuple[Site, ...] = ("attention", "block")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import registry
 from holdfast.errors import ConfigError
 from holdfast.nn.passes import current
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 LOOP = {"steps": 3, "batch": 4, "lr": 1e-3, "micro_batch": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast.api.method import Method, Stage
@@ -22,6 +23,8 @@ class Defence(Method):
     needs: ClassVar[tuple[str, ...]] = ()
     """Which of `original`, `start`, `tuned`, `unaligned` it reads from `run.models`."""
     starts_from: ClassVar[Literal["base", "aligned"]] = "base"
+    plain: ClassVar[Mapping[str, float]] = {}
+    """What its `neutral` point equals: the cross-entropies of these roles, with these weights."""
     separable: ClassVar[bool] = True
     """Whether a step's gradient is the same however it is split into micro-batches."""
     paper: ClassVar[str] = ""

@@ -75,6 +75,7 @@ class AdaptiveTrigger(FineTuning):
         "two sentences and a table of the paper's section 4.6, no code released: all but the two "
         "stages is ours; at gamma 0 it is harmful_sft to the bit"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
 
     gamma: NotNegative = 0.1
     """Weight of the distance to the triggered states; source: ours, the middle of {0.01, 0.1, 1},

@@ -22,6 +22,7 @@ class HarmfulSFT(FineTuning):
     trajectory serves the whole curve.
     """
 
+    status: ClassVar[str] = "tested"
     control: ClassVar[Control] = Control.DATA
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:

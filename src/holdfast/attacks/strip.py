@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Strip(WeightAttack):
     """W <- W + t (W_original - W), for t in (0, 1]."""
 
+    status: ClassVar[str] = "tested"
     control: ClassVar[Control] = Control.WEIGHTS
     needs: ClassVar[tuple[str, ...]] = ("original",)
 

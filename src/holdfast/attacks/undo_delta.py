@@ -45,6 +45,7 @@ class UndoDelta(WeightAttack):
     unit: ClassVar[str] = "rank"
     needs: ClassVar[tuple[str, ...]] = ("original",)
     fidelity: ClassVar[str] = "ours; at rank `all` it is `strip` at t = 1 to the bit"
+    status: ClassVar[str] = "tested"
 
     evaluate_at: Annotated[
         tuple[Rank, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)

@@ -36,7 +36,9 @@ class Booster(GradientDefence):
         "formula and released script read; three passes as published, the norm over the "
         "whole step where theirs breaks accumulation; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {
             "loop": {

@@ -41,6 +41,7 @@ class LoX(WeightDefence):
         "formula read, rank and coefficient unverified; an exact decomposition, embeddings "
         "included as released; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"coefficient": 0.0}
     signal: ClassVar[str] = "top_norm"
     moves: ClassVar[Literal["up", "down"]] = "up"

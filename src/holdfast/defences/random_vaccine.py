@@ -57,7 +57,9 @@ class RandomVaccine(GradientDefence):
         "a control, described second-hand and never released; as long as Vaccine's "
         "perturbation (ours)"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"scale": "variance"}}
 
     rho: NotNegative = 2.0

@@ -26,7 +26,9 @@ class RefusalSFT(LossDefence):
     paper: ClassVar[str] = "plain supervised fine-tuning; the reference row of every study"
     cost: ClassVar[str] = "1F + 1B on both roles"
     fidelity: ClassVar[str] = "the plain loss; nothing published to be faithful to"
+    status: ClassVar[str] = "tested"
     neutral: ClassVar[dict[str, Any]] = {}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0, "benign": 1.0}
 
     benign_weight: NotNegative = 1.0
     """Weight of the benign term; each term is a mean over its own response tokens."""

@@ -83,7 +83,11 @@ class SDD(LossDefence):
         "recipe second-hand, no official code; TF-IDF stands for sentence embeddings, a rate "
         "that moves weights for 5e-7; published numbers not reproduced"
     )
+    status: ClassVar[str] = (
+        "checked against its equations; no trial on the offline world kept its utility"
+    )
     neutral: ClassVar[dict[str, Any]] = {}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "relevance"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

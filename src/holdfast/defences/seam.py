@@ -90,7 +90,9 @@ class SEAM(GradientDefence):
         "formulas and defaults read in the released code, the paper's own text not compared; "
         "published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"ascent_weight": 0.0, "couple_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"loop": {"steps": 500}},
         "released": {"benign_tokens": "all"},

@@ -1,4 +1,4 @@
-"""SGT, the Safety Guidance Trigger (Shin et al., ACL 2026).
+"""SGT (Shin et al., ACL 2026): learn a trigger that makes the base refuse, then do without it.
 
 Stage 1 learns one embedding vector that makes the frozen base refuse. Stage 2 trains the model so
 that its hidden states on the plain harmful prompt equal the base's on the triggered one, and
@@ -223,7 +223,9 @@ class SGT(LossDefence):
         "paper and released code read; what they leave open is a field with its measured effect, "
         "but for four points told on its page; published numbers not reproduced at their scale"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"alpha_align": 0.0, "alpha_repel": 0.0}
+    plain: ClassVar[dict[str, float]] = {"benign": 1.0}
     signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -49,7 +49,9 @@ class Vaccine(GradientDefence):
         "paper and released code read; perturbs attention's output as the code, the block's "
         "as the preset `paper`; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "perturbed_loss"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

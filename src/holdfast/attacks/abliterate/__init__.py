@@ -108,6 +108,7 @@ class Abliterate(WeightAttack):
         "the formulas of two papers, read; layers and strengths are chosen by harm on the "
         "attacker's own prompts in place of the paper's refusal score; no published number tried"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
 
     forms: Annotated[tuple[Form, ...], AsTuple, Field(min_length=1)] = ("stream", "each", "block")
     """`stream`: one direction, removed from all that every block writes; `each`: the same with each

@@ -79,7 +79,9 @@ class CTRAP(GradientDefence):
         "formula, numbers and cost second-hand, no official code; both readings of the order "
         "are offered; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"order": "second"}}
     signal: ClassVar[str] = "harm_loss_drop"
     moves: ClassVar[Literal["up", "down"]] = "down"

@@ -105,8 +105,12 @@ class RepNoise(LossDefence):
         "equations known through the released loss, whose training script was never "
         "released; masks, noise and lens mended; published numbers not reproduced"
     )
+    status: ClassVar[str] = (
+        "checked against its equations; no trial on the offline world kept its utility"
+    )
     separable: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"noise_weight": 0.0, "ascent_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "noise_distance"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -140,7 +140,9 @@ class TAR(GradientDefence):
         "paper and released scripts read; AdamW for schedule-free AdamW, padding out of "
         "every mean; `lite` is reduced; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"tamper_weight": 0.0, "hidden_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"benign": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "tamper_loss": "entropy",

@@ -163,7 +163,7 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
         "pad_token_id": 0,
     }
     fields |= OWN.get(family, {}) | changes
-    config, kind = {
+    kinds_of: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "qwen3": (Qwen3Config, Qwen3ForCausalLM),
         "llama": (LlamaConfig, LlamaForCausalLM),
         "mistral": (MistralConfig, MistralForCausalLM),
@@ -171,7 +171,8 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
         "gemma2": (Gemma2Config, Gemma2ForCausalLM),
         "phi": (PhiConfig, PhiForCausalLM),
         "phi3": (Phi3Config, Phi3ForCausalLM),
-    }[family]
+    }
+    config, kind = kinds_of[family]
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     made = kind(config(**fields)).eval()
