@@ -107,11 +107,12 @@ def test_the_released_states_are_those_of_the_released_checkpoint(
     from safetensors.numpy import load_file
 
     from holdfast.data.tokens import Encoder
+    from holdfast.engine.session import folder_of
 
     plan = make()
     store, _ = do(plan, tmp_path)
     looked = plan.looking.looked[1]  # type: ignore[union-attr]
-    model, tokenizer = nn.load(looked.track.released.folder(store))
+    model, tokenizer = nn.load(folder_of(looked.track.released, store))
     again = nn.opening_states(
         model, Encoder(tokenizer, "plain"), plan.looking.rows, (1, 2)  # type: ignore[union-attr]
     )  # fmt: skip
