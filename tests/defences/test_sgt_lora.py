@@ -167,7 +167,7 @@ def test_a_fresh_adapter_is_at_distance_0_from_its_teacher_without_a_trigger(
         return inner(*arguments, **(options | {"trigger": None}))
 
     monkeypatch.setattr(nn, "hidden_states", without)
-    monkeypatch.setattr("holdfast.nn.anchoring.hidden_states", without)
+    monkeypatch.setattr("holdfast.nn.states.hidden_states", without)
     with lora(model, FIELD, 0) as params:
         terms = METHOD.loss(model, batch, SGTState(torch.randn(1, 16), model, encoder))
         assert float(terms["align"].sum.detach()) == 0.0

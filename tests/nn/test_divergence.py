@@ -7,7 +7,7 @@ import torch
 from tests import tiny
 
 from holdfast import nn
-from holdfast.nn.divergence import summed_kl
+from holdfast.nn.head import summed_kl
 
 
 def given() -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -10,7 +10,7 @@ from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role
-from holdfast.nn.entropy import summed_nll
+from holdfast.nn.head import summed_nll
 
 
 def plain(

@@ -18,7 +18,7 @@ from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError, ModelError
 from holdfast.nn.adapter import lora
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import grad, trainable
 from holdfast.nn.weights import tensors
 from holdfast.train.hardening import fit, ready, write

@@ -31,7 +31,7 @@ from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError, ModelError
 from holdfast.nn.adapter import lora
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import ParamVector, grad, trainable
 from holdfast.nn.weights import DTYPES, tensors
 from holdfast.train.loop import MicroBatches, Progress, Stream, TrainLog, optimise

@@ -25,8 +25,7 @@ from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role
 from holdfast.data.tokens import Encoder, Tokens
 from holdfast.errors import DataError, StoreError, TrainingError
-from holdfast.nn.passes import Passes
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.passes import FlopMeter, Passes
 from holdfast.nn.vectors import ParamVector, total
 from holdfast.train.optimiser import Optimiser
 
