@@ -14,7 +14,8 @@ from holdfast import nn
 from holdfast.api import Loop, LoRA, Run
 from holdfast.data.example import Role
 from holdfast.defences.sgt import SGT, SGTState
-from holdfast.nn.adapter import lora, without_adapter
+from holdfast.nn.adapter import lora
+from holdfast.nn.passes import without_adapter
 from holdfast.train import harden
 
 IDS = torch.tensor([[5, 9, 33, 60, 7]])
