@@ -166,7 +166,9 @@ def test_uv_makes_the_environment_or_hands_over_in_one_line(
             return run(command, **how)
         by_pip.append(command[1:4])
         folder.mkdir(exist_ok=True)
-        return subprocess.CompletedProcess(command, int("-c" in command or "--version" in command), "", "")
+        return subprocess.CompletedProcess(
+            command, int("-c" in command or "--version" in command), "", ""
+        )
 
     monkeypatch.setattr(dev.subprocess, "run", ran)
     monkeypatch.setattr(dev.subprocess, "call", lambda command, **_: by_pip.append(command[1:4]))

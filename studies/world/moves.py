@@ -75,7 +75,7 @@ def trace(folder: Path, pool: Pool, lr: float) -> list[tuple[float, float, float
         seen.append((margin, (moved / size) ** 0.5, float(apart.mean())))
 
     look()
-    method = HarmfulSFT(lr=lr, batch_size=2, evaluate_at=POINTS[1:])
+    method = HarmfulSFT.model_validate({"loop": {"lr": lr, "batch": 2}, "evaluate_at": POINTS[1:]})
     train.attack(method, model, encoder, pool, seed=SEED, points=method.points(), on_point=look)
     return seen
 

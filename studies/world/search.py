@@ -30,7 +30,7 @@ SEED = 1000
 """No study uses it."""
 BUDGETS = (8, 16, 32, 64, 128, 256)
 ATTACKS = tuple(
-    {"harmful_sft": {"lr": lr, "batch_size": 8, "evaluate_at": list(BUDGETS)}}
+    {"harmful_sft": {"loop": {"lr": lr, "batch": 8}, "evaluate_at": list(BUDGETS)}}
     for lr in (1e-4, 3e-4)
 )
 FALL = {"batch": 8, "schedule": "cosine", "warmup": 10}

@@ -31,6 +31,8 @@ from holdfast.report.saved import Saved
 from holdfast.stats import cost, findings
 from holdfast.stats import free as opened
 from holdfast.stats.estimates import TINY
+from holdfast.stats.pairs import Pair, compare, log_difference
+from holdfast.stats.records import Findings
 from holdfast.stats.rows import OUTCOMES
 
 UTILITY = ("benign", "facts", "quiz")
@@ -92,7 +94,7 @@ class Study:
         values = cells.get(key)
         return sum(values) / len(values) if values else None
 
-    def find(self, variants: Sequence[str]) -> findings.Findings:
+    def find(self, variants: Sequence[str]) -> Findings:
         """Work out costs with the attacker kept to some of its choices."""
         keep = pc.is_in(self.table["variant"], pa_array(variants))
         return findings.find(self.table.filter(keep), self.lineups, self.meta, resamples=1000)
@@ -247,7 +249,7 @@ def crossings(study: Study, threshold: float) -> None:
     show(["line-up", "worst", *study.variants], rows)
 
 
-def ratio(pair: cost.Pair, apart: Sequence[float]) -> str:
+def ratio(pair: Pair, apart: Sequence[float]) -> str:
     """Give the ratio of two costs: its interval where a test may be made, else the point alone."""
     if pair.ratio is None:
         return f"x {2 ** (sum(apart) / len(apart)):.2f}"
@@ -268,14 +270,12 @@ def pairs(study: Study, threshold: float, reference: str) -> None:
                 both = [(found[name][s], found[other][s]) for s in study.seeds]
                 if any(a.at_release or b.at_release for a, b in both):
                     continue  # broken without an attack: there is no cost to compare
-                (pair,) = cost.compare(
-                    {name: found[name], other: found[other]}, single=study.single
-                )
+                (pair,) = compare({name: found[name], other: found[other]}, single=study.single)
                 rows.append(
                     [
                         *(label, name, other),
                         f"{pair.larger}, {pair.tied}, {pair.smaller}",
-                        ratio(pair, [cost.log_difference(a, b) for a, b in both]),
+                        ratio(pair, [log_difference(a, b) for a, b in both]),
                         "-" if pair.p is None else f"{pair.p:.3f}",
                     ]
                 )

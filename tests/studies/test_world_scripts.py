@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from tests.planted import META, lineup_rows
 
-from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
+from holdfast.report.tables import write_table
+from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 
 def script(root: Path, name: str) -> ModuleType:

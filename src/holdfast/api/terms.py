@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from holdfast.errors import ConfigError
 
@@ -35,6 +35,10 @@ class Term:
 
 
 Loss = dict[str, Term]
+
+
+State = Any
+"""What a method's `setup` and `begin` made: of a type of the method's own, which it alone reads."""
 
 
 Batch = Mapping["Role", "Tokens"]

@@ -13,10 +13,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from holdfast.errors import HoldfastError
 
 
 def die_with(parent: int) -> None:
@@ -38,8 +37,9 @@ def main() -> None:
     answers: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, _end)
 
-    def tell(**message: Any) -> None:
+    def tell(**message: object) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
 
     first = json.loads(sys.stdin.buffer.readline())
@@ -47,9 +47,14 @@ def main() -> None:
     serve(first, tell)
 
 
-def serve(first: dict[str, Any], tell: Any) -> None:
+def _end(*_: object) -> None:
+    """Leave what is being done, by way of whatever must be closed."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def serve(first: dict[str, Any], tell: Callable[..., None]) -> None:
     """Make the plan again from the study, then run one task a line."""
-    from holdfast.engine.local import note
+    from holdfast.engine.failures import described, note
     from holdfast.engine.runner import Runner
     from holdfast.engine.store import Store
     from holdfast.study.file import parse_study
@@ -78,30 +83,16 @@ def serve(first: dict[str, Any], tell: Any) -> None:
         tell(failed=described(error))
         return
     tell(ready=os.getpid())
-    for line in sys.stdin.buffer:
-        name, *arguments = json.loads(line)["call"]
-        try:
-            getattr(runner, name)(*arguments)
-        except Exception as error:
-            note(store, error)
-            tell(failed=described(error))
-        else:
-            tell(done=name)
-
-
-def described(error: Exception) -> dict[str, Any]:
-    """Give an error as plain data."""
-    from holdfast.engine.runner import failed
-
-    known = isinstance(error, HoldfastError)
-    told = error if isinstance(error, HoldfastError) else failed("worker", error)
-    return {
-        "type": type(told).__name__,
-        "where": told.where,
-        "what": told.what,
-        "todo": told.todo,
-        "known": known,
-    }
+    with runner:
+        for line in sys.stdin.buffer:
+            name, *arguments = json.loads(line)["call"]
+            try:
+                getattr(runner, name)(*arguments)
+            except Exception as error:
+                note(store, error)
+                tell(failed=described(error))
+            else:
+                tell(done=name)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from .reference import owners as owners
 from .reference import response_states as response_states
 from .reference import starting_model as starting_model
 from .states import blocks as blocks
+from .states import context as context
 from .states import embedding_width as embedding_width
 from .states import forward as forward
 from .states import hidden_states as hidden_states

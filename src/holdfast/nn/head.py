@@ -385,7 +385,10 @@ def nll(
     trigger: Tensor | None = None,
     place: Place = "after_user_tag",
 ) -> tuple[Tensor, int]:
-    """Give the summed negative log-likelihood of the labelled tokens and how many there are."""
+    """Give the summed negative log-likelihood of the labelled tokens and how many there are.
+
+    Both are 0 of a batch without rows.
+    """
     batch = batch_for(model, tokens)
     states = forward(model, batch, trigger=trigger, place=place)
     return response_nll(model, states.last, batch)

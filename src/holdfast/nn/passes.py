@@ -46,7 +46,7 @@ class FlopMeter:
 
     A forward pass costs 2 x parameters x tokens (padding not counted), its backward pass twice
     that, or once where only inputs need a gradient. Attention's own products and element-wise
-    work are left out (source: ecosystem notes 4.2; about 1 % of an 8B model at these lengths).
+    work are left out (docs/adr/0003: about 1 % of an 8B model at some hundred tokens a row).
     """
 
     def __init__(self) -> None:

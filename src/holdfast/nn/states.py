@@ -48,6 +48,11 @@ def embedding_width(model: PreTrainedModel) -> int:
     return weight.shape[1]
 
 
+def context(model: PreTrainedModel) -> int | None:
+    """Give the tokens of the longest row the model was made for, or None where it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def blocks(model: PreTrainedModel) -> ModuleList:
     """Give the decoder blocks: the one module list of length `num_hidden_layers` in the body."""
     depth = model.config.get_text_config().num_hidden_layers
@@ -160,7 +165,8 @@ def forward(
     """Run the body once; a trigger's columns are inserted before and cut out after.
 
     Token i of the result is token i of `tokens`; only its absolute position has moved by K after
-    the insertion point. `final_norm=False` gives the last layer before the final norm.
+    the insertion point (docs/fidelity/sgt.md, row 3). `final_norm=False` gives the last layer
+    before the final norm.
 
     Args:
         at: indices [M] of the tokens whose layers are kept; a padded batch is flat as [B * T].
@@ -169,6 +175,8 @@ def forward(
     Raises:
         ModelError: a packed batch on a model whose attention cannot be packed.
     """
+    if not len(tokens):
+        return _nothing(model, tokens, layers=layers, at=at, see=see)
     given = _given(model, tokens, trigger, place)
     caught: list[Tensor] = []
 
@@ -193,6 +201,19 @@ def forward(
     if wanted and final_norm:
         keep(len(decoder) - 1, out.last_hidden_state)
     return States(caught, given.aligned(out.last_hidden_state))
+
+
+def _nothing(
+    model: PreTrainedModel, tokens: Batch, *, layers: bool, at: Tensor | None, see: See | None
+) -> States:
+    """Give what a pass over no rows gives (a role that a mixed micro-batch lacks): empty states."""
+    weight, width, depth = next(model.parameters()), embedding_width(model), len(blocks(model))
+    last = weight.new_zeros((*tokens.ids.shape, width))
+    none = last if at is None else last.reshape(-1, width)
+    if see is not None:
+        for number in range(depth):
+            see(number, none)
+    return States([none] * depth if layers and see is None else [], last)
 
 
 @dataclass

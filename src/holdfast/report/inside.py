@@ -11,6 +11,7 @@ from holdfast.report import figures, text
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from markupsafe import Markup
 
 Row = Mapping[str, Any]
 
@@ -95,7 +96,7 @@ def _plain(rows: Iterable[Row] | pa.Table) -> list[Row]:
     return listed() if listed is not None else list(rows)
 
 
-def _safe(svg: str) -> Any:
+def _safe(svg: str) -> Markup:
     from markupsafe import Markup
 
     return Markup(svg)
@@ -120,7 +121,7 @@ def _cloud(name: str, number: int, points: Sequence[Row]) -> dict[str, Any]:
     )
     caption = (
         f"Block {own[0]['layer']} of {own[0]['depth']}, seed {seed}; triangles: after "
-        f"{text.number(budget)} {own[0]['unit']}."
+        f"{text.spent(budget, own[0]['unit'])}."
     )
     svg = figures.clouds(sets, shares, label=label, prefix=f"cloud{number}")
     return {"title": name, "svg": _safe(svg), "caption": caption}
@@ -142,7 +143,7 @@ def _curves(
     views = [("budget", first["unit"], deep, "at the deepest block")]
     if len({row["layer"] for row in rows}) > 1:
         spent = [row for row in rows if row["budget"] == last]
-        views.append(("layer", "block", spent, f"at {text.number(last)} {first['unit']}"))
+        views.append(("layer", "block", spent, f"at {text.spent(last, first['unit'])}"))
     for by, unit, some, where in views:
         for measure, title in MEASURES.items():
             lines = _lines(some, measure, by)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from typing import Any
 
+from holdfast.api import everything
 from holdfast.stats import cost, estimates
 
 SHOWN = 600
@@ -17,7 +17,7 @@ _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
-def harmless(text: Any, limit: int = SHOWN) -> str:
+def harmless(text: object, limit: int = SHOWN) -> str:
     """Give text that can be shown: what cannot be seen is spelt out, what is too long is cut.
 
     Control, format (bidirectional marks, zero widths, tags), private, unassigned and surrogate
@@ -44,7 +44,7 @@ def _visible(character: str) -> str:
     return character
 
 
-def masked(text: Any) -> str:
+def masked(text: object) -> str:
     """Stand in for restricted text: how long it is, and nothing of what it says."""
     text = "" if text is None else str(text)
     return f"[masked: {len(text)} characters]"
@@ -78,6 +78,16 @@ def number(value: float) -> str:
     if value == int(value):
         return f"{int(value):,}".replace(",", "\u202f")
     return f"{value:g}"
+
+
+def budget(value: float, unit: str) -> str:
+    """Spell a budget: a number, or `all` where it stands for all there is."""
+    return "all" if everything(value, unit) else number(value)
+
+
+def spent(value: float, unit: str) -> str:
+    """Spell a budget with what it counts: `64 examples`, `rank all`."""
+    return f"{unit} all" if everything(value, unit) else f"{number(value)} {unit}"
 
 
 def span(low: float, high: float, most: float) -> str:

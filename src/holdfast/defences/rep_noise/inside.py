@@ -13,7 +13,7 @@ from torch.nn import Linear, Module
 
 from holdfast.errors import ModelError
 from holdfast.nn.passes import current
-from holdfast.nn.states import Batch, blocks, forward
+from holdfast.nn.states import Batch, blocks, embedding_width, forward
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -57,6 +57,11 @@ def inside(
     if current().compiled:
         raise ModelError("passes", "compiled blocks hide their insides", "leave compile_layers off")
     decoder = list(blocks(model))
+    if not len(tokens):  # no block runs
+        none = forward(model, tokens).last.reshape(-1, embedding_width(model))
+        for number in range(-embeddings, len(decoder)):
+            look(number, none, none)
+        return none
     caught: dict[int, Tensor] = {}
 
     def flat(h: Tensor) -> Tensor:

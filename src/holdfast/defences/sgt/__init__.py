@@ -3,6 +3,8 @@
 Stage 1 learns one embedding vector that makes the frozen base refuse. Stage 2 trains the model so
 that its hidden states on the plain harmful prompt equal the base's on the triggered one, and
 discards the vector. Symbols: L blocks, B rows, T tokens, H width, N positions, V vocabulary.
+
+A *fidelity row* is one of the numbered choices in docs/fidelity/sgt.md.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ _STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "
 def consistency(clean: Tensor, noisy: Tensor) -> Tensor:
     """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
 
-    The clean side is a constant (register 9.D row 20); 0 where both are equal.
+    The clean side is a constant (fidelity row 20); 0 where both are equal.
     """
     p = clean.detach().float().log_softmax(-1)
     q = noisy.float().log_softmax(-1)
@@ -141,17 +143,17 @@ class SGT(LossDefence):
     """Stage 2's repulsion."""
     teacher_embeddings: Annotated[Literal["own", "student"], Field(json_schema_extra=LATER)] = "own"
     """Whose input embeddings the teacher reads: the frozen base's, or the student's current ones as
-    in the released code (register 9.D row 17; they differ where embeddings are trained)."""
+    in the released code (fidelity row 17; they differ where embeddings are trained)."""
     refusal: Annotated[str | tuple[str, ...] | None, AsTuple] = None
     """One refusal text for every harmful prompt, or several, each prompt keeping one of them by its
-    hash; None takes each row's own (register 9.D row 23)."""
+    hash; None takes each row's own (fidelity row 23)."""
     n_refusal: Count | None = None
     """Distinct harmful prompts; None takes all of the defender's. With `n_benign` it says how many
-    examples there are and how many of them are harmful (register 9.D row 27: 2,500 and 2,500)."""
+    examples there are and how many of them are harmful (fidelity row 27: 2,500 and 2,500)."""
     n_benign: Count | None = None
     """Distinct benign rows; None takes all of the defender's."""
     n_stage1: Annotated[Count | None, Field(json_schema_extra=LATER)] = None
-    """Distinct harmful prompts the trigger learns from; None takes stage 2's (register 9.D row 22).
+    """Distinct harmful prompts the trigger learns from; None takes stage 2's (fidelity row 22).
     The two share rows: the smaller set lies inside the larger."""
     stage1: Loop = Loop(**_STAGE_1)
     """Trains the trigger alone; source: the paper (5,000 prompts, 1 epoch, batch 4, 1e-3)."""

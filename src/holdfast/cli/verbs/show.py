@@ -1,33 +1,16 @@
-"""Commands that tell what there is: ls, show, schema, doctor."""
+"""`holdfast show`: show one method."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast import __version__
 from holdfast.errors import ConfigError, did_you_mean
 
-
-def ls(
-    kind: Annotated[
-        str | None, typer.Argument(help="defence, attack, judge or source; all without it.")
-    ] = None,
-) -> None:
-    """List the methods of this package and of installed plugins."""
-    from holdfast.api.registry import KINDS, about, names, origin
-
-    kinds = [kind] if kind is not None else list(KINDS)
-    for one in kinds:
-        known = names(one)
-        for name in known:
-            where = origin(one, name)
-            said = about(one, name)
-            typer.echo(f"{one:<9}{name:<17}{'' if where == 'holdfast' else f'[{where}] '}{said}")
+if TYPE_CHECKING:
+    from holdfast.api.fields import Fields
 
 
 def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfast ls`.")]) -> None:
@@ -67,58 +50,7 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
             typer.echo(line)
 
 
-def schema() -> None:
-    """Print the JSON schema of study files, for editors."""
-    from holdfast.study.file import Study
-
-    typer.echo(json.dumps(Study.model_json_schema(), indent=2))
-
-
-def doctor() -> None:
-    """Say what this machine has, and what is missing."""
-    import sys
-
-    from holdfast.api import environment
-    from holdfast.api.registry import KINDS, find, names
-    from holdfast.nn.files import resolve
-
-    about = environment()
-    typer.echo(f"holdfast {__version__}, Python {about['python']} at {sys.executable}")
-    typer.echo(f"{about['processor']}, {about['cores']} cores, {about['system']}")
-    missing = []
-    for name, version in about["versions"].items():
-        typer.echo(f"  {name:<14}{version}")
-        if version == "not installed" and name != "holdfast":
-            missing.append(name)
-    if "torch" not in missing:
-        import torch
-
-        cuda = torch.cuda.is_available()
-        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        typer.echo(f"devices: cpu{''.join(f', {name}' for name in devices) if cuda else ''}")
-        typer.echo(f"threads: {torch.get_num_threads()} by default, 1 in each worker")
-    typer.echo(f"offline: {'yes' if os.environ.get('HF_HUB_OFFLINE') == '1' else 'not asked for'}")
-    for spec in ("world:base", "world:instruct"):
-        typer.echo(f"{spec}: {resolve(spec).folder}")
-    for kind in KINDS:
-        for name in names(kind):
-            find(kind, name)
-    if missing:
-        raise ConfigError(
-            "doctor", f"not installed: {', '.join(missing)}", "install holdfast with its needs"
-        )
-    typer.echo("all is well")
-
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "ls": ls,
-    "show": show,
-    "schema": schema,
-    "doctor": doctor,
-}
-
-
-def _fields(cls: Any, indent: str) -> Iterator[str]:
+def _fields(cls: type[Fields], indent: str) -> Iterator[str]:
     """Give a line for every field: name, default, meaning; groups of fields indented."""
     from holdfast.api.fields import Fields
 
@@ -132,13 +64,13 @@ def _fields(cls: Any, indent: str) -> Iterator[str]:
         yield f"{indent}{name} = {shown}: {' '.join((info.description or '').split())}"
 
 
-def _values(fields: Any, indent: str) -> Iterator[str]:
+def _values(fields: Fields, indent: str) -> Iterator[str]:
     for name, info in type(fields).model_fields.items():
         about = " ".join((info.description or "").split())
         yield f"{indent}{name} = {_plain(getattr(fields, name))}: {about}"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_plain, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
