@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,10 @@ from holdfast.cli.options import (
 from holdfast.cli.progress import show_training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.api import Attack
+    from holdfast.data.pool import Pool
 
 
 def attack(
@@ -84,7 +88,7 @@ def attack(
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
 
-        def on_point(point: float, info: Any) -> None:
+        def on_point(point: float, info: object) -> None:
             if edits:  # the start weights come back after it
                 nn.save(loaded, tokenizer, temporary)
 
@@ -117,7 +121,7 @@ def _leaves_nothing(name: str) -> ConfigError:
     )
 
 
-def _one_choice(method: Any, pool: Any) -> Any:
+def _one_choice(method: Attack, pool: Pool) -> Any:  # noqa: ANN401  (its kind is only known here)
     """Give the one choice that an attack stands for, which must leave a checkpoint.
 
     Raises:
