@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 import runpy
 import subprocess
@@ -81,8 +82,6 @@ LONG = {
     "_checks": "a list of diagnostics",
     "forward": "one pass of a decoder",
     "grad": "one backward pass of a decoder",
-    "harden": "one run of training",
-    "optimise": "one loop of training",
     "src/holdfast/defences/sgt.py": "a paper in one file",
     "src/holdfast/defences/tar/__init__.py": "a paper in one file",
 }
@@ -249,7 +248,9 @@ def test_the_readme_example_is_short_and_imports_what_exists(readme: str):
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("holdfast"):
             module = importlib.import_module(node.module or "")
-            assert all(hasattr(module, alias.name) for alias in node.names), node.module
+            for alias in node.names:  # a module of the package, or something in it
+                inside = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or importlib.util.find_spec(inside), inside
 
 
 def test_the_readme_table_names_every_method_and_no_other(readme: str):
