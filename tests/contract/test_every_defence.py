@@ -410,7 +410,7 @@ def test_methods_are_frozen_and_refuse_what_they_do_not_know(kind: type[Defence]
 def test_every_method_is_imported_and_described_without_torch() -> None:
     code = (
         "import sys\n"
-        "from holdfast import find\n"
+        "from holdfast.api import registry\n"
         "for kind in ('defence', 'attack', 'judge', 'source'):\n"
         "    for name in registry.names(kind):\n"
         "        found = registry.find(kind, name)\n"
