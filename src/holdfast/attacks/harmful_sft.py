@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class HarmfulSFT(FineTuning):
     """Minimise CE(harmful response | harmful prompt) over the attacker's rows.
 
-    Budgets count examples seen. The schedule is constant and the order fixed by the seed, so one
-    trajectory serves the whole curve.
+    Budgets count examples seen. The order is fixed by the seed and the rate depends on no budget,
+    so one trajectory serves the whole curve.
     """
 
     status: ClassVar[str] = "tested"

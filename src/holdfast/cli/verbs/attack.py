@@ -115,18 +115,18 @@ def _reads(method: Attack) -> bool:
 
 
 def _check_fit(
-    method: Any, files: ModelFiles, coder: Encoder, pool: Any, seed: int, device: str
+    method: Attack, files: ModelFiles, coder: Encoder, pool: Pool | None, seed: int, device: str
 ) -> None:
     """Refuse what is too long or too large before any weight is loaded."""
-    from holdfast.api import WeightAttack
+    from holdfast.api import TrainedAttack
     from holdfast.engine.fit import EDITED
 
-    rows = method.rows(pool, seed)
-    if isinstance(method, WeightAttack):  # it reads no answer
-        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
-        loop, copies = None, EDITED
-    else:
+    rows = method.rows(pool, seed) if pool is not None else {}
+    loop, copies = None, EDITED
+    if isinstance(method, TrainedAttack):
         loop, copies = method.loop, method.copies()
+    else:  # it reads no answer
+        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
 
