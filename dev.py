@@ -166,11 +166,6 @@ def succeeds(command: list[str]) -> bool:
         return False
 
 
-def last_line(text: str) -> str:
-    """Give the last line of a program's output that says anything."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
-
-
 def has_gpu() -> bool:
     """Tell whether an NVIDIA driver answers."""
     tool = shutil.which("nvidia-smi")
@@ -233,13 +228,11 @@ class Environment:
     def _make(self) -> None:
         # uv reads nothing of the interpreter below, which a GPU's environment stands on.
         self.uv = None if self.on_top else shutil.which("uv")
-        if self.uv:
-            try:
-                self._create_and_fill()
-            except UvError as error:
-                print(f"set-up: uv failed ({error}); venv and pip take over", flush=True)
-                self.uv = None
-        if not self.uv:
+        try:
+            self._create_and_fill()
+        except UvError as error:
+            print(f"set-up: uv failed ({error}); venv and pip take over", flush=True)
+            self.uv = None
             self._create_and_fill()
 
     def _create_and_fill(self) -> None:
@@ -283,7 +276,7 @@ class Environment:
             with self.log.open("a", encoding="utf-8") as log:
                 log.write(f"\n$ uv {' '.join(words)}\n{done.stdout}{done.stderr}")
         if done.returncode:
-            raise UvError(last_line(done.stderr or done.stdout))
+            raise UvError((done.stderr.strip() or "no word").splitlines()[-1].strip())
 
     def _fill(self) -> None:
         if self.on_top:

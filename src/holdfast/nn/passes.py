@@ -169,8 +169,8 @@ def _recomputed(
     inner: Callable[..., Any],
     again: Callable[[], AbstractContextManager[None]],
     *inputs: Any,  # noqa: ANN401  (a block's own)
-    **options: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+    **options: Any,  # noqa: ANN401  (as above)
+) -> Any:  # noqa: ANN401  (as above)
     """Run a block and keep only its inputs for the backward pass."""
 
     def run(*inputs: object, **options: object) -> object:
