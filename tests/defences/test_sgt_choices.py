@@ -149,7 +149,7 @@ def test_stage_1_may_have_more_or_fewer_prompts_and_they_are_nested() -> None:
     pool = tiny.pool(8)
     few, many = SGT(n_refusal=3, n_stage1=6), SGT(n_refusal=6, n_stage1=3)
     two = {row.uid for row in few.rows(pool, 0)[Role.REFUSAL]}
-    one = {row.uid for row in few._harmful(pool, 0, few.n_stage1)}
+    one = {row.uid for row in few.harmful(pool, 0, few.n_stage1)}
     assert (len(two), len(one)) == (3, 6)
     assert two < one
     assert len(many.rows(pool, 0)[Role.REFUSAL]) == 6

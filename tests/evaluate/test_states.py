@@ -22,7 +22,7 @@ def turned(states: np.ndarray) -> np.ndarray:
     return states @ turn
 
 
-# ---- linear CKA (lives in nn.compare; here through the analysis)
+# ---- linear CKA (lives in nn.opening; here through the analysis)
 
 
 def cka(x: np.ndarray, y: np.ndarray) -> float:

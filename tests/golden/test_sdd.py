@@ -16,7 +16,7 @@ from holdfast.data.pool import Pool
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sdd import SDD, least_related
 from holdfast.errors import DataError
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import total
 from holdfast.testing import tiny
 from holdfast.train import harden

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from holdfast import nn
-from holdfast.nn.divergence import summed_kl
+from holdfast.nn.head import summed_kl
 from holdfast.testing import tiny
 
 

@@ -9,7 +9,7 @@ import torch
 
 from holdfast import nn
 from holdfast.data.example import Role
-from holdfast.nn.entropy import summed_nll
+from holdfast.nn.head import summed_nll
 from holdfast.testing import tiny
 
 

@@ -153,8 +153,8 @@ def test_an_unknown_world_model_is_told() -> None:
 def test_resolving_imports_no_torch(tmp_path: Path) -> None:
     _, folder = saved(tmp_path / "m")
     code = (
-        "import sys; from holdfast import models; "
-        f"models.resolve({str(folder)!r}).identity(); sys.exit('torch' in sys.modules)"
+        "import sys; from holdfast import nn; "
+        f"nn.resolve({str(folder)!r}).identity(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -12,6 +12,7 @@ import pytest
 from holdfast import nn
 from holdfast.cli import run as command
 from holdfast.engine import local, states, tables
+from holdfast.engine.session import folder_of
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import HoldfastError

@@ -53,7 +53,7 @@ def test_the_loop_says_how_passes_are_run(monkeypatch: pytest.MonkeyPatch) -> No
         seen.add((now.packed, now.checkpointed, now.compiled))
         return inner(*arguments, **options)
 
-    monkeypatch.setattr("holdfast.nn.states.forward", spy)
+    monkeypatch.setattr("holdfast.nn.head.forward", spy)
     hardened("refusal_sft", checkpoint_activations=True)
     hardened("refusal_sft", packing=False)
     assert seen == {(True, True, False), (False, False, False)}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from holdfast.api.method import Method, Stage
-from holdfast.api.terms import Run
+from holdfast.api.terms import Run, State
 from holdfast.api.trainable import Trainable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Defence(Method):
     moves: ClassVar[Literal["up", "down"]] = "up"
     """Where `signal` goes, beside plain refusal fine-tuning, when it did."""
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: State) -> dict[str, float]:
         """Measure whether the method did its own thing, on the model as it now is."""
         return {}
 

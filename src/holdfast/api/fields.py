@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -31,7 +31,7 @@ always done: it enters the key only where it differs, so finished results stay v
 _SPELLINGS = {"defense": "defence", "defenses": "defences", "optimizer": "optimiser"}
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -39,8 +39,25 @@ AsTuple = BeforeValidator(_as_tuple)
 """Annotate a tuple field with this: YAML and JSON know only lists."""
 
 
-class Fields(BaseModel):
-    """A frozen group of documented fields; strict types, nothing unknown accepted."""
+class _OneLine(type(BaseModel)):
+    """Gives a mistake made in Python the one line that it has in a study file."""
+
+    if not TYPE_CHECKING:  # a checker reads what a class is made from off its fields
+
+        def __call__(cls, *values: object, **named: object) -> object:
+            """Make one; what is wrong with its fields is a ConfigError."""
+            try:
+                return super().__call__(*values, **named)
+            except ValidationError as error:
+                raise explain(error, cls, cls.__name__) from None
+
+
+class Fields(BaseModel, metaclass=_OneLine):
+    """A frozen group of documented fields; strict types, nothing unknown accepted.
+
+    Raises:
+        ConfigError: an unknown field, with the nearest known one, or a value it cannot take.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -52,7 +69,7 @@ class Fields(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _filled(cls, data: Any) -> Any:
+    def _filled(cls, data: object) -> object:
         """Let a group given in part keep the other defaults of the field it stands in.
 
         `loop: {lr: 0.1}` changes a method's rate and leaves the steps its author chose.
@@ -66,10 +83,21 @@ class Fields(BaseModel):
         }
         return {name: lay_over(groups.get(name), value) for name, value in data.items()}
 
-    def with_(self, **changes: Any) -> Self:
-        """Give a copy with some fields changed, checked like any other."""
+    def with_(self, **changes: object) -> Self:
+        """Give a copy with some fields changed, checked like any other.
+
+        Raises:
+            ConfigError: as when it is made.
+        """
         given = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self).model_validate(given | changes)
+        return type(self)(**(given | changes))
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """Show the fields that are not their default."""
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if info.is_required() or value != info.default:
+                yield name, value
 
     def key_fields(self) -> dict[str, Any]:
         """Give every field that can change a result, defaults included, as plain JSON data.
@@ -88,7 +116,7 @@ class Fields(BaseModel):
         return plain
 
 
-def lay_over(default: Any, given: Any) -> Any:
+def lay_over(default: object, given: object) -> object:
     """Lay a group given in part over a whole one (a model or plain data), in depth."""
     if isinstance(default, Fields):
         default = {name: getattr(default, name) for name in type(default).model_fields}
@@ -100,7 +128,7 @@ def lay_over(default: Any, given: Any) -> Any:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_yaml(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:  # noqa: ANN401  (a document holds anything)
     """Read one YAML 1.2 document; duplicate keys and broken syntax are ConfigErrors with a line."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -113,7 +141,7 @@ def load_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401  (as above)
     """Parse YAML 1.2 text that came from `where`."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -130,7 +158,7 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(where, what, "mend the YAML") from None
 
 
-def decode(model: type[Model], data: Any, where: str) -> Model:
+def decode(model: type[Model], data: object, where: str) -> Model:
     """Make a model from plain data; the first mistake becomes one line that names its place."""
     if data is None:
         data = {}
@@ -220,7 +248,7 @@ def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
     return set()
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     """Show a value as a user wrote it, cut short."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

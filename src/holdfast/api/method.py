@@ -56,7 +56,7 @@ class Method(Fields):
 
     @model_validator(mode="before")
     @classmethod
-    def _preset(cls, data: Any) -> Any:
+    def _preset(cls, data: object) -> object:
         """Fill in a preset's fields where the user gave none."""
         if not isinstance(data, dict) or "preset" not in data or "preset" in cls.model_fields:
             return data

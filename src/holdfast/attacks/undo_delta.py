@@ -6,7 +6,7 @@ values above noise as the adapter's rank, and is undone whole at that rank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -75,7 +75,7 @@ class UndoDelta(WeightAttack):
                 values = torch.linalg.svdvals(tensor.float() - public.float())
                 run.log(spectrum=name, values=[round(float(v), 6) for v in values[:32]])
 
-    def edit(self, run: Run, point: float, state: Any) -> dict[str, Tensor]:
+    def edit(self, run: Run, point: float, state: object) -> dict[str, Tensor]:
         """Give every tensor with its delta's main directions undone."""
         original = run.models["original"]
         return {

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,11 +18,12 @@ from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResult
 if TYPE_CHECKING:
     from holdfast.engine.show import Done
     from holdfast.engine.store import Store
+    from holdfast.study.file import Study
     from holdfast.study.plan import Plan
 
 
 def conduct(
-    said: Any,
+    said: Study,
     store: Path,
     out: Path | None,
     *,

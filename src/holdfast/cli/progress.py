@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 
-def display() -> Any:
+def display() -> Bars | Lines:
     """Give what suits where the output goes."""
     return Bars() if sys.stderr.isatty() else Lines()
 

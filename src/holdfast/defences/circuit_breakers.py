@@ -7,6 +7,7 @@ blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -257,7 +258,7 @@ class CircuitBreakers(LossDefence):
         tokens: Tokens,
         spans: list[tuple[int, int]],
         layers: list[int],
-        apart: Any,
+        apart: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Give the sum over layers of `apart(k, h, h_0)`; the start goes first, and each of its
         layers is dropped as soon as the model's has been compared with it.

@@ -126,7 +126,7 @@ class RandomVaccine(GradientDefence):
         noise = nn.gaussian(model, tokens, state.seed, state.step)
         return scaled(noise, self.rho, self.scale)
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is, under noise and, beside it, under the worst
         perturbation of that length. It decides nothing: this method is a control.
 

@@ -51,14 +51,14 @@ class RefusalSFT(LossDefence):
             ),
         }
 
-    def counts(self, batch: Batch, state: Any) -> dict[str, float]:
+    def counts(self, batch: Batch, state: object) -> dict[str, float]:
         """Count the response tokens of each role."""
         return {
             role.value: float((batch[role].labels != -100).sum())
             for role in (Role.REFUSAL, Role.BENIGN)
         }
 
-    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, state: object) -> Loss:
         """Give both cross-entropies, in tokens."""
         terms: Loss = {}
         for role, weight in ((Role.REFUSAL, 1.0), (Role.BENIGN, self.benign_weight)):

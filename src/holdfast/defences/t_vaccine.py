@@ -252,7 +252,7 @@ class TVaccine(GradientDefence):
         found, value, count = nn.output_gradients(model, tokens, layers)
         return nn.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is and under the worst perturbation of all
         layers, whichever were drawn last.
 

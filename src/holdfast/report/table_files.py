@@ -49,7 +49,7 @@ def write_table(
     return paths
 
 
-def _value(value: Any, kind: str) -> Any:
+def _value(value: Any, kind: str) -> str | float | None:  # noqa: ANN401  (a cell of any kind)
     if value is None or (kind != "str" and isinstance(value, float) and math.isnan(value)):
         return None
     if kind == "str":
@@ -57,7 +57,7 @@ def _value(value: Any, kind: str) -> Any:
     return {"int": int, "float": float, "bool": bool}[kind](value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Spell a value for CSV: booleans as true and false, floats as Python's shortest form."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -174,11 +174,23 @@ class Outcomes:
 
     @functools.cached_property
     def purposes(self) -> dict[str, EvalPurpose]:
-        """What each set of prompts is for, by its name."""
-        return {
-            name: EvalPurpose(self.distinct("purpose", self.is_("set", name))[0])
-            for name in self.distinct("set")
-        }
+        """What each set of prompts is for, by its name.
+
+        Raises:
+            DataError: a set has several purposes, or one that is none.
+        """
+        found = {}
+        for name in self.distinct("set"):
+            words = self.distinct("purpose", self.is_("set", name))
+            if len(words) > 1 or words[0] not in list(EvalPurpose):
+                said = " and ".join(f"'{word}'" for word in words)
+                raise DataError(
+                    "outcomes table",
+                    f"set '{name}' is for {said}, not for one purpose",
+                    "write it again with 'holdfast run'",
+                )
+            found[name] = EvalPurpose(words[0])
+        return found
 
     @functools.cached_property
     def judged(self) -> np.ndarray:

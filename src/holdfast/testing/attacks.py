@@ -26,6 +26,7 @@ from holdfast.testing import tiny
 from holdfast.testing.defences import NEAR, Stop, Watched, moved_original, stopping
 from holdfast.testing.hold import hold
 from holdfast.train import attack
+from holdfast.train.loop import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,12 +60,18 @@ def choices(method: Attack) -> Sequence[Attack]:
 
 
 def attacked(
-    method: Attack, points: Sequence[float], model: PreTrainedModel | None = None, **around: Any
+    method: Attack,
+    points: Sequence[float],
+    model: PreTrainedModel | None = None,
+    *,
+    seed: int = 0,
+    work: Path | None = None,
+    progress: Progress | None = None,
+    alone: bool = False,
 ) -> dict[float, dict[str, Tensor]]:
-    """Attack a model and give its weights at each budget."""
+    """Attack a model and give its weights at each budget; `alone` without an original."""
     model = tiny.model() if model is None else model
     found: dict[float, dict[str, Tensor]] = {}
-    around = {"seed": 0, "sources": moved_original("qwen3"), **around}
     attack(
         method,
         model,
@@ -72,7 +79,10 @@ def attacked(
         Pool(rows(), PERSONAS),
         points=list(points),
         on_point=lambda point, _info: found.update({point: tiny.weights(model)}),
-        **around,
+        seed=seed,
+        work=work,
+        progress=progress,
+        sources={} if alone else moved_original("qwen3"),
     )
     return found
 
@@ -252,7 +262,7 @@ def it_says_what_it_needs(method: Attack) -> None:
     if not choice.needs or isinstance(choice, PromptAttack):
         return
     try:
-        attacked(choice, choice.points()[:1], sources={})
+        attacked(choice, choice.points()[:1], alone=True)
     except HoldfastError as error:
         hold(choice.needs[0] in str(error), f"without '{choice.needs[0]}' it says '{error}'")
         return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from transformers.modeling_utils import PreTrainedModel
 
 from holdfast import nn
 from holdfast.api import (
@@ -22,24 +23,24 @@ from holdfast.api import (
     TrainedDefence,
     WeightDefence,
 )
+from holdfast.api.terms import Batch, Loss, State
 from holdfast.data.example import Example, Role, Side
-from holdfast.data.pool import Pool
+from holdfast.data.pool import Pool, Where
 from holdfast.data.tokens import Tokens
 from holdfast.errors import ConfigError, TrainingError
 from holdfast.nn.vectors import ParamVector
 from holdfast.testing import tiny
 from holdfast.testing.hold import hold
 from holdfast.testing.methods import short
-from holdfast.train import harden
-
-if TYPE_CHECKING:
-    from transformers.modeling_utils import PreTrainedModel
+from holdfast.train import Hardened, harden
+from holdfast.train.loop import Progress
 
 LOOP = Loop(steps=3, batch=4, lr=0.01)
 """What every loop of a checked method is cut to."""
 NEAR = 2e-4
 """How far weights may lie apart after three steps of 0.01 whose sums ran in another order. AdamW
 divides by the gradient's size, so rounding shows; still a fiftieth of a step."""
+Kind = TypeVar("Kind", bound=Defence)
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
@@ -60,16 +61,24 @@ def hardened(
     *,
     seed: int = 0,
     family: str = "qwen3",
-    **around: Any,
-) -> Any:
+    work: Path | None = None,
+    progress: Progress | None = None,
+) -> Hardened:
     """Harden a model of a family as the package does."""
     sources = moved_original(family)
     return harden(
-        method, model, tiny.encoder(), pool or tiny.pool(), seed=seed, sources=sources, **around
+        method,
+        model,
+        tiny.encoder(),
+        pool or tiny.pool(),
+        seed=seed,
+        sources=sources,
+        work=work,
+        progress=progress,
     )
 
 
-def cut(method: Defence, **changes: Any) -> Any:
+def cut(method: Kind, **changes: object) -> Kind:
     """Give the defence with its loops cut short, `changes` in its own loop; an edit at rank 2."""
     if isinstance(method, WeightDefence):
         fields = type(method).model_fields
@@ -88,7 +97,7 @@ def parts_of(roles: Sequence[str], size: int = 4) -> list[dict[Role, Tokens]]:
 
 
 def gradient(
-    method: TrainedDefence, model: PreTrainedModel, parts: list[dict[Role, Tokens]], state: Any
+    method: TrainedDefence, model: PreTrainedModel, parts: list[dict[Role, Tokens]], state: State
 ) -> ParamVector:
     """Give the gradient of one optimiser step, as the loop asks for it."""
     if isinstance(method, GradientDefence):
@@ -103,16 +112,22 @@ def gradient(
     )[0]
 
 
-def set_up(method: TrainedDefence, model: PreTrainedModel) -> Any:
+def _not_trained(
+    name: str,
+    params: Mapping[str, Tensor],
+    loss: Callable[[Batch, int], Loss],
+    rows: Mapping[Role, list[Example]],
+    loop: Loop,
+) -> None:
+    """Leave what would be trained beside the model at its first draw."""
+
+
+def set_up(method: TrainedDefence, model: PreTrainedModel) -> State:
     """Run `setup` and `begin`; what would be trained beside the model stays at its first draw."""
     run = Run(
-        model, tiny.encoder(), tiny.pool(), 0, models=moved_original("qwen3"), fit=lambda *_: None
+        model, tiny.encoder(), tiny.pool(), 0, models=moved_original("qwen3"), fit=_not_trained
     )
     return method.begin(run, nn.trainable(model), method.setup(run))
-
-
-def _loops(method: Defence) -> list[str]:
-    return [name for name in type(method).model_fields if isinstance(getattr(method, name), Loop)]
 
 
 def its_neutral_point_is_plain_fine_tuning_or_nothing(method: Defence) -> None:
@@ -131,6 +146,7 @@ def its_neutral_point_is_plain_fine_tuning_or_nothing(method: Defence) -> None:
             tiny.same(tiny.weights(model), before), "at its neutral point the edit changes weights"
         )
         return
+    assert isinstance(neutral, TrainedDefence)  # an edit has no steps
     hold(method.plain, "has a neutral point; say in `plain` which cross-entropies it then equals")
     parts = parts_of(method.roles)
     found = gradient(neutral, model, parts, set_up(neutral, model))
@@ -174,10 +190,11 @@ def a_gradient_leaves_the_model_as_found(method: Defence) -> None:
     state = set_up(made, model)
     before = tiny.weights(model)
     teacher = getattr(state, "teacher", None)
-    kept = tiny.weights(teacher) if teacher is not None else {}
+    kept = {} if teacher is None else tiny.weights(teacher)
     gradient(made, model, parts_of(method.roles), state)
     hold(tiny.same(tiny.weights(model), before), "a gradient changes weights")
-    hold(not kept or tiny.same(tiny.weights(teacher), kept), "a gradient changes its teacher")
+    now = {} if teacher is None else tiny.weights(teacher)
+    hold(tiny.same(now, kept), "a gradient changes its teacher")
     clean = all(p.requires_grad and p.grad is None for p in model.parameters())
     hold(clean, "a gradient leaves `.grad` filled or a parameter frozen")
     hold(not _hooks(model), "a gradient leaves hooks on the model")
@@ -226,12 +243,23 @@ class Watched(Pool):
         super().__init__(rows)
         self.asked: set[tuple[Role, Side]] = set()
 
-    def draw(self, role: Role, side: Side, n: int | None, seed: int, **options: Any) -> Any:
+    def draw(
+        self,
+        role: Role,
+        side: Side,
+        n: int | None,
+        seed: int,
+        *,
+        where: Where | None = None,
+        what: str = "rows",
+    ) -> list[Example]:
         """Note and draw."""
         self.asked.add((role, side))
-        return super().draw(role, side, n, seed, **options)
+        return super().draw(role, side, n, seed, where=where, what=what)
 
-    def paired(self, first: Role, second: Role, side: Side, n: int | None, seed: int) -> Any:
+    def paired(
+        self, first: Role, second: Role, side: Side, n: int | None, seed: int
+    ) -> list[tuple[Example, Example]]:
         """Note and draw."""
         self.asked |= {(first, side), (second, side)}
         return super().paired(first, second, side, n, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +16,7 @@ from holdfast.testing.hold import hold
 if TYPE_CHECKING:
     from typing import Any
 
+Short = TypeVar("Short", bound=Method)
 SHORTEST = 10
 """Letters of a field's description that say nothing yet."""
 
@@ -164,7 +165,7 @@ CHECKS = (
 )
 
 
-def short(method: Method, loop: Loop, **fields: object) -> Any:
+def short(method: Short, loop: Loop, **fields: object) -> Short:
     """Give a method with each loop among its own fields cut to `loop`, and some fields changed."""
     loops = {
         name: loop

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
+    from holdfast.nn.perturb import Output
 
 Form = Literal["stream", "each", "block"]
 
@@ -278,7 +279,7 @@ class Abliterate(WeightAttack):
         ((number, r),) = state.r.items()
         mean = state.mean[number]
 
-        def move(_module: Any, _inputs: Any, output: Any) -> Any:
+        def move(_module: object, _inputs: object, output: Output) -> Output:
             if isinstance(output, tuple):
                 return (moved_to_benign(output[0], r, point, mean), *output[1:])
             return moved_to_benign(output, r, point, mean)

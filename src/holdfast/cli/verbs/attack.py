@@ -32,6 +32,7 @@ from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from holdfast.api import Attack
+    from holdfast.data.pool import Pool
     from holdfast.data.tokens import Encoder
     from holdfast.nn.files import ModelFiles
 
@@ -81,7 +82,7 @@ def attack(
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
 
-        def on_point(point: float, info: Any) -> None:
+        def on_point(point: float, info: object) -> None:
             if edits:  # the start weights come back after it
                 nn.save(loaded, tokenizer, temporary)
 
@@ -114,18 +115,18 @@ def _reads(method: Attack) -> bool:
 
 
 def _check_fit(
-    method: Any, files: ModelFiles, coder: Encoder, pool: Any, seed: int, device: str
+    method: Attack, files: ModelFiles, coder: Encoder, pool: Pool | None, seed: int, device: str
 ) -> None:
     """Refuse what is too long or too large before any weight is loaded."""
-    from holdfast.api import WeightAttack
+    from holdfast.api import TrainedAttack
     from holdfast.engine.fit import EDITED
 
-    rows = method.rows(pool, seed)
-    if isinstance(method, WeightAttack):  # it reads no answer
-        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
-        loop, copies = None, EDITED
-    else:
+    rows = method.rows(pool, seed) if pool is not None else {}
+    loop, copies = None, EDITED
+    if isinstance(method, TrainedAttack):
         loop, copies = method.loop, method.copies()
+    else:  # it reads no answer
+        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
 
@@ -145,7 +146,7 @@ def _leaves_nothing(name: str) -> ConfigError:
     )
 
 
-def _one_choice(method: Any, pool: Any) -> Any:
+def _one_choice(method: Attack, pool: Pool) -> Any:  # noqa: ANN401  (its kind is only known here)
     """Give the one choice that an attack stands for, which must leave a checkpoint.
 
     Raises:

@@ -30,7 +30,7 @@ from holdfast.cli.provenance import decides, provenance
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.train.hardening import Hardened
+    from holdfast.train.training import Hardened
 
 
 def defend(
