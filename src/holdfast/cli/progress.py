@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 
-def display() -> Any:
+def display() -> Bars | Lines:
     """Give what suits where the output goes."""
     return Bars() if sys.stderr.isatty() else Lines()
 
@@ -35,6 +35,10 @@ class Lines:
         self._done += 1
         how = f"{seconds:.1f} s" if ok else "FAILED"
         self._line(f"[{self._done}/{self._total}] {label}: {how}")
+
+    def say(self, text: str) -> None:
+        """Write a line of its own."""
+        self._line(text)
 
     def close(self) -> None:
         """End the display."""
@@ -85,6 +89,10 @@ class Bars:
         self._bars.advance(self._whole)
         if not ok:
             self._bars.console.print(f"FAILED {label}", markup=False)
+
+    def say(self, text: str) -> None:
+        """Write a line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """End the display."""

@@ -93,7 +93,8 @@ def _needed(
     else:
         copies = EDITED if isinstance(method, WeightAttack) else 0
         return memory.needed(of, None, copies=copies), None
-    rows: Mapping[Any, list[Example]] = method.rows(plan.pool, seed)
+    pool = plan.attack_pool if isinstance(method, TrainedAttack) else plan.pool
+    rows: Mapping[Any, list[Example]] = method.rows(pool, seed)
     longest, said = lengths(start.files, (row for some in rows.values() for row in some))
     parts = memory.needed(
         of,

@@ -206,7 +206,7 @@ class Runner:
                 max_length=_context(model),
                 where=trajectory.label,
             ),
-            self.plan.pool,
+            self.plan.attack_pool,
             seed=trajectory.seed,
             work=self.store.work(trajectory.key),
             sources=self._sources(trajectory.attack.needs),

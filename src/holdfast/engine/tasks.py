@@ -26,6 +26,8 @@ class Task:
     """Larger ones start first, so that no worker idles at the end."""
     rank: int = 0
     """0 hardens, 1 attacks, asks and measures, 2 judges."""
+    turn: int = 0
+    """Earlier ones come first: in a rehearsal the line-up's place, so that trials end in turn."""
 
 
 def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
@@ -99,9 +101,22 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
             found[name] = Task(
                 name, ("judge", number, own), label, after, judge.name(), len(unread), 2
             )
+    turns = _turns(plan) if plan.rehearsal else {}
     for task in found.values():
         task.after &= found.keys()
+        task.turn = turns.get(str(task.call[-1]), 0)
     return list(found.values())
+
+
+def _turns(plan: Plan) -> dict[str, int]:
+    """Give the place of the first line-up that needs a defence or a trajectory, by its key."""
+    order = {name: place for place, name in enumerate(plan.study.lineups)}
+    models: dict[str, int] = {}
+    for track in plan.tracks:
+        place = order[track.lineup]
+        for key in (track.released.key, *(step.key for step in track.released.chain)):
+            models[key] = min(place, models.get(key, place))
+    return models | {own: models[t.released.key] for own, t in plan.trajectories.items()}
 
 
 def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
@@ -112,7 +127,7 @@ def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
     ready = [task for task in todo if not (task.after & blocked)]
     if not ready:
         return None
-    return min(ready, key=lambda task: (task.rank, task.model != model, -task.size))
+    return min(ready, key=lambda task: (task.turn, task.rank, task.model != model, -task.size))
 
 
 def drop(todo: list[Task], failed: str, *, everything: bool = False) -> int:

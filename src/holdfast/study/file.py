@@ -160,8 +160,11 @@ class Study(Fields):
     """Hidden states before and after an attack; None looks at none."""
 
 
-def parse_study(data: Any) -> Study:
-    """Decode a study from plain data and check that its names lead somewhere."""
+def parse_study(data: Any, *, rehearsal: bool = False) -> Study:
+    """Decode a study from plain data and check that its names lead somewhere.
+
+    A rehearsal (`study/trials.py`) measures harm on the defender's selection side.
+    """
     study = decode(Study, _sections(data), "study")
     if study.name in RESERVED or study.name.startswith("tmp-"):
         raise ConfigError(
@@ -196,7 +199,7 @@ def parse_study(data: Any) -> Study:
                 "keep one",
             )
         seen.add((wanted.set, wanted.side))
-    if ("restricted", "evaluator") not in seen:
+    if ("restricted", "evaluator") not in seen and not rehearsal:
         raise ConfigError(
             "study.evaluation",
             "no set 'restricted' of side 'evaluator'",

@@ -60,12 +60,14 @@ AVAILABLE = ("start", "original")
 class Plan:
     """A study's steps. Making one checks the study; it writes nothing and imports no torch.
 
+    In a rehearsal the defender plays the attacker with its own rows (`Pool.rehearsal`).
+
     Raises:
         ConfigError, DataError, ModelError: the first thing wrong with the study.
     """
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, *, rehearsal: bool = False) -> None:
+        self.study, self.rehearsal = study, rehearsal
         self.sources = [
             _is(make("source", data, f"study.sources[{i}]"), Source)
             for i, data in enumerate(study.sources)
@@ -86,6 +88,7 @@ class Plan:
             (row for source in self.sources for row in source.examples()),
             [persona for source in self.sources for persona in source.personas()],
         )
+        self.attack_pool = self.pool.rehearsal() if rehearsal else self.pool
         self.attacks = {
             name: [
                 choice
@@ -104,9 +107,11 @@ class Plan:
         self.original = self.starts[study.original] if study.original else None
         self._check_methods()
         self.content = digest([[s.identity(), s.content()] for s in self.sources])
+        self.attack_content = digest([self.content, "rehearsal"]) if rehearsal else self.content
         self.prompts = [self._prompts(i) for i in range(len(study.evaluation))]
         self._check_rows()
-        self._check_selection()
+        if not rehearsal:
+            self._check_selection()
         self.defends: dict[str, Defend] = {}
         self.trajectories: dict[str, Trajectory] = {}
         self._points: dict[str, Point] = {}
@@ -134,7 +139,7 @@ class Plan:
         else:
             made = _is(make("attack", data, where), Attack)
         try:
-            return list(made.expand(self.pool))
+            return list(made.expand(self.attack_pool))
         except HoldfastError as error:
             raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
 
@@ -206,18 +211,19 @@ class Plan:
             for i, member in enumerate(members):
                 if isinstance(member, TrainedDefence):
                     where = f"study.lineups.{name}[{i}].{member.name()}"
-                    self._draw(member, seed, where, seen)
+                    self._draw(member, self.pool, seed, where, seen)
         for name, choices in self.attacks.items():
             for i, choice in enumerate(choices):
-                self._draw(choice, seed, f"study.attacks.{name}[{i}].{choice.name()}", seen)
+                where = f"study.attacks.{name}[{i}].{choice.name()}"
+                self._draw(choice, self.attack_pool, seed, where, seen)
 
-    def _draw(self, method: Any, seed: int, where: str, seen: set[str]) -> None:
+    def _draw(self, method: Any, pool: Pool, seed: int, where: str, seen: set[str]) -> None:
         identity = digest(method.identity())
         if identity in seen:
             return
         seen.add(identity)
         try:
-            rows = method.rows(self.pool, seed)
+            rows = method.rows(pool, seed)
         except HoldfastError as error:
             raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
         drawn = {role.value for role in rows}
@@ -328,7 +334,7 @@ class Plan:
                 released.start.attack_format, append_eos=released.start.entry.append_eos
             ),
             "seed": seed,
-            "sources": self.content,
+            "sources": self.attack_content,
         }
         name = key("point", **shared)
         if name not in self.trajectories:

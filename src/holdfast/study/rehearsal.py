@@ -1,0 +1,165 @@
+"""Trials as the line-ups of a study in which the defender plays the attacker."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import JsonValue
+
+from holdfast.api import PAID
+from holdfast.api.fields import lay_over
+from holdfast.errors import ConfigError, HoldfastError
+from holdfast.study.file import Evaluation, LineUp, Study
+from holdfast.study.keys import canonical
+from holdfast.study.plan import Plan
+from holdfast.study.trials import HARM, START, Range, Trials
+
+Space = Mapping[str, Range | tuple[JsonValue, ...]]
+Setting = dict[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial: `given` are the fields it sets, `defences` the whole line-up."""
+
+    method: str
+    number: int
+    given: Setting
+    defences: tuple[Any, ...]
+
+    @property
+    def lineup(self) -> str:
+        """Give the line-up's name in the study that runs it."""
+        return f"{self.method}-{self.number}" if self.number else self.method
+
+
+def trials_of(said: Trials) -> list[Trial]:
+    """Give every trial in the order of the file; the first is the start without defences."""
+    found = [Trial(START, 0, {}, ())]
+    for name, search in said.methods.items():
+        settings = list(search.vary) or drawn(name, search.space, said.trials)
+        for number, given in enumerate(settings, 1):
+            fields = lay_over(search.fixed, given)
+            own = {search.method or name: fields}
+            found.append(Trial(name, number, given, (*search.before, own)))
+    seen: dict[str, Trial] = {}
+    for trial in found:
+        same = seen.setdefault(canonical([trial.method, list(trial.defences)]), trial)
+        if same is not trial:
+            raise ConfigError(
+                f"trials.methods.{trial.method}",
+                f"trials {same.number} and {trial.number} are the same",
+                "let each differ",
+            )
+    return found
+
+
+def drawn(name: str, space: Space, n: int) -> list[Setting]:
+    """Draw n settings from a space: a function of the entry's name alone, nested in n."""
+    lists = {field: values for field, values in space.items() if isinstance(values, tuple)}
+    if len(lists) == len(space):
+        every = [
+            dict(zip(space, values, strict=True)) for values in itertools.product(*lists.values())
+        ]
+        every.sort(key=lambda setting: _hash(name, canonical(setting)))
+        return [_nested(setting) for setting in every[:n]]
+    return [
+        _nested(
+            {field: _draw(values, _hash(name, field, str(k))) for field, values in space.items()}
+        )
+        for k in range(n)
+    ]
+
+
+def _hash(*parts: str) -> float:
+    """Give a number in [0, 1) that hangs on some words."""
+    sha = hashlib.sha256("/".join(parts).encode()).digest()
+    return int.from_bytes(sha[:6], "big") / 2**48
+
+
+def _draw(values: Range | tuple[JsonValue, ...], share: float) -> JsonValue:
+    if isinstance(values, tuple):
+        return values[int(share * len(values))]
+    low, high = values.low, values.high
+    if values.whole:
+        high += 1  # each whole number has its own stretch
+    value = low * (high / low) ** share if values.log else low + share * (high - low)
+    return math.floor(value) if values.whole else float(f"{value:.3g}")
+
+
+def _nested(setting: Mapping[str, JsonValue]) -> Setting:
+    """Turn `loop.lr: 1` into `loop: {lr: 1}`."""
+    found: Setting = {}
+    for path, value in setting.items():
+        *groups, last = path.split(".")
+        inner: Any = {last: value}
+        for group in reversed(groups):
+            inner = {group: inner}
+        found = lay_over(found, inner)
+    return found
+
+
+def rehearse(said: Trials, trials: Sequence[Trial]) -> Plan:
+    """Plan trials as the line-ups of a study in which the defender plays the attacker.
+
+    Raises:
+        ConfigError, DataError, ModelError: the first thing wrong, at its place in the file.
+    """
+    study = Study(
+        name=said.name,
+        seeds=said.seeds,
+        models=said.models,
+        original=said.original,
+        sources=said.sources,
+        lineups={
+            trial.lineup: LineUp(start=said.start, defences=trial.defences) for trial in trials
+        },
+        attacks=said.attacks,
+        evaluation=tuple(
+            Evaluation(
+                set=one.set,
+                side=one.side,
+                n=one.n,
+                styles=one.styles,
+                phrasings=one.phrasings,
+                at="all" if one.set == HARM else "release",
+            )
+            for one in said.evaluation
+        ),
+        judges=said.judges,
+        generation=said.generation,
+        chunk=said.chunk,
+    )
+    try:
+        plan = Plan(study, rehearsal=True)
+    except HoldfastError as error:
+        raise type(error)(_place(error.where, trials), error.what, error.todo) from None
+    for name, choices in plan.attacks.items():
+        for i, choice in enumerate(choices):
+            if choice.unit != PAID:
+                raise ConfigError(
+                    f"trials.attacks.{name}[{i}]", f"{choice.name()} costs no examples",
+                    "leave it out: trials are chosen by what they cost to break",
+                )  # fmt: skip
+    return plan
+
+
+def _place(where: str, trials: Sequence[Trial]) -> str:
+    """Name a place in the study as one in the file of trials."""
+    for trial in trials:
+        inside = f"study.lineups.{trial.lineup}["
+        if where.startswith(inside):
+            return f"trials.methods.{trial.method}, trial {trial.number}[{where[len(inside) :]}"
+    return where.replace("study.", "trials.", 1)
+
+
+def labels(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """Give each attacker's choice as (attacker, variant, what a log calls it)."""
+    for attacker, variants in plan.variants.items():
+        for variant in variants:
+            yield attacker, variant, f"{attacker} {variant}".strip()
