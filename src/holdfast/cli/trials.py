@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli.device import Device
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import HoldfastError, InvalidResultsError
 
 if TYPE_CHECKING:
     from holdfast.cli.progress import Bars, Lines
@@ -103,9 +103,10 @@ def _print(log: Log, csv: bool) -> None:
     found = results(log.trials, log.said.seeds, log.lines)
     chosen = winners(log.said, found)
     if not chosen:
-        raise ConfigError(
-            str(log.path), "the start has not been measured", "run the same command again"
-        )
+        failed = [one.failed for one in found if one.failed][:1]
+        why = f"the start was not measured ({failed[0]})" if failed else "has no trials yet"
+        todo = "mend that, remove its line and " if failed else ""
+        raise InvalidResultsError(str(log.path), why, f"{todo}run the same command again")
     made = tables(log.said, log.trials, chosen)
     typer.echo(comma_separated(made, "trials") if csv else markdown(made), nl=False)
     if csv:

@@ -226,7 +226,7 @@ def _ratio(pair: cost.Pair, apart: Sequence[float]) -> str:
 def pairs(study: Tabled) -> list[Table]:
     """Each line-up beside every reference: seeds in which it costs more, and the ratio of costs."""
     # What no defence trained is one checkpoint, however many seeds attacked it.
-    single = {name for name in study.names if study.of(name)[0]["defences"] == "none"}
+    single = {name for name in study.names if study.of(name)[0]["defences"] in ("", "none")}
     rows = []
     for label, found in study.priced().items():
         for name in study.names:

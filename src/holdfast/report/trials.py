@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.report.markdown import Table
-from holdfast.report.text import listed, plural
+from holdfast.report.text import listed
 from holdfast.stats.trials import Chosen, Result, Seen, by_attack, choose
 from holdfast.study.rehearsal import Trial
 from holdfast.study.trials import START, Rule, Trials
@@ -91,26 +91,27 @@ def tables(said: Trials, trials: Sequence[Trial], chosen: Mapping[str, Chosen]) 
 
 def why(one: Chosen, rule: Rule) -> str:
     """Say which trial is chosen, and by what."""
-    count = len(one.trials)
-    failed = [f"{n} failed" for n in [sum(seen is None for _, seen in one.trials)] if n]
+    failed = sum(seen is None for _, seen in one.trials)
+    tried = f"{len(one.trials)} tried" + (f", {failed} failed" if failed else "")
     won = one.winner
     if won is None:
-        return f"no winner; {', '.join([f'{count} tried', *failed])}"
+        return f"no winner; {tried}"
     place = f"trial {won.result.number}"
     if one.nearest:
         return (
-            f"none of {count} qualifies; {place} misses by least ({100 * won.miss:.1f} points of "
+            f"{tried}, none qualifies; {place} misses by least ({100 * won.miss:.1f} points of "
             "harm and utility together): show it as such"
         )
-    said = (
-        f"{place} of {', '.join([str(count), *failed])} ({one.qualify} qualify), which holds "
-        f"{2**won.least:.1f} examples under its worst attack, {won.worst}"
+    chosen = (
+        f"{tried}, {one.qualify} qualify; {place} holds {2**won.least:.1f} examples under its "
+        f"worst attack, {won.worst}"
     )
     if not one.equal:
-        return said
+        return f"{chosen}: longest"
     others = listed([str(seen.result.number) for seen in one.equal])
-    by = "longest in the mean over the attacks" if rule.ties == "mean" else "of most utility"
-    return f"{said}; {plural(len(one.equal), 'trial').split()[1]} {others} hold as long, it is {by}"
+    by = "the mean over the attacks" if rule.ties == "mean" else "utility"
+    noun = "trial" if len(one.equal) == 1 else "trials"
+    return f"{chosen}; {noun} {others} as long, so {by} decides"
 
 
 def fields(trials: Sequence[Trial], won: Seen) -> str:
