@@ -168,7 +168,7 @@ def test_without_a_kind_the_kinds_are_listed(
         (["costs", "--side", "defender_selection"],
          "--side: prices are of the evaluator's prompts; leave it out"),
         (["released", "--side", "attacker"],
-         "--side: no restricted prompt of side 'attacker' was scored; "
+         "--side: no answer of side 'attacker' is there; "
          "known: evaluator, defender_selection"),
         (["flops"], "--reference: no line-up 'refusal_sft'; known: sgt"),
     ],

@@ -1,4 +1,4 @@
-"""`holdfast trials`: what its file may say, that it sees the defender's sides alone, and its log."""
+"""`holdfast trials`: what its file may say, whose rows it sees, what it runs and logs."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ ONE = {"refusal_sft": {"vary": [{}, {"loop": {"lr": 0.1}}]}}
             "defender_selection alone is asked",
         ),
         (
-            {"evaluation": [{"set": "restricted"}, {"set": "benign", "side": "attacker_selection"}]},
-            "trials.evaluation[1].side: 'attacker_selection' may not be seen while choosing; "
+            {"evaluation": [{"set": "benign", "side": "attacker_selection"}]},
+            "trials.evaluation[0].side: 'attacker_selection' may not be seen while choosing; "
             "leave it out: defender_selection alone is asked",
         ),
         (
@@ -204,7 +204,7 @@ def test_ranges_are_drawn_within_their_ends_evenly_on_their_own_scale() -> None:
     assert some[:20] == drawn("sgt", space, 20)
     assert some != drawn("tar", space, 400)
     rates = [float(one["lr"]) for one in some]  # type: ignore[arg-type]
-    assert 1e-5 <= min(rates)
+    assert min(rates) >= 1e-5
     assert max(rates) <= 1e-3
     assert 0.4 < sum(rate < 1e-4 for rate in rates) / 400 < 0.6
     for field, values in (("steps", {1, 2, 3, 4}), ("kind", {"a", "b"})):
@@ -277,7 +277,10 @@ def test_trials_are_logged_in_turn_and_a_second_run_does_nothing(
     assert [point[0] for point in log[1]["curves"]["harmful_sft lr=0.03"]] == [4, 8]
     assert log[1]["steps"] == 6
     assert log[1]["flops"] > 0
-    said = [line for line in done.err.splitlines() if line.startswith("trial ")]
+    shown = done.err.splitlines()
+    ended = shown.index(next(line for line in shown if line.startswith("trial start is in")))
+    assert not any("refusal_sft" in line for line in shown[:ended])  # trials end in turn
+    said = [line for line in shown if line.startswith("trial ")]
     assert [line.split("; ")[0] for line in said] == [
         "trial start is in the log", "trial refusal_sft-1 is in the log",
         "trial refusal_sft-2 is in the log",
@@ -410,6 +413,13 @@ def test_the_schema_of_trials_names_every_section(capsys: pytest.CaptureFixture[
 
 
 # The committed searches.
+
+
+def test_studies_hold_files_rows_and_logs_alone(root: Path) -> None:
+    """What makes the published numbers is a command: no script lies beside them."""
+    kinds = {path.suffix for path in (root / "studies").rglob("*") if path.is_file()}
+    assert kinds == {".yaml", ".jsonl", ".jinja", ".json", ".parquet"}
+
 
 FILES = ("foundation", "claim", "guided", "alignment", "attackers")
 AS_TUNED = {

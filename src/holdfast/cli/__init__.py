@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import methods, single, study, table, trials, world
+from holdfast.cli import methods, moves, single, study, table, trials, world
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ def _options(
     """Take the options that stand before a command."""
 
 
-for module in (study, table, trials, methods, single):
+for module in (study, trials, table, moves, methods, single):
     for name, command in module.COMMANDS.items():
         app.command(name)(command)
 app.add_typer(world.app, name="world")

@@ -67,12 +67,11 @@ class Tabled:
             raise ConfigError(
                 "table", "this study ran no attack that is paid for in examples", "ask for `free`"
             )
-        if not any(found.budgets.values()):
+        if not found.scored:
             known = self.outcomes.distinct("side")
             raise ConfigError(
-                "--side", f"no restricted prompt of side '{self.side}' was scored",
-                "known: " + ", ".join(known),
-            )  # fmt: skip
+                "--side", f"no answer of side '{self.side}' is there", "known: " + ", ".join(known)
+            )
         return found
 
     def of(self, name: str) -> list[dict[str, Any]]:

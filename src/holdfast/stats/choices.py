@@ -100,6 +100,11 @@ class Choices:
             ),
         }
 
+    @property
+    def scored(self) -> bool:
+        """Whether a single answer of the side was scored."""
+        return any(bool(n.any()) for _, n in self._counts.values())
+
     def share(self, kind: Share, lineup: str, label: str, seed: int, budget: float) -> float | None:
         """Give one cell's share in [0, 1]; None where nothing was scored."""
         index = self._paid[label].get((lineup, seed))
