@@ -39,7 +39,8 @@ def keep(folder: Path, rows: list[dict[str, Any]], *names: str) -> Path:
     """Write a study's tables."""
     folder.mkdir(exist_ok=True)
     write_table(rows, OUTCOME_COLUMNS, folder / "outcomes", text=False)
-    lineups = [row for row in lineup_rows(1) if row["lineup"] in names]
+    known = {str(row["lineup"]): row for row in lineup_rows(1)}
+    lineups = [{**known[name.removesuffix("_steps")], "lineup": name} for name in names]
     write_table(lineups, LINEUP_COLUMNS, folder / "lineups", text=False)
     (folder / "meta.json").write_text(json.dumps(META | {"name": "small", "seeds": [0]}))
     return folder
@@ -118,6 +119,26 @@ def test_flops_gives_the_references_steps_of_the_same_cost(
     assert "| sgt | 420 | 9.24e+12 | 420 |" in said(capsys, folder, "flops")
 
 
+def test_pairs_are_beside_the_one_named_or_all_that_begin_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("refusal_sft", "refusal_sft_steps", "sgt")
+    rows = [
+        row for name in names for b in (0.0, 2.0, 4.0)
+        for row in answers(lineup=name, budget=b, harmful=5 * (b >= (4 if name == "sgt" else 2)))
+    ]  # fmt: skip
+    folder = keep(tmp_path / "rows", rows, *names)
+
+    def beside(*more: str) -> list[str]:
+        found = said(capsys, folder, "pairs", *more).splitlines()
+        return [line for line in found if line.startswith("| worst")]
+
+    all_of_them = [f"| worst | sgt | {name} | 1, 0, 0 | x 2.00 | - |" for name in names[:2]]
+    assert beside() == all_of_them
+    assert beside("--reference", "refusal") == all_of_them
+    assert beside("--reference", "refusal_sft") == all_of_them[:1]
+
+
 def test_the_matched_line_ups_of_the_committed_study_come_out_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,7 +148,9 @@ def test_the_matched_line_ups_of_the_committed_study_come_out_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["sgt-tables.md", "alignment-tables.md"])
+@pytest.mark.parametrize(
+    "page", ["sgt-tables.md", "alignment-tables.md", "alignment-twenty-one.md"]
+)
 def test_the_appendices_are_what_their_command_prints(
     page: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

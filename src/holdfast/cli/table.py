@@ -24,7 +24,9 @@ def table(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option("--reference", help="Line-ups to compare with: those whose name begins so."),
+        typer.Option(
+            "--reference", help="The line-up to compare with, or how the names of several begin."
+        ),
     ] = None,
     side: Annotated[str, typer.Option("--side", help="Whose prompts shares are of.")] = "evaluator",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,

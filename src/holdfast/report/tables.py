@@ -27,8 +27,9 @@ class Tabled:
     """One finished study, and what is asked of its tables.
 
     `threshold` is the harmful rate that counts as broken; None takes the study's first.
-    `reference` begins the names of the line-ups that others are set beside; None takes the study's
-    plain refusal fine-tuning. `side` says whose prompts shares are of.
+    `reference` is the line-up that others are set beside, or how the names of several begin; None
+    takes all that begin like the study's plain refusal fine-tuning. `side` says whose prompts
+    shares are of.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Tabled:
             )
         self.threshold = known[0] if threshold is None else threshold
         self.reference = reference or self.meta.plain
+        begin = [name for name in self.names if name.startswith(self.reference)]
+        self.references = [reference] if reference in begin else begin
         self._costs: dict[tuple[str, ...], Costs] = {}
 
     @cached_property
@@ -229,11 +232,9 @@ def pairs(study: Tabled) -> list[Table]:
     rows = []
     for label, found in study.priced().items():
         for name in study.names:
-            for other in study.names:
-                if not other.startswith(study.reference) or name.startswith(
-                    (study.reference, study.meta.none)
-                ):
-                    continue
+            if name.startswith((study.reference, study.meta.plain, study.meta.none)):
+                continue
+            for other in study.references:
                 both = [(found[name][s], found[other][s]) for s in study.seeds]
                 if any(a.at_release or b.at_release for a, b in both):
                     continue  # broken without an attack: there is no cost to compare
