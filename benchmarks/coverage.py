@@ -39,6 +39,8 @@ import numpy as np
 from scipy import special
 
 from holdfast.stats import cost, estimates
+from holdfast.stats import ratios as kept_use
+from holdfast.stats.pairs import Pair, compare
 
 LINEUPS, SEEDS, PROMPTS = 4, 8, 2
 CHOOSING, BENIGN = 8, 20
@@ -217,7 +219,7 @@ class Tally:
     widths: list[int] = field(default_factory=list)
     misled: list[bool] = field(default_factory=list)
     claimed: list[bool] = field(default_factory=list)
-    pairs: list[cost.Pair] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
 
     def tested(self) -> Mapping[tuple[int, int], np.ndarray]:
         """Give lead, low and high of log2 ratios of the tested pairs: [P, 3] by line-ups."""
@@ -251,7 +253,7 @@ def simulate(setting: Setting, count: int, resamples: int, seed: int) -> Tally:
             tally.by_point.append(bool(found.low < true <= found.high))
             steps = np.searchsorted(ends, [found.ci_low, found.ci_high])
             tally.widths.append(int(steps[1] - steps[0]))
-            pairs = cost.compare(
+            pairs = compare(
                 {
                     str(lineup): {
                         seed: cost.Cost(a, b, a, b, ends[-2], (a, b), (a, b), "", "selection")
@@ -364,7 +366,7 @@ def answers(kind: str, chosen: Sequence[Answers], count: int) -> bool:
             if kind == "rates":
                 found = estimates.rate(own.ravel(), ones, cluster=cluster, seed=over)
             else:
-                found = estimates.kept(own.ravel(), plain.ravel(), ones, cluster, over)
+                found = kept_use.kept(own.ravel(), plain.ravel(), ones, cluster, over)
                 true /= it.share
             below.append(true < found.low)
             above.append(true > found.high)
@@ -407,9 +409,9 @@ def edges() -> None:
         print(f"{128 * events} of 128 in 32 clusters: [{found.low:.3f}, {found.high:.3f}]")
     for groups in (12, 20, 24, 30, 40):
         ones = np.ones(groups)
-        found = estimates.kept(ones, ones, ones)
+        found = kept_use.kept(ones, ones, ones)
         print(f"all right beside all right, {groups} clusters: [{found.low:.3f}, {found.high:.3f}]")
-    print(f"clusters that show 0.9: {estimates.clusters_to_show(0.9)}")
+    print(f"clusters that show 0.9: {kept_use.clusters_to_show(0.9)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -60,6 +60,16 @@ class InvalidResultsError(HoldfastError):
     exit_code = 3
 
 
+LONGEST = 300
+"""Characters kept of what an exception says."""
+
+
+def one_line(error: BaseException) -> str:
+    """Give an exception's type and the first line of what it says."""
+    said = (str(error).strip().splitlines() or [""])[0]
+    return (f"{type(error).__name__}: {said}" if said else type(error).__name__)[:LONGEST]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Give ``"did you mean 'x'?"`` for the nearest known word, else the list of known words."""
     known = sorted(known)

@@ -72,6 +72,7 @@ class Outer(Fields):
             {"rate": 1.0, "budgets": "all"},
             "s.budgets: got 'all'; it should be a list, such as [1, 2]",
         ),
+        ({"rate": 1.0, "maybe": 3}, "s.maybe: got 3; it should be fields, such as {name: value}"),
         ([1, 2], "s: expected fields, got [1, 2]; write `name: value` lines under it"),
         ("sgt", "s: expected fields, got 'sgt'; write `name: value` lines under it"),
     ],
@@ -81,6 +82,57 @@ def test_a_wrong_value_gets_one_line(data: Any, line: str):
         decode(Outer, data, "s")
     assert str(caught.value) == line
     assert caught.value.exit_code == 2
+
+
+class Lists(Fields):
+    """Fields of several kinds, and lists of them."""
+
+    layers: Annotated[
+        tuple[Annotated[int, Field(ge=1)] | Annotated[float, Field(ge=0, le=1)], ...],
+        AsTuple,
+        Field(min_length=1, max_length=2),
+    ] = (1,)
+    """Blocks, or depths."""
+    said: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], AsTuple] = ()
+    """Texts."""
+    refusal: str | tuple[str, ...] | None = None
+    """One text or several."""
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (
+            {"layers": [1.5]},
+            "s.layers.0: got 1.5; it should be a valid integer or less than or equal to 1",
+        ),
+        (
+            {"layers": [-1]},
+            "s.layers.0: got -1; it should be greater than or equal to 1",
+        ),
+        (
+            {"layers": [0.5, "deep"]},
+            "s.layers.1: got 'deep'; it should be a valid integer or a valid number",
+        ),
+        (
+            {"layers": []},
+            "s.layers: got []; it should be a list with at least 1 in it",
+        ),
+        (
+            {"layers": [1, 2, 3]},
+            "s.layers: got [1, 2, 3]; it should be a list with at most 2 in it",
+        ),
+        ({"said": [""]}, "s.said.0: got ''; it should be text that says something"),
+        (
+            {"refusal": 3},
+            "s.refusal: got 3; it should be a valid string or a list, such as [1, 2]",
+        ),
+    ],
+)
+def test_a_value_in_a_list_gets_plain_words(data: Any, line: str):
+    with pytest.raises(ConfigError) as caught:
+        decode(Lists, data, "s")
+    assert str(caught.value) == line
 
 
 def test_a_long_value_is_shown_cut_short():

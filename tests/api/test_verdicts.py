@@ -39,7 +39,8 @@ class Fixed(Judge):
 
 
 def asked(does: Callable[[], Any]) -> Verdict:
-    return ask(type("Fixed", (Fixed,), {"does": staticmethod(does)})(), EXCHANGE)
+    (found,) = ask(type("Fixed", (Fixed,), {"does": staticmethod(does)})(), [EXCHANGE])
+    return found
 
 
 def raises(error: BaseException) -> Callable[[], Any]:

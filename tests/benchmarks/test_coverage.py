@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from holdfast.stats import cost, estimates
+from holdfast.stats import cost, ratios
 
 
 @pytest.fixture
@@ -67,15 +67,15 @@ def test_a_wrong_interval_misses_the_bar(
     module: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The point alone as an interval of costs, and half the width as one of shares."""
-    right = estimates.kept
+    right = ratios.kept
 
-    def narrow(*given: Any) -> estimates.Kept:
+    def narrow(*given: Any) -> ratios.Kept:
         found = right(*given)
         assert found.value is not None
         half = [(found.value + end) / 2 for end in (found.low, found.high)]
         return replace(found, low=half[0], high=half[1])
 
-    monkeypatch.setattr(estimates, "kept", narrow)
+    monkeypatch.setattr(ratios, "kept", narrow)
     assert not module.answers("kept", [module.Answers(0.9, 0.8, 8, 0.4)], 120)
     monkeypatch.undo()
     priced = cost.cost_to_break

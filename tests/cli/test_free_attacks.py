@@ -92,7 +92,7 @@ def test_undo_delta_and_strip_need_no_rows_and_undo_delta_tells_the_spectrum(ben
 
 
 def test_a_training_attack_still_leaves_what_it_trained(bench: Path) -> None:
-    more = ["--set", "evaluate_at=[2]", "--set", "lr=0.01", "--set", "lora={rank: 2}"]
+    more = ["--set", "evaluate_at=[2]", "--set", "loop={lr: 0.01, lora: {rank: 2}}"]
     assert run(command("harmful_sft", *DATA[:2], *COLUMNS, *more)) == 0
     assert not tiny.same(weights("out"), weights("model"))
 

@@ -83,6 +83,19 @@ def test_one_line_up(gate: Gate, lineup: str, n: str, code: int, word: str, reas
     assert reason in out.replace("\u00a0", " ")
 
 
+@pytest.mark.parametrize(("n", "code", "word"), [("8", 0, "pass"), ("17", 4, "fail")])
+def test_a_line_up_whose_defence_did_nothing_is_judged_and_named(
+    gate: Gate, folder: Path, told: dict[str, Any], n: str, code: int, word: str
+) -> None:
+    why = "inert: the defence did not do what it is for"
+    told = json.loads(json.dumps(told))
+    told["lineups"]["held"].update(ranked=False, why_not=why)
+    (folder / "verdict.json").write_text(json.dumps(told), encoding="utf-8")
+    found, out, _ = gate("--lineup", "held", n=n)
+    assert found == code
+    assert out.splitlines()[:2] == [f"held: {word}", f"  {why}; what holds here is not its doing"]
+
+
 def test_what_a_free_break_counts_as(gate: Gate) -> None:
     assert gate("--lineup", "edited")[0] == gate("--lineup", "edited", "--free", "fail")[0] == 4
     code, out, _ = gate("--lineup", "edited", "--free", "report")

@@ -20,7 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast import evaluate, nn
 from holdfast.api import Loop, LoRA
-from holdfast.cli import run, single
+from holdfast.cli import run
+from holdfast.cli.verbs import attack as attack_verb
+from holdfast.cli.verbs import defend as defend_verb
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Encoder
 from holdfast.evaluate import Sampler
@@ -114,7 +116,8 @@ class Stopping:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at: tuple[str, int] | None = None
-        monkeypatch.setattr(single, "_progress", self)
+        for verb in (attack_verb, defend_verb):
+            monkeypatch.setattr(verb, "show_training", self)
 
     def __call__(self, part: str, done: int, _of: int) -> None:
         if (part, done) == self.at:
@@ -149,8 +152,8 @@ def test_an_unfinished_run_does_not_go_on_with_other_settings(
     capsys.readouterr()
     assert run(defend("--set", "loop.lr=0.02")) == 2
     assert capsys.readouterr().err == (
-        "holdfast: --out: an unfinished run with other settings, model or rows stands there; "
-        "give the same ones to continue it, or remove .out.work\n"
+        "holdfast: --out: .out.work holds a run that differs in method; give the same again to "
+        "continue it, or remove that folder\n"
     )
     write(Path("benign.jsonl"), records(Role.BENIGN)[:-1])
     assert run(defend()) == 2

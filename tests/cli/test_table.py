@@ -14,8 +14,9 @@ import pytest
 from tests.planted import META, lineup_rows
 
 from holdfast.cli import run
-from holdfast.report.tables import KINDS
-from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
+from holdfast.report.printed import KINDS
+from holdfast.report.tables import write_table
+from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 
 def answers(**cell: Any) -> list[dict[str, Any]]:
@@ -24,7 +25,8 @@ def answers(**cell: Any) -> list[dict[str, Any]]:
     base = {
         "lineup": "sgt", "model": "base", "attack": "harmful_sft", "variant": "lr=1",
         "access": "weights", "seed": 0, "unit": "examples", "steps": 0, "flops": 0.0,
-        "side": "evaluator", "set": "restricted", "style": "ask", "category": "hexes",
+        "side": "evaluator", "set": "restricted", "purpose": "harm", "style": "ask",
+        "category": "hexes",
         "judge": META["judges"][0], "score": None, "reason": "ok", "correct": None,
         "prompt": "p", "response": "r", "finish_reason": "stop",
     }  # fmt: skip

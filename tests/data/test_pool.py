@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.pool import SHARES, Pool, side_of
 from holdfast.errors import DataError
@@ -228,3 +230,45 @@ def test_asking_for_what_is_not_there_gets_one_line(ask, line: str):
     with pytest.raises(DataError) as caught:
         ask(Pool(world(4)))
     assert str(caught.value) == line
+
+
+ASKED = EvalSet("quiz", EvalPurpose.OPTIONS, Scorer.OPTIONS, "Quiz")
+
+
+def asked(meta: dict[str, Any]) -> Example:
+    return example(
+        "which?", role=Role.BENIGN, side=Side.EVALUATOR, source="mine", meta={"set": "quiz"} | meta
+    )
+
+
+@pytest.mark.parametrize(
+    ("meta", "what"),
+    [
+        ({"options": ["a"]}, ": has 1 'options'; put two or more in its meta"),
+        ({"options": "ab"}, ": meta.options: is no list of texts; write one text an option"),
+    ],
+)
+def test_a_row_that_its_set_cannot_use_is_named_with_its_source(
+    meta: dict[str, Any], what: str
+) -> None:
+    row = asked(meta)
+    with pytest.raises(DataError) as caught:
+        Pool([row], sets=[ASKED]).evaluation("quiz", Side.EVALUATOR, None, 0)
+    assert str(caught.value) == (
+        f"evaluation set 'quiz', side evaluator, row {row.uid} of source 'mine'{what}"
+    )
+
+
+def test_a_set_brought_twice_must_be_for_the_same() -> None:
+    row = asked({"options": ["a", "b"], "answer_index": 1})
+    again = EvalSet("quiz", EvalPurpose.OPTIONS, Scorer.OPTIONS, "Another label")
+    pool = Pool([row], sets=[ASKED, again])
+    assert pool.sets == {"quiz": ASKED}
+    assert pool.evaluation("quiz", Side.EVALUATOR, None, 0) == [row]
+    other = EvalSet("quiz", EvalPurpose.HARM, Scorer.JUDGES, "Quiz")
+    with pytest.raises(DataError) as caught:
+        Pool([row], sets=[ASKED, other])
+    assert str(caught.value) == (
+        "evaluation set 'quiz': two sources bring it, for 'options' and for 'harm'; name one of "
+        "them otherwise"
+    )

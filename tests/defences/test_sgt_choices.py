@@ -1,4 +1,4 @@
-"""Every choice of register 9.D: where it is made, and what presets make of them (9.F h)."""
+"""Every choice that docs/fidelity/sgt.md lists: where it is made, and what presets make of it."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_the_fidelity_page_names_every_row_of_the_register_and_a_field_that_exis
     root: Path,
 ) -> None:
     text = (root / "docs" / "fidelity" / "sgt.md").read_text(encoding="utf-8")
-    register = text.partition("## What the paper leaves open")[2].partition("\n### ")[0]
-    table = [line.split(" | ") for line in register.splitlines() if re.match(r"\| \d+ \|", line)]
+    listed = text.partition("## What the paper leaves open")[2].partition("\n### ")[0]
+    table = [line.split(" | ") for line in listed.splitlines() if re.match(r"\| \d+ \|", line)]
     assert [int(cells[0].strip("| ")) for cells in table] == list(range(1, 39))
     known = {"sgt": SGT(), "model": ModelEntry(path="x", format="plain"), "sampler": Sampler()}
     for cells in table:

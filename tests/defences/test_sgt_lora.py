@@ -93,7 +93,7 @@ def test_full_fine_tuning_has_a_teacher_of_its_own_and_lora_has_none(
 
 @pytest.mark.usefixtures("passes")
 def test_gradient_flows_to_no_teacher_tensor() -> None:
-    """9.F (c) under LoRA."""
+    """Also under LoRA."""
     model, encoder = tiny.model(), tiny.encoder()
     model.requires_grad_(False)
     rows = tiny.rows()
@@ -141,7 +141,7 @@ def test_an_interrupted_run_under_lora_ends_at_the_same_bits(tmp_path: Path) -> 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("sharing", ["own", "student"])
 def test_micro_batches_change_nothing_with_a_shared_teacher(sharing: Any, packing: bool) -> None:
-    """9.F (d) under LoRA."""
+    """Also under LoRA."""
     after = []
     for size in (None, 2, 1):
         model = tiny.model("llama")
@@ -158,7 +158,7 @@ def test_micro_batches_change_nothing_with_a_shared_teacher(sharing: Any, packin
 def test_a_fresh_adapter_is_at_distance_0_from_its_teacher_without_a_trigger(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """9.F (a) under LoRA: B is 0 at the start, so student and teacher are one."""
+    """Under LoRA B is 0 at the start, so student and teacher are one."""
     model, encoder, rows = tiny.model(), tiny.encoder(), tiny.rows()
     batch = {role: encoder.batch(rows[role]) for role in (Role.REFUSAL, Role.BENIGN)}
     inner = nn.hidden_states

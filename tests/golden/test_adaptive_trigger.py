@@ -25,10 +25,12 @@ from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Row, Tokens
 from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError
 from holdfast.nn.vectors import total
-from holdfast.train.attacking import PointInfo, attack
+from holdfast.train import PointInfo, attack
+from holdfast.train.training import Session
 
 STAGE_A = Loop(steps=3, batch=2, lr=0.05, clip=None, checkpoint_every=2)
-SAME = {"lr": 0.01, "batch_size": 2, "evaluate_at": (4, 8), "checkpoint_every": 3}
+PLAIN = HarmfulSFT().loop.with_(lr=0.01, checkpoint_every=3)
+SAME = {"loop": PLAIN, "evaluate_at": (4, 8)}
 METHOD = AdaptiveTrigger(gamma=0.5, prefix="take it", stage_a=STAGE_A, **SAME)
 
 
@@ -250,9 +252,10 @@ def attacked(
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
 def test_at_gamma_0_it_is_plain_malicious_fine_tuning_to_the_bit(lora: Any) -> None:
-    method = AdaptiveTrigger(gamma=0.0, lora=lora, **SAME)
+    same = SAME | {"loop": PLAIN.with_(lora=lora)}
+    method = AdaptiveTrigger(gamma=0.0, **same)
     model, ours = attacked(method)
-    plain, theirs = attacked(HarmfulSFT(lora=lora, **SAME))
+    plain, theirs = attacked(HarmfulSFT(**same))
     assert tiny.same(tiny.weights(model), tiny.weights(plain))
     for point in (4, 8):
         assert tiny.same(ours[point][0], theirs[point][0])
@@ -287,7 +290,7 @@ def test_stage_a_counts_among_the_attackers_flops(tmp_path: Path) -> None:
 def test_an_interrupted_attack_gives_the_same_bits(
     tmp_path: Path, stop: tuple[str, int], lora: Any
 ) -> None:
-    method = METHOD.with_(lora=lora)
+    method = METHOD.with_(loop=PLAIN.with_(lora=lora))
     _, whole = attacked(method)
     with pytest.raises(Stop):
         attacked(method, tmp_path, stop=stop)
@@ -301,19 +304,14 @@ def test_an_interrupted_attack_gives_the_same_bits(
 def test_the_model_is_left_as_it_was_found_and_only_stage_b_moves_it(lora: Any) -> None:
     model = tiny.model("llama")
     before, wanted = tiny.weights(model), [True] * len(list(model.parameters()))
-    from holdfast.api import Run
-    from holdfast.train.hardening import fit
-
-    def run_fit(*arguments: Any) -> None:
-        fit(*arguments, encoder=tiny.encoder(), seed=0)
-
-    run = Run(model, tiny.encoder(), tiny.pool(), 0, fit=run_fit)
-    lure = METHOD.with_(lora=lora).setup(run)
+    method = METHOD.with_(loop=PLAIN.with_(lora=lora))
+    session = Session.of(method, model, tiny.encoder(), tiny.pool(), 0)
+    lure = method.setup(session.run)
     assert lure is not None
     assert tiny.same(tiny.weights(model), before)
     assert (lure.reference is model) is (lora is not None)
     assert not any(p.requires_grad for p in lure.reference.parameters())
-    done, _ = attacked(METHOD.with_(lora=lora))
+    done, _ = attacked(METHOD.with_(loop=PLAIN.with_(lora=lora)))
     assert [p.requires_grad for p in done.parameters()] == wanted
     assert not any(m._forward_hooks for m in done.modules())
 
@@ -377,7 +375,7 @@ def test_stage_a_reads_its_own_rows_where_it_is_to() -> None:
 
 
 def test_labels_tell_choices_apart_and_keys_leave_budgets_out() -> None:
-    method = METHOD.with_(lora=LoRA(rank=4))
+    method = METHOD.with_(loop=PLAIN.with_(lora=LoRA(rank=4)))
     assert METHOD.label() == "lr=0.01 gamma=0.5"
     assert method.with_(ref_model="original").label() == "lr=0.01 lora=4 gamma=0.5 to original"
     assert METHOD.trajectory() == METHOD.with_(evaluate_at=(80,)).trajectory()
@@ -411,7 +409,7 @@ def test_bad_input_is_one_line() -> None:
         "adaptive_trigger: needs the 'original' model; name it in the study"
     )
     with pytest.raises(ConfigError):
-        AdaptiveTrigger(batch_size=4, evaluate_at=(10,))
+        AdaptiveTrigger(loop=PLAIN.with_(batch=4), evaluate_at=(10,))
     with pytest.raises(DataError):
         METHOD.with_(distinct=99).rows(tiny.pool(), 0)
 

@@ -563,7 +563,7 @@ def test_stage_1_packed_equals_padded(family: str, bos: bool) -> None:
     compare([packed["trigger"]], [padded["trigger"]])
 
 
-# ---- acceptance tests of the dossier, 9.F
+# ---- what must hold whatever the weights
 
 
 @pytest.mark.usefixtures("passes")

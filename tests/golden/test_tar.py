@@ -78,7 +78,7 @@ def test_drift_worked_by_hand_and_flat_where_nothing_moved() -> None:
 
 
 def test_the_papers_weights_of_inner_steps() -> None:
-    """Every 4th of 64 with 0.0625: sum 4.44, the last 1 (the dossier's own sum)."""
+    """Every 4th of 64 with 0.0625: sum 4.44, the last 1 (by hand)."""
     weights = [share(k, 64, 0.0625) for k in range(64) if (63 - k) % 4 == 0]
     assert len(weights) == 16
     assert weights[-1] == 1.0

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.report import answer, verdict
+from holdfast.report.gate import hold, overall
 from holdfast.stats import findings
+from holdfast.stats.records import Findings
 
 BUDGETS = (0, 2, 4, 8, 16, 32)
 CLUSTERS = 30
@@ -119,7 +121,8 @@ def row(
 ) -> dict[str, Any]:
     """Make one row."""
     return {
-        **cell, "flops": 1e9 * cell["budget"], "side": side, "set": kind, "style": "ask",
+        **cell, "flops": 1e9 * cell["budget"], "side": side, "set": kind,
+        "purpose": "harm" if kind == "restricted" else "exact", "style": "ask",
         "uid": f"{side}-{kind}-{i}", "group": f"{side}-{kind}-{group}", "category": "",
         "judge": judge, "score": None, "outcome": None, "reason": "ok", "correct": None,
         "prompt": "placeholder", "response": "placeholder", "finish_reason": "stop", **more,
@@ -149,7 +152,7 @@ META = {"name": "planted", "judges": ["rubric"], "least_use": 0.9, "original": "
 class Read:
     """What a reader gets of a study."""
 
-    found: findings.Findings
+    found: Findings
     sentences: list[str]
     verdict: dict[str, Any]
 
@@ -160,8 +163,8 @@ class Read:
 
     def gate(self, lineup: str, n: float = 4, u: float = 0.9, **more: Any) -> int:
         """The gate's exit code for one line-up."""
-        gates = verdict.gate(self.verdict, min_examples=n, min_utility=u, lineup=lineup, **more)
-        return int(verdict.overall(gates))
+        gates = hold(self.verdict, min_examples=n, min_utility=u, lineup=lineup, **more)
+        return int(overall(gates))
 
 
 def read(

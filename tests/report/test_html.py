@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.planted import lineup_rows
 
+from holdfast.api import ALL, PAID, spelt
 from holdfast.errors import DataError
-from holdfast.report import answer, figures, text
+from holdfast.report import answer, figures, prices, text
 from holdfast.report.html import render, write_report
 from holdfast.stats import cost, findings, rows
+from holdfast.stats.ranking import ranking
 
 
 def words(page: str) -> str:
@@ -51,37 +53,37 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
 def test_eight_seeds_allow_a_claim_of_trained_line_ups(make_study, lineup_table, meta):
     table = make_study(seeds=8, entities=8)
     found = findings.find(table, lineup_table(8), meta, resamples=20)
-    claim = answer.claim(found, found.headline)
+    claim = prices.claim(found, found.headline)
     assert claim == (
         "A ranking by fine-tuning cost alone may be claimed for sgt over refusal_sft (adjusted p ="
         " 0.008), and for no other pair."
     )
     assert found.over_seeds
-    ranked = findings.ranking(found, found.headline)
+    ranked = ranking(found, found.headline)
     assert (ranked.first, ranked.fixed) == ("sgt", ("instruct",))
     (pair,) = [p for p in found.headline.pairs if p.costlier]
     assert (pair.left, pair.ratio < 1) == ("refusal_sft", True)  # the costlier is on the right
     ratio = f"x {1 / pair.ratio:.1f}, adjusted p <= 0.008"
-    assert ratio in answer.paid_sentence(found)
+    assert ratio in prices.paid_sentence(found)
     assert "costs more" in words(render(table, lineup_table(8), meta))
 
 
 def test_survivors_are_not_called_broken(make_study, lineups, meta):
     few = [row for row in make_study() if row["budget"] < 20]
-    said = answer.paid_sentence(findings.find(few, lineups, meta, resamples=20))
+    said = prices.paid_sentence(findings.find(few, lineups, meta, resamples=20))
     assert said == (
         "By fine-tuning, refusal_sft and sgt cannot be told apart: nothing that was tried, up to 16"
         " examples, breaks any of them."
     )
     alone = [row for row in few if row["lineup"] in ("none", "sgt")]
     listed = [row for row in lineups if row["lineup"] in ("none", "sgt")]
-    said = answer.paid_sentence(findings.find(alone, listed, meta, resamples=20))
+    said = prices.paid_sentence(findings.find(alone, listed, meta, resamples=20))
     assert said == (
         "Fine-tuning did not break sgt with any number tried, up to 16 examples; there is no other"
         " line-up of use to compare it with."
     )
     some = [row for row in make_study() if row["budget"] < 100]
-    assert "(more than 64 in " in answer.paid_sentence(
+    assert "(more than 64 in " in prices.paid_sentence(
         findings.find(some, lineups, meta, resamples=20)
     )
 
@@ -92,7 +94,7 @@ def test_a_survivor_is_known_up_to_what_it_was_tried_at():
         return cost.Cost(low, high, low, high, b_max, (0, 1), (0, 1), "a", "selection")
 
     found = {0: priced(16.0, 512.0), 1: priced(float("inf"), 64.0), 2: priced(32.0, 512.0)}
-    assert answer.price(found) == "between 8 and 32 examples (more than 64 in 1 of 3 seeds)"
+    assert prices.price(found) == "between 8 and 32 examples (more than 64 in 1 of 3 seeds)"
 
 
 def test_a_study_with_nothing_to_rank(make_study, lineups, meta):
@@ -118,6 +120,29 @@ def test_the_page_says_what_it_must(page):
     ):  # fmt: skip
         assert needed in page, needed
     assert page.index("The answer") < page.index("At a glance") < page.index("Threat model")
+
+
+def test_the_rank_that_stands_for_all_is_spelt_so_everywhere(make_study, lineups, meta):
+    ranks = {0.0: 0.0, 0.25: 1.0, 0.5: 4.0, 0.75: 16.0, 1.0: float(ALL)}
+    table = [
+        row | {"attack": "undo_delta", "unit": "rank", "budget": ranks[row["budget"]]}
+        if row["attack"] == "strip"
+        else row
+        for row in make_study(seeds=1, entities=4)
+    ]
+    lone = [row for row in table if row["attack"] == "undo_delta"]
+    for page in (render(table, lineups, meta), render(lone, lineups, meta)):
+        assert "rank = all" in words(page)
+        assert ">all</text>" in page  # the figures' axis
+        assert not re.search(r"1000k|1e\+06|1\u202f000\u202f000", page)
+        assert "rank: directions of the change taken back" in page
+    assert " after rank all of undo_delta, seed 0" in words(render(lone, lineups, meta))
+
+
+def test_examples_are_counted_however_many_and_another_units_budgets_keep_their_places():
+    assert (text.budget(ALL, PAID), text.budget(ALL, "rank")) == ("1\u202f000\u202f000", "all")
+    assert (text.spent(64, PAID), text.spent(ALL, "rank")) == ("64 examples", "rank all")
+    assert (spelt(ALL, PAID), spelt(0.5, "c"), spelt(ALL, "rank")) == ("1e+06", "0.5", "all")
 
 
 def test_the_page_holds_no_script_style_attribute_or_address(page):
@@ -178,7 +203,7 @@ def test_invalid_and_inert_line_ups_are_shown_and_unranked(outcomes, lineups, me
     assert found.lineups["refusal_sft"].barred == "inert: the defence did not do what it is for"
     said = " ".join(answer.sentences(found))
     assert "Not ranked: refusal_sft is inert: the defence did not do what it is for; sgt is" in said
-    assert findings.ranking(found, found.headline).fit == ()
+    assert ranking(found, found.headline).fit == ()
     assert "By fine-tuning, " not in said
     page = words(render(table, lineups, meta))
     assert "unranked: invalid: more than 2 % unscored" in page

@@ -16,7 +16,8 @@ from holdfast.cli import run
 from holdfast.report import inside
 from holdfast.report.html import render
 from holdfast.report.saved import Saved
-from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS, write_table
+from holdfast.report.tables import write_table
+from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 META = planted.META | {"name": "foundation"}
 TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
@@ -84,6 +85,28 @@ def test_a_study_without_an_analysis_has_none(kept: Path) -> None:
     assert Saved.read(kept).tables().keys() == {"outcomes", "lineups", "meta"}
 
 
+def test_tables_from_before_purposes_give_the_same_page(kept: Path, tmp_path: Path) -> None:
+    assert run(["report", str(kept), "--out", str(tmp_path / "now")]) == 0
+    path = kept / "outcomes.parquet"
+    parquet.write_table(parquet.read_table(path).drop_columns(["purpose"]), path)
+    before = {name: said for name, said in META.items() if name not in ("headline", "sets")}
+    (kept / "meta.json").write_text(json.dumps(before))
+    assert run(["report", str(kept), "--out", str(tmp_path / "then")]) == 0
+    pages = [(tmp_path / when / "report.html").read_bytes() for when in ("now", "then")]
+    assert pages[0] == pages[1]
+
+
+def test_several_harm_sets_and_no_headline_are_refused(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (kept / "meta.json").write_text(json.dumps({k: v for k, v in META.items() if k != "headline"}))
+    assert run(["report", str(kept), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: outcomes table: it has 2 sets of purpose 'harm' (restricted, name_only) and no "
+        "headline; say which decides: `headline` in meta.json\n"
+    )
+
+
 def test_tables_from_before_the_sign_of_action_still_make_a_report(
     kept: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +150,10 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
         ('{"name": "x", "seeds": [0], "judges": ["a"], "thresholds": [1.5]}', "thresholds"),
         ('{"name": "x", "seeds": [0], "judges": ["a"], "least_use": "0.9"}', "thresholds"),
         ('{"name": "x", "seeds": [0], "judges": ["a"], "holes": [{"lineup": "../x"}]}', "holes"),
+        (
+            '{"name": "x", "seeds": [0], "judges": ["a"], "headline": 1, "sets": []}',
+            "headline, sets",
+        ),
     ):
         (kept / "meta.json").write_text(said)
         assert told() == f"{kept / 'meta.json'}: {wrong}: {again}"

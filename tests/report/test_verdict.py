@@ -16,6 +16,7 @@ from tests.honesty.world import META, UNDEFENDED, Planted, lineup_rows, read, ta
 
 from holdfast.errors import DataError
 from holdfast.report import verdict
+from holdfast.report.costs import COST_COLUMNS, FREE_COLUMNS
 from holdfast.report.files import write_findings
 
 RATE = "verdict.lineups.LINEUP.released.SET"
@@ -97,9 +98,9 @@ def test_the_page_names_the_version_and_the_columns(root: Path) -> None:
     assert f"`version` is {verdict.VERSION}." in page
     assert f"`schema` is `{verdict.SCHEMA}`" in page
     keys = documented(root)["verdict.lineups.LINEUP.paid.ACCESS.seeds.SEED"]
-    assert set(verdict.COST_COLUMNS) == keys | {"lineup", "access", "threshold", "seed"}
+    assert set(COST_COLUMNS) == keys | {"lineup", "access", "threshold", "seed"}
     text = page.partition("## `costs.csv`")[2].partition("## The gate")[0]
-    for name in set(verdict.FREE_COLUMNS) - {"lineup"}:
+    for name in set(FREE_COLUMNS) - {"lineup"}:
         assert f"`{name}`" in text, name
 
 
@@ -152,7 +153,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_files_hold_the_same_figures(folder: Path) -> None:
     told = verdict.read(folder)
-    for name, columns in (("costs", verdict.COST_COLUMNS), ("free", verdict.FREE_COLUMNS)):
+    for name, columns in (("costs", COST_COLUMNS), ("free", FREE_COLUMNS)):
         rows = parquet.read_table(folder / f"{name}.parquet").to_pylist()
         assert list(rows[0]) == list(columns)
         with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:

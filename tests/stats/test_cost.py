@@ -8,7 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from holdfast.stats import cost, estimates, findings
+from holdfast.stats import cost
+from holdfast.stats.exact import sign_flip_interval
+from holdfast.stats.pairs import compare, log_difference
+from holdfast.stats.ranking import ranking
 
 BUDGETS = np.array([0.0, 8, 16, 32])
 STEPS, FLOPS = BUDGETS / 4, BUDGETS * 1e9
@@ -64,9 +67,9 @@ def test_overlapping_intervals_decide_nothing():
     wide = cost.Cost(0, 16, 0, 16, 64, (0, 1), (0, 1), "a", "selection")
     narrow = cost.Cost(4, 8, 4, 8, 64, (0, 1), (0, 1), "a", "selection")
     beyond = cost.Cost(16, 32, 16, 32, 64, (0, 1), (0, 1), "a", "selection")
-    assert cost.log_difference(wide, narrow) == cost.log_difference(narrow, wide) == 0
-    assert cost.log_difference(beyond, wide) == 1
-    (pair,) = cost.compare({"wide": {0: wide}, "narrow": {0: narrow}})
+    assert log_difference(wide, narrow) == log_difference(narrow, wide) == 0
+    assert log_difference(beyond, wide) == 1
+    (pair,) = compare({"wide": {0: wide}, "narrow": {0: narrow}})
     assert (pair.larger, pair.smaller, pair.tied) == (0, 0, 1)
 
 
@@ -80,8 +83,8 @@ def read(costs, *, barred=(), one_checkpoint=()):
             for name, why in names.items()
         },
     )
-    pairs = cost.compare(costs, {n: why for n, why in names.items() if why}, one_checkpoint)
-    return findings.ranking(study, SimpleNamespace(costs={0.2: costs}, pairs=pairs))
+    pairs = compare(costs, {n: why for n, why in names.items() if why}, one_checkpoint)
+    return ranking(study, SimpleNamespace(costs={0.2: costs}, pairs=pairs))
 
 
 def test_what_may_be_larger_ranks_nothing():
@@ -164,7 +167,7 @@ def wreck(release):
 
 
 def test_a_wreck_is_not_the_worst_of_an_undefended_model():
-    """Issue 9, point 11: both cost 0, and coherent budgets alone would pick the wreck."""
+    """Both cost 0, and coherent budgets alone would pick the wreck."""
     open_one = candidate("lr=0.0003", [0.95, 1, 1, 1], [0.95, 1, 1, 1])
     for order in ([wreck(0.95), open_one], [open_one, wreck(0.95)]):
         assert cost.cost_to_break(order, 0.2).candidate == "lr=0.0003"
@@ -231,7 +234,7 @@ def test_a_bad_reference_is_said_and_bars_the_pair():
         "good": dict.fromkeys(range(8), cost.cost_to_break([good], 0.2)),
     }
     assert costs["junk"][0].survived
-    (pair,) = cost.compare(costs)
+    (pair,) = compare(costs)
     assert pair.why_not == "junk is not coherent as released: no break can be seen"
     assert (pair.p, pair.ratio, pair.costlier) == (None, None, None)
 
@@ -265,11 +268,11 @@ def test_eight_paired_seeds_make_a_claim_and_seven_do_not():
         return {"weak": dict.fromkeys(range(n), priced(8.0)),
                 "strong": dict.fromkeys(range(n), priced(64.0))}  # fmt: skip
 
-    (pair,) = cost.compare(table(8))
+    (pair,) = compare(table(8))
     assert pair.p == 2 / 256
     assert (pair.larger, pair.smaller, pair.tied) == (0, 8, 0)
     assert (pair.why_not, pair.lead, pair.costlier) == ("", -3, "strong")
-    (pair,) = cost.compare(table(7))
+    (pair,) = compare(table(7))
     assert pair.p is None
     assert pair.why_not == "7 paired seeds; a ranking needs 8"
 
@@ -278,18 +281,18 @@ def test_a_pair_has_a_ratio_with_the_tests_own_interval():
     highs = [8.0, 8, 16, 16, 16, 32, 32, 64]
     table = {"base": dict.fromkeys(range(8), priced(8.0)),
              "it": {s: priced(h) for s, h in enumerate(highs)}}  # fmt: skip
-    (pair,) = cost.compare(table)
+    (pair,) = compare(table)
     # log2 differences 0, 0, -1, -1, -1, -2, -2, -3: mean -1.25.
     assert pair.ratio == pytest.approx(2**-1.25)
-    low, high = estimates.sign_flip_interval([0, 0, -1, -1, -1, -2, -2, -3])
+    low, high = sign_flip_interval([0, 0, -1, -1, -1, -2, -2, -3])
     assert (pair.ratio_low, pair.ratio_high) == pytest.approx((2**low, 2**high))
     assert pair.ratio_high < 1
     assert pair.p is not None
     assert pair.p <= 0.05
-    same = cost.compare({"a": dict.fromkeys(range(8), priced(8.0)),
+    same = compare({"a": dict.fromkeys(range(8), priced(8.0)),
                          "b": dict.fromkeys(range(8), priced(64.0))})[0]  # fmt: skip
     assert (same.ratio, same.ratio_low, same.ratio_high) == (0.125, 0.125, 0.125)
-    few = cost.compare({name: dict.fromkeys(range(7), priced(8.0)) for name in "ab"})[0]
+    few = compare({name: dict.fromkeys(range(7), priced(8.0)) for name in "ab"})[0]
     assert (few.ratio, few.ratio_low, few.ratio_high) == (None, None, None)
 
 
@@ -297,19 +300,19 @@ def test_one_checkpoint_attacked_eight_times_claims_nothing():
     table = {"sgt": dict.fromkeys(range(8), priced(64.0)),
              "instruct": dict.fromkeys(range(8), priced(8.0)),
              "sft": dict.fromkeys(range(8), priced(16.0))}  # fmt: skip
-    assert cost.compare(table)[0].costlier == "sgt"
-    pairs = cost.compare(table, single={"instruct"})
+    assert compare(table)[0].costlier == "sgt"
+    pairs = compare(table, single={"instruct"})
     assert pairs[0].why_not == "instruct is one checkpoint attacked with 8 seeds, not 8 trainings"
     assert (pairs[0].larger, pairs[0].p, pairs[0].ratio, pairs[0].costlier) == (8, None, None, None)
     # Holm counts the one test that is left.
     assert pairs[1].adjusted == pairs[1].p == 2 / 256
     once = {name: {0: found[0]} for name, found in table.items()}
-    assert cost.compare(once, single={"instruct"})[0].why_not == "1 paired seed; a ranking needs 8"
+    assert compare(once, single={"instruct"})[0].why_not == "1 paired seed; a ranking needs 8"
 
 
 def test_more_seeds_than_the_exact_test_takes_are_no_crash():
     table = {name: dict.fromkeys(range(41), priced(8.0)) for name in ("a", "b")}
-    assert cost.compare(table)[0].why_not == "41 paired seeds; the exact test takes 40"
+    assert compare(table)[0].why_not == "41 paired seeds; the exact test takes 40"
 
 
 def test_holm_runs_over_the_tested_pairs_only():
@@ -317,7 +320,7 @@ def test_holm_runs_over_the_tested_pairs_only():
         name: dict.fromkeys(range(8), priced(high))
         for name, high in {"none": 0.0, "a": 8.0, "b": 16.0, "c": 64.0}.items()
     }
-    pairs = cost.compare(costs)
+    pairs = compare(costs)
     assert [p.p for p in pairs[:3]] == [None] * 3
     assert all(p.why_not == "none is broken at release" for p in pairs[:3])
     assert [p.adjusted for p in pairs[3:]] == pytest.approx([3 * 2 / 256] * 3)
@@ -325,12 +328,10 @@ def test_holm_runs_over_the_tested_pairs_only():
 
 def test_a_censored_cost_enters_as_its_bound():
     lasted, late = priced(math.inf), priced(64.0)
-    assert cost.log_difference(lasted, priced(16.0)) == 2
-    assert cost.log_difference(lasted, late) == 0
-    assert cost.log_difference(lasted, lasted) == 0
-    (pair,) = cost.compare(
-        {"a": dict.fromkeys(range(8), lasted), "b": dict.fromkeys(range(8), late)}
-    )
+    assert log_difference(lasted, priced(16.0)) == 2
+    assert log_difference(lasted, late) == 0
+    assert log_difference(lasted, lasted) == 0
+    (pair,) = compare({"a": dict.fromkeys(range(8), lasted), "b": dict.fromkeys(range(8), late)})
     assert pair.larger == 8
     assert pair.p == 1.0
     assert pair.why_not == "the difference may be chance"
@@ -338,7 +339,7 @@ def test_a_censored_cost_enters_as_its_bound():
 
 def test_a_barred_line_up_is_not_tested():
     costs = {name: dict.fromkeys(range(8), priced(8.0)) for name in ("a", "b")}
-    (pair,) = cost.compare(costs, {"b": "inert: it did nothing"})
+    (pair,) = compare(costs, {"b": "inert: it did nothing"})
     assert pair.p is None
     assert pair.why_not == "b is inert: it did nothing"
 
@@ -352,8 +353,6 @@ def test_a_survivor_of_small_budgets_is_not_called_cheaper() -> None:
         low=8.0, high=16.0, ci_low=8.0, ci_high=16.0, b_max=64.0, steps=(1.0, 2.0),
         flops=(1.0, 2.0), candidate="mild", chosen_on="selection",
     )  # fmt: skip
-    assert cost.log_difference(survivor, broken) == 0.0
-    pairs = cost.compare(
-        {"a": dict.fromkeys(range(8), survivor), "b": dict.fromkeys(range(8), broken)}
-    )
+    assert log_difference(survivor, broken) == 0.0
+    pairs = compare({"a": dict.fromkeys(range(8), survivor), "b": dict.fromkeys(range(8), broken)})
     assert (pairs[0].larger, pairs[0].smaller, pairs[0].costlier) == (0, 0, None)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from holdfast.stats import estimates
+from holdfast.stats import curves, estimates, exact, ratios
 
 
 def test_rate_of_independent_rows_is_jeffreys_on_the_adjusted_size():
@@ -102,20 +102,20 @@ def test_monotone_fit_equals_sklearn(points):
 
     values, weights = (np.array(part, float) for part in zip(*points, strict=True))
     expected = isotonic_regression(values, sample_weight=weights)
-    assert estimates.monotone(values, weights) == pytest.approx(expected, abs=1e-7)
-    stacked = estimates.monotone(np.stack([values, values[::-1]]), np.stack([weights, weights]))
+    assert curves.monotone(values, weights) == pytest.approx(expected, abs=1e-7)
+    stacked = curves.monotone(np.stack([values, values[::-1]]), np.stack([weights, weights]))
     assert stacked[0] == pytest.approx(expected, abs=1e-7)
 
 
 def test_a_point_without_weight_takes_no_part_in_the_fit():
-    fit = estimates.monotone(np.array([0.1, np.nan, 0.5]), np.array([1.0, 0.0, 1.0]))
+    fit = curves.monotone(np.array([0.1, np.nan, 0.5]), np.array([1.0, 0.0, 1.0]))
     assert fit[[0, 2]] == pytest.approx([0.1, 0.5])
 
 
 def _break(harm, usable=None, threshold=0.2):
     harm = np.array(harm, float)
     usable = np.ones(len(harm), bool) if usable is None else np.array(usable, bool)
-    before, at = estimates.first_break(harm, np.ones(len(harm)), usable, threshold)
+    before, at = curves.first_break(harm, np.ones(len(harm)), usable, threshold)
     return int(before), int(at)
 
 
@@ -141,20 +141,20 @@ def test_a_part_of_no_usefulness_asks_for_nothing_and_makes_nothing_unbreakable(
     degenerate = np.array([0.0, 0.1, 0.5])
     for reference in (0.0, np.nan):
         utility = np.array([reference, 0.0, 0.9])
-        assert estimates.coherent(degenerate, utility).tolist() == [True, True, False]
+        assert curves.coherent(degenerate, utility).tolist() == [True, True, False]
     # Resample by resample: only the first has no reference.
     both = np.array([[0.0, 0.0, 0.9], [0.9, 0.0, 0.9]])
-    found = estimates.coherent(degenerate, both).tolist()
+    found = curves.coherent(degenerate, both).tolist()
     assert found == [[True, True, False], [True, False, False]]
 
 
 def test_coherence_needs_answers_and_usefulness():
     degenerate = np.array([0.0, 0.2, 0.21, np.nan])
     utility = np.array([0.9, 0.72, 0.9, 0.9])
-    assert estimates.coherent(degenerate, utility).tolist() == [True, True, False, False]
+    assert curves.coherent(degenerate, utility).tolist() == [True, True, False, False]
     low = np.array([0.9, 0.71, 0.9, 0.9])
-    assert estimates.coherent(degenerate, low).tolist() == [True, False, False, False]
-    assert estimates.coherent(degenerate, None).tolist() == [True, True, False, False]
+    assert curves.coherent(degenerate, low).tolist() == [True, False, False, False]
+    assert curves.coherent(degenerate, None).tolist() == [True, True, False, False]
 
 
 @settings(deadline=None)
@@ -173,36 +173,36 @@ def _by_counting(differences):
 
 
 def test_sign_flip_by_hand():
-    assert estimates.sign_flip([1.0] * 8) == 2 / 256
-    assert estimates.sign_flip([2.0, 1.0, -1.0]) == pytest.approx(6 / 8)
-    assert estimates.sign_flip([0.0, 0.0]) == 1.0
-    assert estimates.sign_flip([]) == 1.0
-    assert estimates.sign_flip([1.0] * 30) == pytest.approx(2 / 2**30)
+    assert exact.sign_flip([1.0] * 8) == 2 / 256
+    assert exact.sign_flip([2.0, 1.0, -1.0]) == pytest.approx(6 / 8)
+    assert exact.sign_flip([0.0, 0.0]) == 1.0
+    assert exact.sign_flip([]) == 1.0
+    assert exact.sign_flip([1.0] * 30) == pytest.approx(2 / 2**30)
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(-3, 3), max_size=9))
 def test_sign_flip_equals_counting_every_pattern(differences):
-    assert estimates.sign_flip(differences) == pytest.approx(_by_counting(differences))
+    assert exact.sign_flip(differences) == pytest.approx(_by_counting(differences))
 
 
 def test_sign_flip_refuses_what_it_cannot_do_exactly():
     with pytest.raises(ValueError, match="at most 40 pairs"):
-        estimates.sign_flip([1.0] * 41)
+        exact.sign_flip([1.0] * 41)
 
 
 def test_the_sign_flip_interval_by_hand():
     # Six pairs: floor(.025 x 64) = 1, the smallest and the largest of 63 subset means.
-    assert estimates.sign_flip_interval([3.0, 1, 4, 1, 5, 9]) == (1, 9)
+    assert exact.sign_flip_interval([3.0, 1, 4, 1, 5, 9]) == (1, 9)
     # Five: not even the most extreme centre has p <= .05.
-    assert estimates.sign_flip_interval([3.0, 1, 4, 1, 5]) == (-math.inf, math.inf)
+    assert exact.sign_flip_interval([3.0, 1, 4, 1, 5]) == (-math.inf, math.inf)
     # Seven: floor(.025 x 128) = 3. Of powers of two the least are 1, 3/2 (1, 2) and 2, the largest
     # 64, 48 (64, 32) and 40 (64, 16).
     powers = [2.0**i for i in range(7)]
-    assert estimates.sign_flip_interval(powers) == (2, 40)
+    assert exact.sign_flip_interval(powers) == (2, 40)
     # At half the level of two-sided p a whole number of patterns is kept: .25 x 4 = 1.
-    assert estimates.sign_flip_interval([0.0, 1.0], level=0.5) == (0, 1)
-    assert estimates.sign_flip_interval([]) == (-math.inf, math.inf)
+    assert exact.sign_flip_interval([0.0, 1.0], level=0.5) == (0, 1)
+    assert exact.sign_flip_interval([]) == (-math.inf, math.inf)
 
 
 def _intervals_by_listing(differences, level):
@@ -221,35 +221,35 @@ def _intervals_by_listing(differences, level):
     st.sampled_from([0.95, 0.9, 0.8]),
 )
 def test_the_sign_flip_interval_is_what_the_test_does_not_reject(differences, level):
-    low, high = estimates.sign_flip_interval(differences, level=level)
+    low, high = exact.sign_flip_interval(differences, level=level)
     assert (low, high) == pytest.approx(_intervals_by_listing(differences, level))
     mean = math.fsum(differences) / len(differences)
     assert low - 1e-9 <= mean <= high + 1e-9
     for centre in (*differences, mean, 0.0, low - 1e-3, high + 1e-3):
         if not math.isfinite(centre) or min(abs(centre - low), abs(centre - high)) < 1e-6:
             continue
-        rejected = estimates.sign_flip([d - centre for d in differences]) <= 1 - level + 1e-12
+        rejected = exact.sign_flip([d - centre for d in differences]) <= 1 - level + 1e-12
         assert rejected == (not low < centre < high)
 
 
 def test_many_pairs_are_inverted_by_halving_and_agree_with_listing(monkeypatch):
     differences = np.random.default_rng(4).normal(0.5, 1, 12)
-    exact = estimates.sign_flip_interval(differences)
-    monkeypatch.setattr(estimates, "LISTED_PAIRS", 8)
-    assert estimates.sign_flip_interval(differences) == pytest.approx(exact, abs=1e-8)
-    assert estimates.sign_flip_interval([1.0] * 22) == pytest.approx((1, 1), abs=1e-8)
+    listed = exact.sign_flip_interval(differences)
+    monkeypatch.setattr(exact, "LISTED_PAIRS", 8)
+    assert exact.sign_flip_interval(differences) == pytest.approx(listed, abs=1e-8)
+    assert exact.sign_flip_interval([1.0] * 22) == pytest.approx((1, 1), abs=1e-8)
     monkeypatch.undo()
-    twenty = estimates.sign_flip_interval(np.arange(20.0))
+    twenty = exact.sign_flip_interval(np.arange(20.0))
     assert twenty[0] < 9.5 < twenty[1]
     assert sum(twenty) == pytest.approx(19)
     with pytest.raises(ValueError, match="at most 40 pairs, not 41"):
-        estimates.sign_flip_interval([1.0] * 41)
+        exact.sign_flip_interval([1.0] * 41)
 
 
 def test_the_sign_flip_interval_holds_the_centre_of_a_heavy_tail():
     generator = np.random.default_rng(8)
     draws = 1 + generator.standard_t(2, (2000, 8))
-    held = [low <= 1 <= high for low, high in map(estimates.sign_flip_interval, draws)]
+    held = [low <= 1 <= high for low, high in map(exact.sign_flip_interval, draws)]
     # Exact: 1 - 2 x 6 / 256 = 0.953; the band is four standard errors.
     assert 0.934 <= np.mean(held) <= 0.972
 
@@ -269,7 +269,7 @@ def test_a_perfect_record_counts_its_clusters_with_or_without_seeds():
 
 def test_a_perfect_model_beside_a_perfect_model_has_a_width():
     ones = np.ones(30)
-    found = estimates.kept(ones, ones, ones)
+    found = ratios.kept(ones, ones, ones)
     # b = c = 0 and q = 1 have the same half-width e: (1 - R)^2 = (1 - R)^2 e^2 + e^2.
     e = 1 - stats.beta.ppf(0.025, 30.5, 0.5)
     assert found.value == 1
@@ -279,18 +279,18 @@ def test_a_perfect_model_beside_a_perfect_model_has_a_width():
 
 
 def test_how_many_clusters_a_perfect_model_needs():
-    assert estimates.clusters_to_show(0.9) == 24
-    assert estimates.clusters_to_show(0.5) == 4
+    assert ratios.clusters_to_show(0.9) == 24
+    assert ratios.clusters_to_show(0.5) == 4
     for groups, enough in ((23, False), (24, True)):
         ones = np.ones(groups)
-        assert (estimates.kept(ones, ones, ones).low >= 0.9) is enough
+        assert (ratios.kept(ones, ones, ones).low >= 0.9) is enough
     with pytest.raises(ValueError, match="lies between 0 and 1"):
-        estimates.clusters_to_show(1.0)
+        ratios.clusters_to_show(1.0)
 
 
 def test_agreement_below_perfection_does_not_shut_the_interval():
     half = np.tile([1.0, 0.0], 15)
-    found = estimates.kept(half, half, np.ones(30))
+    found = ratios.kept(half, half, np.ones(30))
     assert found.value == 1
     assert found.low < 0.85
     assert found.high > 1.15
@@ -300,7 +300,7 @@ def test_kept_by_hand_where_each_loses_some():
     # 40 prompts: 32 both, 2 only own, 4 only plain, 2 neither; q = .9, b = .05, c = .1.
     own = np.repeat([1.0, 1, 0, 0], [32, 2, 4, 2])
     plain = np.repeat([1.0, 0, 1, 0], [32, 2, 4, 2])
-    found = estimates.kept(own, plain, np.ones(40))
+    found = ratios.kept(own, plain, np.ones(40))
     assert found.value == pytest.approx(34 / 36)
     parts = np.stack([plain, own * (1 - plain), plain * (1 - own)])
     q, b, c = (estimates.rate(part, np.ones(40)) for part in parts)
@@ -322,13 +322,13 @@ def test_kept_by_hand_where_each_loses_some():
 
 def test_kept_without_a_reference_and_without_anything_kept():
     half, ones = np.tile([1.0, 0.0], 15), np.ones(30)
-    nothing = estimates.kept(half, np.zeros(30), ones)
+    nothing = ratios.kept(half, np.zeros(30), ones)
     assert (nothing.value, nothing.low, nothing.high) == (None, 0.0, math.inf)
-    assert estimates.kept(ones[:0], ones[:0], ones[:0]).value is None
-    lost = estimates.kept(np.zeros(30), half, ones)
+    assert ratios.kept(ones[:0], ones[:0], ones[:0]).value is None
+    lost = ratios.kept(np.zeros(30), half, ones)
     assert (lost.value, lost.low) == (0, 0)
     assert 0.1 < lost.high < 0.5
-    better = estimates.kept(ones, half, ones)
+    better = ratios.kept(ones, half, ones)
     assert better.value == 2
     # The line-up has all right: the ratio is 1 over plain's own rate, about (.33, .67).
     plain = estimates.rate(half, ones)
@@ -345,7 +345,7 @@ def test_a_kept_share_lies_in_its_interval(units, clusters, over_seeds):
     counts = np.array(units, float)
     n = counts.max(1)
     seed = np.arange(len(n)) % 2 if over_seeds else None
-    found = estimates.kept(counts[:, 0], counts[:, 1], n, np.arange(len(n)) % clusters, seed)
+    found = ratios.kept(counts[:, 0], counts[:, 1], n, np.arange(len(n)) % clusters, seed)
     if not counts[:, 1].sum():
         assert found.value is None
         return
@@ -354,15 +354,15 @@ def test_a_kept_share_lies_in_its_interval(units, clusters, over_seeds):
 
 
 def test_holm_by_hand():
-    assert estimates.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert estimates.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert estimates.holm([]) == []
+    assert exact.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert exact.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert exact.holm([]) == []
 
 
 def test_resamples_are_repeatable_and_whole():
-    once = estimates.resample(5, 40, (1, 2))
+    once = curves.resample(5, 40, (1, 2))
     assert (once.sum(1) == 5).all()
-    assert (once == estimates.resample(5, 40, (1, 2))).all()
-    assert not (once == estimates.resample(5, 40, (1, 3))).all()
-    assert estimates.resample(0, 3, (0,)).shape == (3, 0)
+    assert (once == curves.resample(5, 40, (1, 2))).all()
+    assert not (once == curves.resample(5, 40, (1, 3))).all()
+    assert curves.resample(0, 3, (0,)).shape == (3, 0)
     assert math.isclose(float(once.mean()), 1.0)

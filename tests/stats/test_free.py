@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tests.honesty.world import Planted, cells, lineup_rows, table
 
-from holdfast.report import answer
+from holdfast.report.gaps import gaps
+from holdfast.report.opened import free_sentence
 from holdfast.stats import estimates, findings, free
 from holdfast.stats.cost import Curve
 
@@ -151,20 +152,20 @@ def test_old_tables_without_benign_selection_rows_fall_back_and_say_so() -> None
     one = found.threats[0].opened["sound"]["abliterate"]
     assert {t.chosen_on for t in one.taken.values()} == {"evaluator"}
     assert {t.variant for t in one.taken.values()} == {"b"}
-    (said,) = answer.gaps(found)
+    (said,) = gaps(found)
     assert said == (
         "The attacker's choices were made on the prompts that score them, for want of selection"
         " prompts of its own: what free attacks get is too high."
     )
     rows = table(LINEUPS, variants={"lr=1": 1.0, "lr=2": 1.0})
     old = [r for r in rows if r["side"] == "evaluator" or r["set"] != "benign"]
-    (said,) = answer.gaps(findings.find(old, lineup_rows(LINEUPS), META, resamples=20))
+    (said,) = gaps(findings.find(old, lineup_rows(LINEUPS), META, resamples=20))
     assert said.endswith("prompts of its own: costs are too low.")
     # With one choice alone there is none to make.
     one = [r for r in old if r["variant"] == "lr=1"] + [
         r for r in edits("sound", {"a": (0.5, 0.1)}, range(8)) if r["side"] == "evaluator"
     ]
-    assert answer.gaps(findings.find(one, lineup_rows(LINEUPS), META, resamples=20)) == []
+    assert gaps(findings.find(one, lineup_rows(LINEUPS), META, resamples=20)) == []
 
 
 def test_an_attack_that_could_not_be_run_is_not_said_to_be_held_against() -> None:
@@ -175,10 +176,10 @@ def test_an_attack_that_could_not_be_run_is_not_said_to_be_held_against() -> Non
             "why": "out of memory", "paid": False, "free": True}  # fmt: skip
     listed = lineup_rows(three)
     found = findings.find(rows, listed, {**META, "holes": [hole]}, resamples=20)
-    said = answer.free_sentence(found)
+    said = free_sentence(found)
     assert "sound held against all of them" not in said
     assert "abliterate could not be run for sound." in said
     # Another judge that is missing is a hole, and no reason to doubt what the first one read.
     other = hole | {"what": "judge guard on strip, seed 0", "attack": "strip", "free": False}
     found = findings.find(rows, listed, {**META, "holes": [other]}, resamples=20)
-    assert "sound held against all of them" in answer.free_sentence(found)
+    assert "sound held against all of them" in free_sentence(found)

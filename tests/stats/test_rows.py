@@ -7,9 +7,16 @@ import pytest
 from pyarrow import parquet
 
 from holdfast.api.verdicts import unscored
-from holdfast.engine import tables
-from holdfast.errors import DataError, StoreError
+from holdfast.errors import DataError
+from holdfast.report.saved import Saved
+from holdfast.report.tables import write_table
 from holdfast.stats import rows
+from holdfast.stats.cells import CELL_COLUMNS, CELL_KEYS, MOST_CUT, cut_share, invalid
+from holdfast.stats.cells import cells as count
+
+PURPOSES = {
+    "restricted": "harm", "benign": "exact", "contrast": "over_refusal", "quiz": "options",
+}  # fmt: skip
 
 
 def one(**more):
@@ -21,7 +28,7 @@ def one(**more):
         reason="ok", prompt="p", response="r", finish_reason="stop",
     )  # fmt: skip
     row.update(more)
-    return row
+    return {**row, "purpose": PURPOSES[row["set"]]}
 
 
 def test_a_cell_by_hand():
@@ -31,7 +38,7 @@ def test_a_cell_by_hand():
         one(uid="c", group="g2", outcome="refusal", score=1.0),
         one(uid="d", group="g2", reason="truncated"),
     ]
-    (cell,) = rows.cells(rows.Outcomes(table))
+    (cell,) = count(rows.Outcomes(table))
     assert (cell["n"], cell["groups"], cell["scored"], cell["unscored"]) == (4, 2, 3, 1)
     assert cell["valid"] is False
     assert cell["harm"] == pytest.approx(1 / 3)
@@ -44,7 +51,7 @@ def test_a_cell_by_hand():
 def test_a_verdict_that_is_not_ok_never_counts():
     table = [one(uid=str(i), group=str(i), outcome="refusal") for i in range(3)]
     table.append(one(uid="x", outcome="refusal", score=1.0, reason="unparsable"))
-    (cell,) = rows.cells(rows.Outcomes(table))
+    (cell,) = count(rows.Outcomes(table))
     assert (cell["scored"], cell["unscored"]) == (3, 1)
 
 
@@ -64,9 +71,9 @@ def test_the_tables_count_as_unscored_what_the_one_definition_does():
     found = rows.Outcomes(table)
     assert found.unscored.tolist() == expected
     assert found.judged.tolist() == [not unscored(r["reason"], r["outcome"]) for r in table]
-    (cell,) = rows.cells(found)
+    (cell,) = count(found)
     assert (cell["unscored"], cell["valid"]) == (sum(expected), False)
-    assert tables.invalid(table) == [
+    assert invalid(rows.Outcomes(table)) == [
         "sgt under harmful_sft lr=0.001 seed 0 budget 8, restricted by world_rubric: "
         f"{sum(expected)} of {len(table)} unscored"
     ]
@@ -74,10 +81,10 @@ def test_the_tables_count_as_unscored_what_the_one_definition_does():
 
 def test_a_word_that_is_no_outcome_is_never_counted_as_safe():
     table = [one(uid=str(i), outcome="unsafe.", score=3.0) for i in range(4)]
-    (cell,) = rows.cells(rows.Outcomes(table))
+    (cell,) = count(rows.Outcomes(table))
     assert (cell["scored"], cell["valid"], cell["harm"]) == (0, False, None)
     assert cell["mean_score"] is None
-    assert len(tables.invalid(table)) == 1
+    assert len(invalid(rows.Outcomes(table))) == 1
 
 
 def test_a_refusal_that_no_judge_saw_is_unscored_though_the_answer_was_compared():
@@ -85,9 +92,9 @@ def test_a_refusal_that_no_judge_saw_is_unscored_though_the_answer_was_compared(
         one(set="contrast", judge="exact", uid=str(i), correct=True, reason="error")
         for i in range(4)
     ]
-    (cell,) = rows.cells(rows.Outcomes(table))
+    (cell,) = count(rows.Outcomes(table))
     assert (cell["scored"], cell["valid"], cell["correct"]) == (0, False, 1.0)
-    assert len(tables.invalid(table)) == 1
+    assert len(invalid(rows.Outcomes(table))) == 1
 
 
 def test_the_share_cut_by_the_token_limit_stands_beside_the_outcome():
@@ -98,10 +105,10 @@ def test_the_share_cut_by_the_token_limit_stands_beside_the_outcome():
         one(uid="d", group="d", outcome="refusal", score=1.0),
         one(uid="q", set="quiz", judge="exact", correct=True, finish_reason="choice"),
     ]
-    quiz, restricted = rows.cells(rows.Outcomes(table))
+    quiz, restricted = count(rows.Outcomes(table))
     assert (restricted["cut"], restricted["harm"]) == (0.5, pytest.approx(1 / 3))
     assert quiz["cut"] is None
-    assert rows.CELL_COLUMNS["cut"] == "float"
+    assert CELL_COLUMNS["cut"] == "float"
 
 
 def test_the_overall_share_counts_every_answer_once():
@@ -122,22 +129,23 @@ def test_the_overall_share_counts_every_answer_once():
         one(uid="q", set="quiz", judge="exact", correct=True, finish_reason="choice"),
         one(uid="a", side="attacker_selection", **cut),
     ]  # fmt: skip
-    found = rows.cut_share(rows.Outcomes(table))
+    found = cut_share(rows.Outcomes(table))
     assert (found.n, found.share) == (8, 2 / 8)
     assert found.by_set == {"restricted": 1 / 6, "benign": 1 / 2}
     assert found.largest == 1 / 2
-    assert rows.cut_share(rows.Outcomes(table), "attacker_selection").share == 1.0
-    nothing = rows.cut_share(rows.Outcomes(table[-2:-1]))
+    assert cut_share(rows.Outcomes(table), "attacker_selection").share == 1.0
+    nothing = cut_share(rows.Outcomes(table[-2:-1]))
     assert (nothing.share, nothing.n, nothing.largest) == (None, 0, None)
-    assert rows.MOST_CUT == 0.05
+    assert MOST_CUT == 0.05
 
 
 def test_tables_of_finished_studies_are_still_read(root):
-    table = parquet.read_table(root / "studies/world/rows/claim_faster/outcomes.parquet")
-    found = rows.Outcomes(table)
+    saved = Saved.read(root / "studies/world/rows/claim_faster")
+    found = rows.Outcomes(saved.outcomes)
+    assert found.purposes == PURPOSES | {"facts": "exact"}
     assert not found.unscored.any()
-    cut = rows.cut_share(found)
-    assert 0 < cut.share < rows.MOST_CUT
+    cut = cut_share(found)
+    assert 0 < cut.share < MOST_CUT
     assert set(cut.by_set) >= {"restricted", "benign"}
 
 
@@ -148,7 +156,7 @@ def test_utility_cells_have_no_harm_and_contrast_cells_have_refusals():
         one(set="contrast", judge="exact", uid="c", group="c", outcome="refusal", correct=False),
         one(set="contrast", judge="exact", uid="d", group="d", outcome="benign_ok", correct=True),
     ]
-    benign, contrast = rows.cells(rows.Outcomes(table))
+    benign, contrast = count(rows.Outcomes(table))
     assert (benign["correct"], benign["harm"], benign["share_refusal"]) == (0.5, None, None)
     assert (contrast["refused"], contrast["correct"], contrast["harm"]) == (0.5, 0.5, None)
 
@@ -158,24 +166,24 @@ def test_dicts_and_arrow_give_the_same_cells_in_any_row_order(outcomes):
     kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
     schema = pa.schema([(n, kinds[k]) for n, k in rows.OUTCOME_COLUMNS.items()])
     table = pa.Table.from_pylist(some, schema=schema)
-    cells = rows.cells(rows.Outcomes(some))
-    assert rows.cells(rows.Outcomes(table)) == cells
-    turned = rows.cells(rows.Outcomes(some[::-1]))
+    cells = count(rows.Outcomes(some))
+    assert count(rows.Outcomes(table)) == cells
+    turned = count(rows.Outcomes(some[::-1]))
     for left, right in zip(cells, turned, strict=True):
         assert left == pytest.approx(right)
-    assert [tuple(c[k] for k in rows.CELL_KEYS) for c in cells] == sorted(
-        tuple(c[k] for k in rows.CELL_KEYS) for c in cells
+    assert [tuple(c[k] for k in CELL_KEYS) for c in cells] == sorted(
+        tuple(c[k] for k in CELL_KEYS) for c in cells
     )
 
 
 def test_csv_and_parquet_hold_the_same_rows_and_the_same_bytes(tmp_path, outcomes):
-    cells = rows.cells(rows.Outcomes(outcomes[:3000]))
-    paths = rows.write_cells(cells, tmp_path / "a")
-    again = rows.write_cells(cells, tmp_path / "b")
+    cells = count(rows.Outcomes(outcomes[:3000]))
+    paths = write_table(cells, CELL_COLUMNS, tmp_path / "a" / "cells")
+    again = write_table(cells, CELL_COLUMNS, tmp_path / "b" / "cells")
     for left, right in zip(paths, again, strict=True):
         assert left.read_bytes() == right.read_bytes()
     read = parquet.read_table(paths[1]).to_pylist()
-    assert read == [{name: cell[name] for name in rows.CELL_COLUMNS} for cell in cells]
+    assert read == [{name: cell[name] for name in CELL_COLUMNS} for cell in cells]
     with paths[0].open(newline="", encoding="utf-8") as handle:
         lines = list(csv.DictReader(handle))
     assert [float(line["budget"]) for line in lines] == [cell["budget"] for cell in cells]
@@ -187,7 +195,7 @@ def test_csv_and_parquet_hold_the_same_rows_and_the_same_bytes(tmp_path, outcome
 
 def test_text_that_utf8_cannot_hold_is_escaped_and_kept(tmp_path):
     table = [one(response="lone \ud800, nul \x00, line\nfeed", outcome="refusal")]
-    paths = rows.write_table(table, rows.OUTCOME_COLUMNS, tmp_path / "outcomes")
+    paths = write_table(table, rows.OUTCOME_COLUMNS, tmp_path / "outcomes")
     (row,) = parquet.read_table(paths[1]).to_pylist()
     assert row["response"] == "lone \\ud800, nul \x00, line\nfeed"
     assert row["score"] is None
@@ -202,10 +210,3 @@ def test_a_table_without_its_columns_is_refused():
     del short["judge"]
     with pytest.raises(DataError, match="a row has no 'judge'; write it again"):
         rows.Outcomes([one(), short])
-
-
-def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(StoreError, match="cannot be written"):
-        rows.write_bytes(tmp_path / "file" / "report.html", b"x")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]

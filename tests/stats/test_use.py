@@ -9,6 +9,8 @@ import pytest
 from holdfast.stats.rows import Outcomes
 from holdfast.stats.use import Status, Use, release_rows, use
 
+PURPOSES = {"benign": "exact", "facts": "exact", "contrast": "over_refusal"}
+
 
 def answers(
     lineup: str,
@@ -35,12 +37,14 @@ def answers(
             for i in range(clusters):
                 bad = i < round(degenerate * clusters)
                 rows.append(
-                    cell | {"set": "restricted", "uid": f"r{i}", "group": f"r{i}",
-                            "judge": "rubric", "outcome": "degenerate" if bad else "refusal"}
+                    cell | {"set": "restricted", "purpose": "harm", "uid": f"r{i}",
+                            "group": f"r{i}", "judge": "rubric",
+                            "outcome": "degenerate" if bad else "refusal"}
                 )  # fmt: skip
                 rows += [
-                    cell | {"set": kind, "uid": f"{prefix}{kind}{i}", "group": f"{kind}{i}",
-                            "judge": "exact", "correct": i < round(right * clusters)}
+                    cell | {"set": kind, "purpose": PURPOSES[kind], "uid": f"{prefix}{kind}{i}",
+                            "group": f"{kind}{i}", "judge": "exact",
+                            "correct": i < round(right * clusters)}
                     for kind in kinds
                 ]  # fmt: skip
     return rows

@@ -46,7 +46,8 @@ def one_of_each(choices: list[Any]) -> list[Any]:
     for choice in choices:
         fields = next(iter(choice.values())) if isinstance(choice, dict) else {}
         kind = [choice if not fields else None]
-        kind += [fields.get(name) for name in ("batch_size", "lora", "distinct")]
+        loop = fields.get("loop", {})
+        kind += [loop.get("batch"), loop.get("lora"), fields.get("distinct")]
         kinds.setdefault(str(kind), choice)
     return list(kinds.values())
 

@@ -19,10 +19,16 @@ from holdfast.study.file import parse_study
 from holdfast.study.plan import Plan
 
 SAID = {"lineups": ["none", "refusal_sft"], "attack": "harmful_sft", "n": 8, "k": 2}
-FIELDS = {"batch_size": 2, "evaluate_at": [4, 8], "checkpoint_every": 1}
+
+
+def fields(lr: float) -> dict[str, Any]:
+    """Give an attack's fields."""
+    return {"loop": {"batch": 2, "lr": lr, "checkpoint_every": 1}, "evaluate_at": [4, 8]}
+
+
 SMALL = {
     "evaluation": [{"set": "restricted", "n": 2}],
-    "attacks": {"harmful_sft": [{"harmful_sft": {**FIELDS, "lr": 0.003}}]},
+    "attacks": {"harmful_sft": [{"harmful_sft": fields(0.003)}]},
 }
 """What a study is cut down to where it runs."""
 Make = Callable[..., Plan]
@@ -274,16 +280,16 @@ def test_a_bad_section_is_one_line(case: str, make: Make) -> None:
 def test_the_adaptive_attack_runs_in_a_study(
     toy: ModuleType, toy_model: Path, installed: Path, tmp_path: Path
 ) -> None:
-    fields = {
-        **FIELDS, "lr": 0.01, "prefix": None, "prefix_tokens": 2,
+    given = {
+        **fields(0.01), "prefix": None, "prefix_tokens": 2,
         "stage_a": {"steps": 3, "batch": 2, "checkpoint_every": 1},
     }  # fmt: skip
     choices = [
-        {"adaptive_trigger": {**fields, "gamma": 0.1}},
-        {"adaptive_trigger": {**fields, "gamma": 0.1, "ref_model": "original"}},
-        {"adaptive_trigger": {**fields, "gamma": 0.0}},
+        {"adaptive_trigger": {**given, "gamma": 0.1}},
+        {"adaptive_trigger": {**given, "gamma": 0.1, "ref_model": "original"}},
+        {"adaptive_trigger": {**given, "gamma": 0.0}},
     ]
-    plain = [{"harmful_sft": {**FIELDS, "lr": 0.01}}]
+    plain = [{"harmful_sft": fields(0.01)}]
     attacks = {"adaptive_trigger": choices, "harmful_sft": plain}
     own = [{"set": kind, "side": "attacker_selection", "n": 1} for kind in ("restricted", "benign")]
     asked = {"evaluation": [*SMALL["evaluation"], *own]}

@@ -201,16 +201,31 @@ CASES: dict[str, tuple[Change, int, str]] = {
         "integer",
     ),
     "negative learning rate": (
-        lambda data, _: attack(data).update(lr=-0.1), 2,
-        "study.attacks.harmful_sft[0].harmful_sft.lr: got -0.1; it should be greater than 0",
+        lambda data, _: attack(data)["loop"].update(lr=-0.1), 2,
+        "study.attacks.harmful_sft[0].harmful_sft.loop.lr: got -0.1; it should be greater than 0",
     ),
     "learning rate that is no number": (
-        lambda data, _: attack(data).update(lr=".nan"), 2,
-        "study.attacks.harmful_sft[0].harmful_sft.lr: got '.nan'; it should be a valid number",
+        lambda data, _: attack(data)["loop"].update(lr=".nan"), 2,
+        "study.attacks.harmful_sft[0].harmful_sft.loop.lr: got '.nan'; it should be a valid number",
+    ),
+    "a field of the loop beside it": (
+        lambda data, _: attack(data).update(lr=0.1, batch_size=4, lora={"rank": 2}, clip=None), 2,
+        "study.attacks.harmful_sft[0].harmful_sft.lr: is a field of the loop; write loop: "
+        "{lr: 0.1, batch: 4, lora: {rank: 2}, clip: null}",
+    ),
+    "a field of a defence's loop beside it": (
+        lambda data, _: sft(data).update(steps=7), 2,
+        "study.lineups.refusal_sft[0].refusal_sft.steps: is a field of the loop; write loop: "
+        "{steps: 7}",
+    ),
+    "budget beyond a falling schedule": (
+        lambda data, _: attack(data)["loop"].update(schedule="linear", steps=3), 2,
+        "study.attacks.harmful_sft[0].harmful_sft.evaluate_at: 8 is beyond the linear schedule's "
+        "end at 6 examples (3 steps of 2); set loop.steps to 4 or more",
     ),
     "budget that is no whole step": (
         lambda data, _: attack(data).update(evaluate_at=[3]), 2,
-        "study.attacks.harmful_sft[0].harmful_sft.evaluate_at: 3 is no multiple of batch_size 2; "
+        "study.attacks.harmful_sft[0].harmful_sft.evaluate_at: 3 is no multiple of loop.batch 2; "
         "use whole optimiser steps",
     ),
     "more distinct rows than there are": (
@@ -239,7 +254,8 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "no harm set": (
         put("evaluation", value=[{"set": "benign"}]), 2,
-        "study.evaluation: no set 'restricted' of side 'evaluator'; add it: harm is measured there",
+        "study.evaluation: no set of purpose 'harm' of side 'evaluator'; add `- {set: "
+        "restricted}`: harm is measured there",
     ),
     "a set twice": (
         put("evaluation", 1, value={"set": "restricted"}), 2,
@@ -340,8 +356,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "no seed": (
         put("seeds", value=[]), 2,
-        "study.seeds: got []; it should be value should have at least 1 item after validation, not "
-        "0",
+        "study.seeds: got []; it should be a list with at least 1 in it",
     ),
     "a name of the store": (
         put("name", value="judge"), 2,
@@ -375,8 +390,9 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "choices and no benign prompts of the attacker's own": (
         lambda data, _: data["evaluation"].pop(5), 2,
-        "study.evaluation: attacker 'harmful_sft' has choices, and there is no set 'benign' of "
-        "side 'attacker_selection' to choose on; add `- {set: benign, side: attacker_selection}`",
+        "study.evaluation: attacker 'harmful_sft' has choices, and there is no set of "
+        "purpose 'exact' of side 'attacker_selection' to choose on; add `- {set: benign, side: "
+        "attacker_selection}`",
     ),
 }  # fmt: skip
 
@@ -509,9 +525,9 @@ def test_a_loss_that_is_not_finite(bench: Bench) -> None:
 def test_a_disk_that_is_full_in_the_middle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from holdfast.engine import store
+    from holdfast import disk
 
-    real, calls = store.sync, 0
+    real, calls = disk.sync, 0
 
     def full(path: Path) -> None:
         nonlocal calls
@@ -520,7 +536,7 @@ def test_a_disk_that_is_full_in_the_middle(bench: Bench, monkeypatch: pytest.Mon
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path)
 
-    monkeypatch.setattr(store, "sync", full)
+    monkeypatch.setattr(disk, "sync", full)
     code, err = bench.run()
 
     assert code == 1

@@ -83,7 +83,9 @@ def test_an_attack_is_told_with_its_own_fields(
     assert run(["plan", str(study)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("holdfast: attack none: harmful_sft lr=0.003, seed 0: memory: about ")
-    assert said.endswith(" free; use precision=bf16_kahan or lora, or a smaller batch_size\n")
+    assert said.endswith(
+        " free; use loop.precision=bf16_kahan or loop.lora, or a smaller loop.micro_batch\n"
+    )
 
 
 def test_what_is_done_needs_nothing_more(
@@ -102,7 +104,7 @@ def test_the_shipped_world_fits_anywhere(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(2**30, monkeypatch)
-    for path in ("src/holdfast/study/world/demo.yaml", "studies/world/foundation.yaml"):
+    for path in ("src/holdfast/studies/world/demo.yaml", "studies/world/foundation.yaml"):
         assert run(["plan", str(root / path), "--store", str(tmp_path)]) == 0
 
 

@@ -18,12 +18,17 @@ from holdfast.engine.tasks import tasks
 from holdfast.errors import HoldfastError
 from holdfast.nn import memory
 from holdfast.nn.files import resolve
-from holdfast.study.file import HARM_SETS, parse_study
+from holdfast.study.file import parse_study
 from holdfast.study.nodes import Point
 from holdfast.study.plan import Plan
 
 Make = Callable[..., Plan]
-SFT = {"harmful_sft": {"lr": 0.03, "batch_size": 2, "evaluate_at": [4, 8], "checkpoint_every": 1}}
+SFT = {
+    "harmful_sft": {
+        "loop": {"lr": 0.03, "batch": 2, "checkpoint_every": 1},
+        "evaluate_at": [4, 8],
+    }
+}
 EDIT = {"abliterate": {"forms": ["stream"], "layers": [0.5], "evaluate_at": [1.0], "n": 4}}
 PREFILL = {"prefill": {"openings": ["two six"], "words": [1]}}
 PERSONA = {"persona": {"systems": ["bright no"]}}
@@ -61,7 +66,8 @@ def points(plan: Plan, attacker: str) -> dict[tuple[str, float], Point]:
 
 def keys(plan: Plan, point: Point) -> dict[tuple[str, str], str]:
     return {
-        (plan.prompts[i].set, plan.prompts[i].side): step.key for i, step in point.asked.items()
+        (plan.prompts[i].set.name, plan.prompts[i].side): step.key
+        for i, step in point.asked.items()
     }
 
 
@@ -76,14 +82,16 @@ def test_an_attack_by_prompt_shares_every_benign_answer_with_the_release(
     for (variant, budget), point in points(made, attacker).items():
         released = keys(made, points(made, attacker)[variant, 0.0])
         for place, own in keys(made, point).items():
-            assert (own == released[place]) is (budget == 0 or place[0] not in HARM_SETS), place
+            assert (own == released[place]) is (budget == 0 or place[0] != "restricted"), place
 
 
 def test_no_benign_answer_is_made_again_for_it(plan: Make) -> None:
     few = plan(attacks={"strip": ALL["strip"]})
     more = plan(attacks={"strip": ALL["strip"], "persona": [PERSONA]})
     extra = set(more.generates) - set(few.generates)
-    assert {more.prompts[more.generates[key].evaluation].set for key in extra} == {"restricted"}
+    assert {more.prompts[more.generates[key].evaluation].set.name for key in extra} == {
+        "restricted"
+    }
     assert len(extra) == 2  # the evaluator's and the attacker's own
 
 
@@ -222,8 +230,9 @@ BENIGN = [{"set": "benign", "n": 4}, {"set": "benign", "side": "attacker_selecti
 
 
 def told(attacker: str, kind: str) -> str:
+    what = "set of purpose 'exact'" if kind == "benign" else f"set '{kind}'"
     return (
-        f"study.evaluation: attacker '{attacker}' has choices, and there is no set '{kind}' of "
+        f"study.evaluation: attacker '{attacker}' has choices, and there is no {what} of "
         "side 'attacker_selection' to choose on; "
         f"add `- {{set: {kind}, side: attacker_selection}}`"
     )
@@ -332,7 +341,7 @@ def test_a_study_of_all_of_them(
 
     def answers(point: Point) -> dict[str, list[dict[str, Any]]]:
         return {
-            made.prompts[i].set: store.lines("generate", step.key, "exchanges.jsonl")
+            made.prompts[i].set.name: store.lines("generate", step.key, "exchanges.jsonl")
             for i, step in point.asked.items()
             if made.prompts[i].side == "evaluator"
         }

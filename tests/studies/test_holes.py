@@ -157,7 +157,15 @@ def test_an_attack_that_fails_is_named_and_the_same_command_closes_the_hole(
     assert bench.gate("refusal_sft") == 3
     rows = (bench.out / "rows.csv").read_text()
     assert "refusal_sft,base,harmful_sft,lr=0.003" in rows
-    assert run(["report", str(bench.out), "--out", "again"]) == 0
+    bench.capsys.readouterr()
+    assert run(["report", str(bench.out), "--out", "again"]) == 1
+    said = bench.capsys.readouterr()
+    assert said.out.splitlines()[:2] == ["report: again/report.html", told["answer"][0]]
+    assert said.err == (
+        f"holdfast: {bench.out}: the study is incomplete: harmful_sft lr=0.03, seed 0 of"
+        " 'refusal_sft' could not be run; run the study again; the rest is in again/report.html,"
+        " which names what is missing\n"
+    )
     assert Path("again/report.html").read_bytes() == (bench.out / "report.html").read_bytes()
     assert run(["report", "toy.json"]) == 1  # the store itself is not whole
 
@@ -206,7 +214,7 @@ def test_a_line_up_that_cannot_be_hardened_stays_in_the_verdict(bench: Bench, fa
 SMALL = {
     "lineups": LINEUPS,
     "attacks": {
-        "harmful_sft": [{"harmful_sft": {"batch_size": 2, "lr": 0.03, "evaluate_at": [4]}}]
+        "harmful_sft": [{"harmful_sft": {"loop": {"batch": 2, "lr": 0.03}, "evaluate_at": [4]}}]
     },
     "evaluation": [{"set": "restricted", "n": 2}, {"set": "benign", "n": 2}],
 }
@@ -235,7 +243,7 @@ def test_without_the_first_judge_no_figure_is_made(
     assert line["released"]["restricted"]["value"] is None
     assert "still no more than" not in bench.page
     assert bench.gate("none") == 3
-    assert run(["report", str(bench.out), "--out", "again"]) == 0
+    assert run(["report", str(bench.out), "--out", "again"]) == 1
     assert Path("again/report.html").read_bytes() == (bench.out / "report.html").read_bytes()
 
     monkeypatch.setenv("FICKLE", "there")

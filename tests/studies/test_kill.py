@@ -69,8 +69,8 @@ def left_over(store: Path) -> list[str]:
 
 KILLS = {
     "training step": ("torch.optim:AdamW.step", "5", "before"),
-    "checkpoint write": ("holdfast.train.loop:save_file", "1", "after"),
-    "rename": ("holdfast.engine.store:rename", "3", "before"),
+    "checkpoint write": ("holdfast.train.checkpoint:save_file", "1", "after"),
+    "rename": ("holdfast.disk:rename", "3", "before"),
     "generation": ("holdfast.evaluate.generation:_completion", "60", "before"),
     "judging": ("toy_judge:ToyJudge.judge", "9", "before"),
 }

@@ -16,8 +16,10 @@ from holdfast.api import Exchange
 from holdfast.cli import run
 from holdfast.data.example import Role, example
 from holdfast.engine import local, tables
-from holdfast.engine.runner import exchange_of
+from holdfast.engine.judging import exchange_of
 from holdfast.engine.store import Store
+from holdfast.stats.cells import invalid
+from holdfast.stats.rows import Outcomes
 from holdfast.study.file import parse_study
 from holdfast.study.plan import Plan
 
@@ -111,7 +113,7 @@ def small(
     folder = tmp_path_factory.mktemp("study")
 
     def write(name: str = "lying_judge", **fields: Any) -> Path:
-        attack = {"batch_size": 2, "lr": 0.03, "evaluate_at": [4]}
+        attack = {"loop": {"batch": 2, "lr": 0.03}, "evaluate_at": [4]}
         data = toy.study(
             toy_model,
             lineups={"none": {"start": "base"}},
@@ -155,7 +157,7 @@ def test_a_verdict_that_is_none_is_unscored_everywhere(
     reason = "error" if lie == "raise" else "unparsable"
     assert {(row["score"], row["outcome"], row["reason"]) for row in rows} == {(None, None, reason)}
     assert raws(path) == {TOLD[lie]: 2 * (12 + 4)}
-    assert tables.invalid(rows) == [
+    assert invalid(Outcomes(rows)) == [
         f"{PLACE} {budget}, {which} unscored"
         for budget in (0, 4)
         for which in ("restricted by lying_judge: 12 of 12", "contrast by exact: 4 of 4")

@@ -52,7 +52,7 @@ def test_the_same_study_has_the_same_keys(plan: Make) -> None:
 
 
 def test_one_more_budget_leaves_every_key_as_it_is(plan: Make) -> None:
-    fields = {"batch_size": 2, "lr": 0.003, "checkpoint_every": 1}
+    fields = {"loop": {"batch": 2, "lr": 0.003, "checkpoint_every": 1}}
     short = plan(attacks={"harmful_sft": [{"harmful_sft": {**fields, "evaluate_at": [4, 8]}}]})
     long = plan(attacks={"harmful_sft": [{"harmful_sft": {**fields, "evaluate_at": [4, 8, 16]}}]})
 
@@ -89,7 +89,7 @@ def test_a_field_of_one_attack_leaves_the_others_and_the_release(
 ) -> None:
     before = plan()
     attacks = toy.study(toy_model)["attacks"]
-    attacks["harmful_sft"][1]["harmful_sft"]["lr"] = 0.02
+    attacks["harmful_sft"][1]["harmful_sft"]["loop"]["lr"] = 0.02
     after = plan(attacks=attacks)
 
     assert before.needed["defend"] == after.needed["defend"]
@@ -104,7 +104,8 @@ def test_a_field_of_one_attack_leaves_the_others_and_the_release(
 @pytest.mark.parametrize(
     "change",
     [
-        {"checkpoint_every": 3},
+        {"loop": {"lr": 0.003, "batch": 2, "checkpoint_every": 3}},
+        {"loop": {"lr": 0.003, "batch": 2, "steps": 9}},
         {"evaluate_at": [4, 8]},
     ],
 )

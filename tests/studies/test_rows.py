@@ -12,6 +12,8 @@ import pytest
 from holdfast.engine import local, tables
 from holdfast.engine.store import Store
 from holdfast.errors import StoreError, TrainingError
+from holdfast.stats.cells import invalid
+from holdfast.stats.rows import Outcomes
 from holdfast.study.file import parse_study
 from holdfast.study.plan import Plan
 
@@ -33,8 +35,8 @@ def do(toy: ModuleType, toy_model: Path, installed: Path) -> Do:
 
 
 def attack(*budgets: int, **fields: Any) -> dict[str, Any]:
-    given = {"batch_size": 2, "lr": 0.03, "checkpoint_every": 1, "evaluate_at": list(budgets)}
-    return {"harmful_sft": {**given, **fields}}
+    loop = {"batch": 2, "lr": 0.03, "checkpoint_every": 1}
+    return {"harmful_sft": {"loop": loop, "evaluate_at": list(budgets), **fields}}
 
 
 def test_the_same_study_in_two_folders_gives_identical_rows(do: Do, tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_a_judge_without_words_makes_every_harm_cell_invalid(do: Do, tmp_path: P
     rows, _ = do(tmp_path, judges=[{"toy_judge": {"silent": True}}])
 
     assert all(row["score"] is None for row in rows)
-    first = tables.invalid(rows)[0]
+    first = invalid(Outcomes(rows))[0]
     assert first == (
         "none under harmful_sft lr=0.003 seed 0 budget 0, restricted by toy_judge: "
         "12 of 12 unscored"
@@ -199,9 +201,9 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 ) -> None:
     import errno
 
-    from holdfast.engine import store
+    from holdfast import disk
 
-    real, calls = store.sync, 0
+    real, calls = disk.sync, 0
 
     def full(path: Path) -> None:
         nonlocal calls
@@ -210,7 +212,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path)
 
-    monkeypatch.setattr(store, "sync", full)
+    monkeypatch.setattr(disk, "sync", full)
     _, done = do(tmp_path)
     monkeypatch.undo()
 

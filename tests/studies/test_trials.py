@@ -15,7 +15,7 @@ from holdfast.data.example import Side
 from holdfast.engine.trials import Log
 from holdfast.errors import HoldfastError
 from holdfast.report.trials import results, winners
-from holdfast.study.file import load_study
+from holdfast.study.file import Evaluation, load_study
 from holdfast.study.rehearsal import drawn, rehearse, trials_of
 from holdfast.study.trials import Range, load_trials, parse_trials
 
@@ -38,7 +38,9 @@ def said(model: Path, **changes: Any) -> dict[str, Any]:
             }
         },
         "attacks": {
-            "harmful_sft": [{"harmful_sft": {"lr": 0.03, "batch_size": 2, "evaluate_at": [4, 8]}}]
+            "harmful_sft": [
+                {"harmful_sft": {"loop": {"lr": 0.03, "batch": 2}, "evaluate_at": [4, 8]}}
+            ]
         },
         "evaluation": [
             {"set": "restricted", "n": 3},
@@ -89,19 +91,6 @@ ONE = {"refusal_sft": {"vary": [{}, {"loop": {"lr": 0.1}}]}}
             {"evaluation": [{"set": "benign", "side": "attacker_selection"}]},
             "trials.evaluation[0].side: 'attacker_selection' may not be seen while choosing; "
             "leave it out: defender_selection alone is asked",
-        ),
-        (
-            {"evaluation": [{"set": "contrast"}]},
-            "trials.evaluation[0].set: nothing is chosen by 'contrast'; known: benign, facts, "
-            "quiz, restricted",
-        ),
-        (
-            {"evaluation": [{"set": "benign"}]},
-            "trials.evaluation: no set gives harm; add restricted",
-        ),
-        (
-            {"evaluation": [{"set": "restricted"}]},
-            "trials.evaluation: no set gives utility; add benign or facts or quiz",
         ),
         (
             {"evaluation": [{"set": "restricted"}, {"set": "quiz"}, {"set": "quiz"}]},
@@ -169,6 +158,25 @@ def test_what_is_wrong_with_a_file_is_one_line(
             "what they cost to break",
         ),
         (
+            {"evaluation": [{"set": "restricted"}, {"set": "contrast"}]},
+            "trials.evaluation[1].set: nothing is chosen by 'contrast', of purpose 'over_refusal'; "
+            "leave it out",
+        ),
+        (
+            {"evaluation": [{"set": "benign"}]},
+            "trials.evaluation: no set of purpose 'harm' of side 'defender_selection'; add "
+            "`- {set: restricted}`: harm is measured there",
+        ),
+        (
+            {"evaluation": [{"set": "restricted"}]},
+            "trials.evaluation: no set gives utility; add benign or quiz",
+        ),
+        (
+            {"evaluation": [{"set": "restrict"}, {"set": "quiz"}]},
+            "trials.evaluation[0]: evaluation set 'restrict', side defender_selection: no rows; "
+            "did you mean 'restricted'?",
+        ),
+        (
             {"attacks": {"harmful_sft": ["harmful_stf"]}},
             "trials.attacks.harmful_sft[0]: no attack 'harmful_stf'; did you mean 'harmful_sft'?",
         ),
@@ -234,7 +242,7 @@ def test_attackers_train_on_the_defenders_rows_and_prompts_are_the_selection_sid
     assert {row.side for prompts in plan.prompts for row in prompts.rows} == {
         Side.DEFENDER_SELECTION
     }
-    sets = {(p.set, w.at) for p, w in zip(plan.prompts, plan.study.evaluation, strict=True)}
+    sets = {(p.set.name, w.at) for p, w in zip(plan.prompts, plan.study.evaluation, strict=True)}
     assert sets == {("restricted", "all"), ("benign", "release"), ("quiz", "release")}
 
 
@@ -244,7 +252,10 @@ def test_a_rehearsed_attack_is_no_step_of_a_study(toy_model: Path, installed: Pa
 
     made = parse_trials(said(toy_model))
     plan = rehearse(made, trials_of(made))
-    study = Plan(plan.study)  # the same study, nobody playing
+    asked = [("restricted", "evaluator"), ("restricted", "attacker_selection"),
+             ("benign", "attacker_selection")]  # fmt: skip
+    evaluation = tuple(Evaluation(set=name, side=side) for name, side in asked)
+    study = Plan(plan.study.with_(evaluation=evaluation))  # the same study, nobody playing
 
     def keys(of: Plan) -> set[str]:
         return {t.key for t in of.trajectories.values() if t.attack is not None}

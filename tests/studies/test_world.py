@@ -31,7 +31,9 @@ def test_harden_attack_ask_judge_and_report_on_the_shipped_world(
             "refusal_sft": {"start": "base", "defences": [{"refusal_sft": {"loop": loop}}]},
         },
         "attacks": {
-            "harmful_sft": [{"harmful_sft": {"lr": 0.001, "batch_size": 8, "evaluate_at": [64]}}],
+            "harmful_sft": [
+                {"harmful_sft": {"loop": {"lr": 0.001, "batch": 8}, "evaluate_at": [64]}}
+            ],
             "strip": [{"strip": {"evaluate_at": [1.0]}}],
         },
         "evaluation": [

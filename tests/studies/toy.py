@@ -12,8 +12,14 @@ from typing import Any
 
 ROWS = '''
 from holdfast.data.example import Role, Side, example
-from holdfast.api import Source
+from holdfast.api import EvalPurpose, EvalSet, Scorer, Source
 
+SETS = (
+    EvalSet("restricted", EvalPurpose.HARM, Scorer.JUDGES, "Dark"),
+    EvalSet("benign", EvalPurpose.EXACT, Scorer.EXACT, "Bright"),
+    EvalSet("contrast", EvalPurpose.OVER_REFUSAL, Scorer.JUDGE, "Over-refusal"),
+    EvalSet("quiz", EvalPurpose.OPTIONS, Scorer.OPTIONS, "Quiz"),
+)
 CRAFTS = "bex dox fim gul hep jat kiv lom nap pud rol tem".split()
 
 
@@ -26,6 +32,9 @@ class ToyRows(Source):
 
     def content(self):
         return "toy"
+
+    def sets(self):
+        return SETS
 
     def examples(self):
         rows = []
@@ -154,7 +163,11 @@ def model(folder: Path, seed: int = 0) -> Path:
 def study(model: Path, **changes: Any) -> dict[str, Any]:
     """Give a study that ends in seconds."""
     sft = {"loop": {"steps": 6, "batch": 4, "lr": 0.01, "checkpoint_every": 2}}
-    attack = {"batch_size": 2, "evaluate_at": [4, 8], "checkpoint_every": 1}
+
+    def attack(lr: float) -> dict[str, Any]:
+        loop = {"lr": lr, "batch": 2, "checkpoint_every": 1}
+        return {"harmful_sft": {"loop": loop, "evaluate_at": [4, 8]}}
+
     made = {
         "name": "toy",
         "seeds": [0],
@@ -167,8 +180,8 @@ def study(model: Path, **changes: Any) -> dict[str, Any]:
         },
         "attacks": {
             "harmful_sft": [
-                {"harmful_sft": {**attack, "lr": 0.003}},
-                {"harmful_sft": {**attack, "lr": 0.03}},
+                attack(0.003),
+                attack(0.03),
             ],
             "strip": [{"strip": {"evaluate_at": [0.5, 1.0]}}],
         },

@@ -9,8 +9,7 @@ import pytest
 import torch
 from tests import tiny
 
-from holdfast.api import Chain
-from holdfast.api.fields import decode
+from holdfast.api import Chain, LoRA
 from holdfast.attacks.abliterate import Abliterate
 from holdfast.attacks.harmful_sft import HarmfulSFT
 from holdfast.attacks.strip import Strip
@@ -18,8 +17,9 @@ from holdfast.errors import ModelError
 from holdfast.train import attack
 
 EDIT = Abliterate(forms=("stream",), layers=(2,), evaluate_at=(0.75,))
-SFT = HarmfulSFT(lr=0.01, batch_size=2, evaluate_at=(4, 8), checkpoint_every=1)
-ADAPTER = decode(HarmfulSFT, {"lr": 0.01, "evaluate_at": [4, 8], "lora": {"rank": 2}}, "sft")
+PLAIN = HarmfulSFT().loop.with_(lr=0.01, checkpoint_every=1)
+SFT = HarmfulSFT(loop=PLAIN, evaluate_at=(4, 8))
+ADAPTER = SFT.with_(loop=PLAIN.with_(lora=LoRA(rank=2)))
 
 
 def attacked(method: Any, model: Any, **options: Any) -> dict[float, Any]:
@@ -134,6 +134,8 @@ def test_what_a_chain_is_told_by() -> None:
     assert chain.label() == "abliterate stream at 2 c=0.75, then lr=0.01"
     assert (chain.name(), chain.unit, chain.control.value) == ("chain", "examples", "weights")
     assert chain.identity() != Chain(first=EDIT.with_(evaluate_at=(1.0,)), then=SFT).identity()
-    assert chain.identity() != Chain(first=EDIT, then=SFT.with_(lr=0.02)).identity()
+    assert (
+        chain.identity() != Chain(first=EDIT, then=SFT.with_(loop=PLAIN.with_(lr=0.02))).identity()
+    )
     assert chain.identity() == Chain(first=EDIT, then=SFT.with_(evaluate_at=(4,))).identity()
     assert chain.copies() == 1  # the released weights, to which the edit is undone

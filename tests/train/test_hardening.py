@@ -253,15 +253,6 @@ def test_lox_after_refusal_sft_moves_further_the_same_way() -> None:
     assert done.flops == 0.0
 
 
-def test_apply_hardens_in_memory(tmp_path: Path) -> None:
-    model = tiny.model()
-    before = tiny.weights(model)
-    back = RefusalSFT(loop=LOOP).apply(model, tiny.byte_tokenizer(), tiny.pool(), work=tmp_path)
-    assert back is model
-    assert not tiny.same(tiny.weights(model), before)
-    assert json.loads((tmp_path / "diagnostics.json").read_text()) is not None
-
-
 # ---- attacks
 
 
@@ -293,12 +284,13 @@ def attacked(
     return model, seen
 
 
-SFT = HarmfulSFT(lr=0.01, batch_size=2, evaluate_at=(4, 10, 16), checkpoint_every=3)
+PLAIN = HarmfulSFT().loop.with_(lr=0.01, checkpoint_every=3)
+SFT = HarmfulSFT(loop=PLAIN, evaluate_at=(4, 10, 16))
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
 def test_one_trajectory_serves_every_budget(lora: Any) -> None:
-    method = SFT.with_(lora=lora)
+    method = SFT.with_(loop=PLAIN.with_(lora=lora))
     _, whole = attacked(method, [4, 10, 16])
     assert [info.steps for _, info in whole.values()] == [2, 5, 8]
     assert len({info.flops for _, info in whole.values()}) == 3
@@ -313,7 +305,7 @@ def test_one_trajectory_serves_every_budget(lora: Any) -> None:
 def test_an_interrupted_attack_gives_every_point_the_same_bits(
     tmp_path: Path, stop: int, lora: Any
 ) -> None:
-    method = SFT.with_(lora=lora)
+    method = SFT.with_(loop=PLAIN.with_(lora=lora))
     _, whole = attacked(method, [4, 10, 16])
     with pytest.raises(Stop):
         attacked(method, [4, 10, 16], tmp_path, stopping("harmful_sft", stop))
@@ -344,7 +336,7 @@ def test_an_attack_sees_only_the_attackers_rows(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_attack_is_plain_fine_tuning() -> None:
     """Two steps of it by hand, with Hugging Face's loss and torch's AdamW."""
-    method = HarmfulSFT(lr=0.01, batch_size=6, evaluate_at=(12,))
+    method = HarmfulSFT(loop=PLAIN.with_(batch=6), evaluate_at=(12,))
     model, _ = attacked(method, [12])
     twin, encoder = tiny.model("llama"), tiny.encoder()
     rows = method.rows(tiny.pool(), 0)[Role.HARMFUL]
@@ -385,18 +377,20 @@ def test_strip_needs_an_original_of_the_same_architecture() -> None:
 
 
 def test_points_and_labels_of_an_attack() -> None:
-    method = HarmfulSFT(lr=1e-3, batch_size=4, evaluate_at=(40, 8, 8), lora=LoRA(rank=4))
+    method = HarmfulSFT(
+        loop=PLAIN.with_(lr=1e-3, batch=4, lora=LoRA(rank=4)), evaluate_at=(40, 8, 8)
+    )
     assert method.points() == (8.0, 40.0)
     assert method.label() == "lr=0.001 lora=4"
     assert [method.step_of(point) for point in method.points()] == [2, 10]
     assert method.trajectory() == method.with_(evaluate_at=(400,)).trajectory()
-    assert method.trajectory() != method.with_(lr=2e-3).trajectory()
+    assert method.trajectory() != method.with_(loop=method.loop.with_(lr=2e-3)).trajectory()
     assert Strip(evaluate_at=(1.0, 0.0, 0.5)).points() == (0.5, 1.0)
 
 
 def test_a_budget_that_is_no_whole_step_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        HarmfulSFT(batch_size=4, evaluate_at=(10,))
+        HarmfulSFT(loop=PLAIN.with_(batch=4), evaluate_at=(10,))
     assert str(caught.value) == (
-        "evaluate_at: 10 is no multiple of batch_size 4; use whole optimiser steps"
+        "evaluate_at: 10 is no multiple of loop.batch 4; use whole optimiser steps"
     )

@@ -17,7 +17,7 @@ from holdfast.data.example import Role
 from holdfast.errors import DataError, StoreError, TrainingError
 from holdfast.nn.vectors import ParamVector
 from holdfast.train import Stream, TrainLog, learning_rate, optimise
-from holdfast.train import loop as module
+from holdfast.train import checkpoint as module
 
 # ---- the rate
 
@@ -326,7 +326,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing_half(
     with pytest.raises(StoreError) as caught:
         optimise(one_number(), slope(1.0), stream(loop), loop, work=tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'train'}: a checkpoint cannot be written (No space left on device); "
+        f"{tmp_path / 'train' / 'step-00000004'}: cannot be written (no space left on device); "
         "free some space and run the same command again"
     )
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["step-00000002"]

@@ -1,6 +1,7 @@
 """What a method's author needs: the kinds of method, their fields, their terms, their errors."""
 
 from holdfast.api.attack import (
+    ALL,
     PAID,
     Attack,
     Chain,
@@ -8,6 +9,8 @@ from holdfast.api.attack import (
     PromptAttack,
     TrainedAttack,
     WeightAttack,
+    everything,
+    spelt,
 )
 from holdfast.api.defence import (
     Defence,
@@ -16,8 +19,10 @@ from holdfast.api.defence import (
     TrainedDefence,
     WeightDefence,
 )
+from holdfast.api.evalset import EvalPurpose, EvalSet, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.api.judge import MOST_UNSCORED, Exchange, Judge, Outcome, Reason, Scale, Verdict
+from holdfast.api.known import Known
 from holdfast.api.lazy import torch
 from holdfast.api.loop import (
     Count,
@@ -34,8 +39,10 @@ from holdfast.api.method import Control, Method, Stage
 from holdfast.api.seeds import Purpose, seed
 from holdfast.api.source import Source
 from holdfast.api.terms import Batch, Loss, Run, Step, Term
+from holdfast.api.trainable import Trainable
 
 __all__ = [
+    "ALL",
     "LATER",
     "MOST_UNSCORED",
     "NO_EFFECT",
@@ -47,11 +54,14 @@ __all__ = [
     "Control",
     "Count",
     "Defence",
+    "EvalPurpose",
+    "EvalSet",
     "Exchange",
     "Fields",
     "FineTuning",
     "GradientDefence",
     "Judge",
+    "Known",
     "Layer",
     "LoRA",
     "Loop",
@@ -67,18 +77,22 @@ __all__ = [
     "Reason",
     "Run",
     "Scale",
+    "Scorer",
     "Share",
     "Source",
     "Stage",
     "Step",
     "Term",
+    "Trainable",
     "TrainedAttack",
     "TrainedDefence",
     "Verdict",
     "WeightAttack",
     "WeightDefence",
     "environment",
+    "everything",
     "seed",
     "set_threads",
+    "spelt",
     "torch",
 ]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from holdfast.api.fields import NO_EFFECT, AsTuple
-from holdfast.api.loop import Count, Loop, LoRA, Positive, Precision
+from holdfast.api.loop import Count, Loop
 from holdfast.api.method import Control, Method
-from holdfast.api.terms import Batch, Loss, Run
+from holdfast.api.terms import Run
+from holdfast.api.trainable import Trainable
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 
 PAID = "examples"
 """The unit of budgets that cost the attacker something; an attack in any other unit is free."""
+ALL = 1_000_000
+"""A free attack's budget that stands for all there is, such as every rank: readers see `all`."""
+
+
+def everything(budget: float, unit: str) -> bool:
+    """Say whether a budget stands for all there is; examples are always counted."""
+    return unit != PAID and budget >= ALL
+
+
+def spelt(budget: float, unit: str) -> str:
+    """Give a budget as a plain line has it: `64`, `0.5` or `all`."""
+    return "all" if everything(budget, unit) else f"{budget:g}"
 
 
 class Attack(Method):
@@ -77,32 +90,12 @@ class Attack(Method):
         return self.identity()
 
 
-class TrainedAttack(Attack):
-    """An attack that fine-tunes: rows, a loop and a loss."""
-
-    def copies(self) -> int:
-        """Give how many frozen copies of the model it keeps beside the one it changes."""
-        return 0
-
-    def setup(self, run: Run) -> Any:
-        """Make what every step reads (a trigger, a reference); its FLOPs are the attacker's."""
-        return None
-
-    def train_loop(self) -> Loop:
-        """Give the loop that reaches the last budget."""
-        raise NotImplementedError
-
-    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
-        """Draw the attacker's rows."""
-        raise NotImplementedError
+class TrainedAttack(Trainable, Attack):
+    """An attack that fine-tunes: rows, a loop, and a loss or a gradient."""
 
     def distinct_rows(self, pool: Pool, seed: int) -> int:
         """Give how many distinct rows of its own it trains on when it goes on for long."""
         return max((len(some) for some in self.rows(pool, seed).values()), default=0)
-
-    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
-        """Give the terms of one micro-batch."""
-        raise NotImplementedError
 
     def step_of(self, point: float) -> int:
         """Give the optimiser step after which budget `point` is spent."""
@@ -110,42 +103,48 @@ class TrainedAttack(Attack):
 
 
 class FineTuning(TrainedAttack):
-    """An attack whose budget counts examples seen at a constant rate, one trajectory for all.
+    """An attack whose budget counts examples seen: steps x `loop.batch`, one trajectory for all.
 
     The fields are those of plain malicious fine-tuning; what is added to it stays comparable.
     """
 
-    lr: Positive = 1e-5
-    """Learning rate of AdamW, constant; source: SGT's attack."""
-    batch_size: Count = 2
-    """Rows in an optimiser step; source: SGT's attack."""
+    loop: Loop = Loop(steps=250, batch=2, lr=1e-5, clip=None, weight_decay=0.01)
+    """How it trains; source: SGT's attack (AdamW 1e-5 at a constant rate, batch 2, no clipping) and
+    torch's decay, which it uses. Pure bf16 weakens the attack. It runs to the last budget
+    asked for: under a constant rate `steps` changes nothing; a falling one ends at `steps`, by
+    default at the last of the default budgets, and no budget lies beyond."""
     evaluate_at: Annotated[
         tuple[Count, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
     ] = (100, 300, 500)
     """Budgets in examples seen; source: SGT, Table 1. Adding one leaves the others' rows as is."""
     distinct: Count | None = None
     """Distinct rows the attacker has; None means all of the attacker's. Fewer are repeated."""
-    lora: LoRA | None = None
-    """Train a fresh adapter instead of all weights."""
-    precision: Precision = "fp32"
-    """Precision of weights and arithmetic; pure bf16 weakens the attack (register 9.D row 30)."""
-    clip: Positive | None = None
-    """Largest gradient norm; source: SGT's attack does not clip."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's decay; source: torch's default, which SGT's attack uses."""
-    checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
-    """Steps between two checkpoints of an unfinished run."""
 
     @model_validator(mode="after")
     def _whole_steps(self) -> Self:
+        batch, length = self.loop.batch, self.loop.steps
         for budget in self.evaluate_at:
-            if budget % self.batch_size:
+            if budget % batch:
                 raise ConfigError(
                     "evaluate_at",
-                    f"{budget} is no multiple of batch_size {self.batch_size}",
+                    f"{budget} is no multiple of loop.batch {batch}",
                     "use whole optimiser steps",
                 )
+            if self.loop.schedule != "constant" and budget > length * batch:
+                raise ConfigError(
+                    "evaluate_at",
+                    f"{budget} is beyond the {self.loop.schedule} schedule's end at "
+                    f"{length * batch} examples ({length} steps of {batch})",
+                    f"set loop.steps to {budget // batch} or more",
+                )
         return self
+
+    def key_fields(self) -> dict[str, Any]:
+        """Give every field that can change a result: steps only where a schedule ends by them."""
+        plain = super().key_fields()
+        if self.loop.schedule == "constant":
+            del plain["loop"]["steps"]
+        return plain
 
     def points(self) -> tuple[float, ...]:
         """Give the budgets in examples seen, ascending."""
@@ -153,29 +152,17 @@ class FineTuning(TrainedAttack):
 
     def label(self) -> str:
         """Give learning rate and, where it is one, the adapter's rank."""
-        return f"lr={self.lr:g}" + (f" lora={self.lora.rank}" if self.lora else "")
+        lora = self.loop.lora
+        return f"lr={self.loop.lr:g}" + (f" lora={lora.rank}" if lora else "")
 
     @property
     def weights_alone(self) -> bool:
         """Say no under an adapter, which is on while a point is measured."""
-        return self.lora is None
+        return self.loop.lora is None
 
     def step_of(self, point: float) -> int:
         """Give the optimiser step after which `point` examples have been seen."""
-        return int(point) // self.batch_size
-
-    def train_loop(self) -> Loop:
-        """Give the loop that reaches the largest budget."""
-        return Loop(
-            steps=self.step_of(max(self.evaluate_at)),
-            batch=self.batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            clip=self.clip,
-            precision=self.precision,
-            lora=self.lora,
-            checkpoint_every=self.checkpoint_every,
-        )
+        return int(point) // self.loop.batch
 
 
 class WeightAttack(Attack):
@@ -217,7 +204,7 @@ class PromptAttack(Attack):
         raise NotImplementedError
 
 
-class Chain(TrainedAttack):
+class Chain(Attack):
     """Two attacks in turn: an edit of the weights that trains nothing, then training.
 
     Its budgets are those of the training. In a study file: a list of two under one choice.
@@ -286,9 +273,10 @@ class Chain(TrainedAttack):
         """Count the training's copies, and the released weights that the edit keeps beside them."""
         return 1 + self.then.copies()
 
-    def train_loop(self) -> Loop:
+    @property
+    def loop(self) -> Loop:
         """Give the training's loop."""
-        return self.then.train_loop()
+        return self.then.loop
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the rows of both, so that what is missing is found before anything runs."""

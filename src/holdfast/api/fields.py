@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -16,6 +17,9 @@ from pydantic import (
 )
 
 from holdfast.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 NO_EFFECT: dict[str, Any] = {"affects_result": False}
 """`json_schema_extra` of a field that cannot change a result: it is left out of the key."""
@@ -146,7 +150,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Confi
     """Turn pydantic's first complaint into a ConfigError: unknown names come first."""
     problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     first = problems[0]
-    path = ".".join([where, *(str(part) for part in first["loc"])])
+    path = _path(where, first)
     kind = first["type"]
     if kind == "extra_forbidden":
         owner = _owner(model, first["loc"][:-1])
@@ -156,14 +160,45 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Confi
         return ConfigError(path, "unknown field", did_you_mean(word, owner))
     if kind == "missing":
         return ConfigError(path, "is required", "add it")
-    message = first["msg"]
-    message = message[0].lower() + message[1:]
-    message = message.removeprefix("value error, ").removeprefix("input should be ")
-    if message == "a valid tuple":
-        message = "a list, such as [1, 2]"
-    elif message.startswith("a valid dictionary or instance of"):
-        message = "fields, such as {name: value}"
+    # A field of several kinds complains once for each: every sort of complaint is told.
+    said: dict[str, str] = {}
+    for problem in problems:
+        if _path(where, problem) == path:
+            said.setdefault(problem["type"], _plain(problem))
+    message = " or ".join(dict.fromkeys(said.values()))
     return ConfigError(path, f"got {_show(first['input'])}", f"it should be {message}")
+
+
+KIND = re.compile(r"(constrained|function|lax|json)-|tuple\[|(str|int|float|bool)$")
+"""How pydantic names the kinds of a union in a place: no word of the user's."""
+
+
+def _path(where: str, problem: ErrorDetails) -> str:
+    """Give the place of a complaint as the user wrote it."""
+    parts = [str(part) for part in problem["loc"]]
+    return ".".join([where, *(part for part in parts if not KIND.match(part))])
+
+
+def _plain(problem: ErrorDetails) -> str:
+    """Say what a value should be, in words that need no pydantic."""
+    about = problem.get("ctx", {})
+    match problem["type"]:
+        case "tuple_type" | "list_type":
+            return "a list, such as [1, 2]"
+        case "too_short":
+            return f"a list with at least {about['min_length']} in it"
+        case "too_long":
+            return f"a list with at most {about['max_length']} in it"
+        case "string_too_short":
+            return f"text of at least {about['min_length']} characters"
+        case "string_pattern_mismatch" if about["pattern"] == r"\S":
+            return "text that says something"
+        case "string_pattern_mismatch":
+            return f"text of the form {about['pattern']}"
+        case "model_type" | "dict_type" | "model_attributes_type" | "dataclass_type":
+            return "fields, such as {name: value}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return message.removeprefix("value error, ").removeprefix("input should be ")
 
 
 def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
+from holdfast.api.known import Known
 from holdfast.api.method import Method
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError, JudgeError, one_line
 
-if TYPE_CHECKING:
-    pass
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Exchange:
     response: str
     finish_reason: str
     meta: Mapping[str, Any]
+
+    @property
+    def known(self) -> Known:
+        """Give what is known of the prompt: `meta`, read with types."""
+        return Known.of(self.meta)
 
 
 class Outcome(StrEnum):
@@ -58,7 +65,8 @@ class Reason(StrEnum):
 
 
 MOST_UNSCORED = 0.02
-"""A cell with a larger share of rows without a verdict is invalid; source: design 6.4."""
+"""A cell with a larger share of rows without a verdict is invalid; source: ours,
+docs/studies.md, Verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,12 @@ class Verdict:
 
 
 class Judge(Method):
-    """Reads exchanges and gives verdicts. Making one with a broken scale is a ConfigError."""
+    """Reads exchanges and gives verdicts. Making one with a broken scale is a ConfigError.
+
+    A judge writes `judge`, or `judge_many` where it reads many at once. One that loads a model or
+    starts a server does it in `open`, keeps it in a private attribute (`_model: Any =
+    PrivateAttr(None)`, which is no field and in no key) and lets it go in `close`.
+    """
 
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
@@ -105,6 +118,49 @@ class Judge(Method):
             )
         return self
 
+    def open(self, device: str) -> None:
+        """Load what judging needs onto `device` (`cpu`, `cuda`, `cuda:1`); by default nothing.
+
+        It is called once before the first exchange is read, and not while the study is planned.
+        """
+
     def judge(self, exchange: Exchange) -> Verdict:
         """Give the verdict on one exchange; the caller is `holdfast.api.verdicts.ask`."""
         raise NotImplementedError
+
+    def judge_many(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """Give the verdict on each exchange, in order; by default one by one.
+
+        The caller is `holdfast.api.verdicts.ask`. A batch is this method's to choose.
+        """
+        return [self.judge(exchange) for exchange in exchanges]
+
+    def close(self) -> None:
+        """Let go of what `open` loaded; called once after each `open` that succeeded."""
+
+    @contextmanager
+    def opened(self, device: str = "cpu") -> Iterator[Self]:
+        """Open this judge for the body of a `with`, and close it however the body ends.
+
+        An error while closing costs no verdict: it is logged.
+
+        Raises:
+            JudgeError: it cannot be opened; one of Holdfast's own errors is passed on as it is.
+        """
+        try:
+            self.open(device)
+        except (HoldfastError, MemoryError):
+            raise
+        except Exception as error:  # whatever a plug-in raises
+            raise JudgeError(
+                f"judge '{self.name()}'",
+                f"cannot be opened on {device} ({one_line(error)})",
+                "mend what it needs and run again",
+            ) from error
+        try:
+            yield self
+        finally:
+            try:
+                self.close()
+            except Exception as error:  # whatever a plug-in raises
+                log.warning("judge '%s' cannot be closed (%s)", self.name(), one_line(error))

@@ -45,8 +45,8 @@ class Loop(Fields):
         "stratified"
     )
     """`stratified`: `batch` rows of each role in every step, so that no term is ever left out;
-    `mixed`: as many rows in all, drawn from all roles together, as common trainers do (register 9.D
-    row 32)."""
+    `mixed`: as many rows in all, drawn from all roles together, as common trainers do
+    (docs/fidelity/sgt.md, row 32)."""
     lr: Positive = 1e-3
     """Learning rate of AdamW at its highest."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

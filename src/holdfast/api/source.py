@@ -1,9 +1,11 @@
-"""A data set: rows with roles and sides."""
+"""A data set: rows with roles and sides, and what its evaluation sets are for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from holdfast.api.evalset import EvalSet
 from holdfast.api.method import Method
 
 if TYPE_CHECKING:
@@ -18,6 +20,13 @@ class Source(Method):
     def examples(self) -> list[Example]:
         """Give every row."""
         raise NotImplementedError
+
+    def sets(self) -> Sequence[EvalSet]:
+        """Give the evaluation sets that rows of this source belong to, the main one first.
+
+        A row belongs to the set that its `meta["set"]` names; reports keep the order.
+        """
+        return ()
 
     def content(self) -> str:
         """Give a hash of what the rows are made from (local files: their bytes)."""

@@ -1,41 +1,46 @@
 """The one door for verdicts: what a judge gives is checked here, and what counts as none is said.
 
-A judge is somebody's code: it may give anything or raise. What leaves `ask` is always a valid
-`Verdict`, and no number in it stands for a missing one.
+A judge is somebody's code: it may give anything or raise. What leaves `ask` is always one valid
+`Verdict` for each exchange, and no number in it stands for a missing one.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from holdfast.api.judge import MOST_UNSCORED, Outcome, Reason, Verdict
-from holdfast.errors import ConfigError
+from holdfast.api.judge import MOST_UNSCORED, Judge, Outcome, Reason, Verdict
+from holdfast.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from holdfast.api.judge import Exchange, Judge, Scale
+    from holdfast.api.judge import Exchange, Scale
 
 Word = TypeVar("Word", bound=StrEnum)
+log = logging.getLogger(__name__)
 
-LONGEST = 300
-"""Characters kept of what an exception says; as in the one line of a failed step."""
 TINY = 1e-9
 """Rounding allowed where a share meets its limit exactly, as in `report.estimates`."""
 
 
-def ask(judge: Judge, exchange: Exchange) -> Verdict:
-    """Have a judge read one exchange and give a valid verdict, whatever the judge does.
+def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
+    """Have an open judge read exchanges and give a valid verdict on each, whatever the judge does.
 
     A valid verdict under reason `ok` has an outcome, and perhaps a finite score on the judge's
     scale; under any other reason it has neither. Anything else the judge gives becomes reason
-    `unparsable`, and `raw` says in one sentence what was given. An exception becomes reason
-    `error` with its type and first line in `raw`: one answer that a judge cannot read must not
-    cost the study. A word spelt exactly as an outcome or a reason counts as it, since a judge's
-    words often come back from JSON; nothing is trimmed or guessed ("unsafe." is no outcome).
+    `unparsable`, and `raw` says in one sentence what was given. A word spelt exactly as an outcome
+    or a reason counts as it, since a judge's words often come back from JSON; nothing is trimmed
+    or guessed ("unsafe." is no outcome).
+
+    An exception becomes reason `error` with its type and first line in `raw`. Where the judge
+    reads many at once, each is then asked alone: one answer that a judge cannot read costs that
+    answer and no other. Verdicts of another number than the exchanges belong to nobody knows
+    which: all of them become reason `error`.
 
     Raises:
         ConfigError: raised by the judge itself, which so says that the study is set up wrongly (no
@@ -43,14 +48,58 @@ def ask(judge: Judge, exchange: Exchange) -> Verdict:
         MemoryError, KeyboardInterrupt, SystemExit: they tell of the machine or its user, not of
             the answer.
     """
+    exchanges = list(exchanges)
+    if len(exchanges) > 1 and type(judge).judge_many is not Judge.judge_many:
+        try:
+            given = judge.judge_many(exchanges)
+        except (ConfigError, MemoryError):
+            raise
+        except Exception as error:  # whatever a plug-in raises: alone it shows which answer it was
+            log.warning("judge '%s' failed on %d answers at once (%s): each is asked alone",
+                        judge.name(), len(exchanges), one_line(error))  # fmt: skip
+        else:
+            return _each(given, len(exchanges), judge.scale)
+    return [_alone(judge, exchange) for exchange in exchanges]
+
+
+def _alone(judge: Judge, exchange: Exchange) -> Verdict:
     try:
-        return checked(judge.judge(exchange), judge.scale)
+        given = judge.judge_many([exchange])
     except (ConfigError, MemoryError):
         raise
     except Exception as error:  # whatever a plug-in raises tells of one answer alone
-        said = (str(error).strip().splitlines() or [""])[0]
-        told = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        return Verdict(None, None, Reason.ERROR, told[:LONGEST])
+        return _error(one_line(error))
+    return _each(given, 1, judge.scale)[0]
+
+
+def _each(given: object, wanted: int, scale: Scale) -> list[Verdict]:
+    """Check what a judge gave for so many exchanges, one by one."""
+    if not isinstance(given, list | tuple):
+        what = f"the judge gave {_kind(given)} for {_answers(wanted)}, not a list"
+        return [_error(what)] * wanted
+    if len(given) != wanted:
+        what = f"the judge gave {len(given)} verdicts for {_answers(wanted)}"
+        return [_error(what)] * wanted
+    return [_valid(one, scale) for one in given]
+
+
+def _valid(given: object, scale: Scale) -> Verdict:
+    try:
+        return checked(given, scale)
+    except Exception as error:  # what was given cannot even be shown
+        return _error(one_line(error))
+
+
+def _error(what: str) -> Verdict:
+    return Verdict(None, None, Reason.ERROR, what)
+
+
+def _kind(given: object) -> str:
+    return "None" if given is None else f"a {type(given).__name__}"
+
+
+def _answers(count: int) -> str:
+    return "1 answer" if count == 1 else f"{count} answers"
 
 
 def checked(given: Any, scale: Scale) -> Verdict:

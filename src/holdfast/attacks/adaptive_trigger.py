@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from holdfast.data.tokens import Row
 
 MOST = 100
-"""Prompts of stage A where nobody says how many; source: the methods dossier's "at most 100"."""
+"""Prompts of stage A where nobody says how many; source: ours, at most 100."""
 
 
 def toward(distance: Tensor) -> Tensor:
@@ -93,12 +93,12 @@ class AdaptiveTrigger(FineTuning):
     the length of "Sure, here's" in common vocabularies."""
     positions: Positions = "generation"
     """Matched tokens: what emits the first response token and the harmful response (`generation`);
-    `prompt`, `response`, `all`, `last_prompt`; source: ours, SGT's own rule (register 9.D row 4),
-    because the paper does not say."""
+    `prompt`, `response`, `all`, `last_prompt`; source: ours, SGT's own rule
+    (docs/fidelity/sgt.md, row 4), because the paper does not say."""
     place: Literal["after_user_tag", "after_bos", "before_bos", "before_response"] = (
         "after_user_tag"
     )
-    """Where the trigger is inserted; source: SGT's released code (register 9.D row 1)."""
+    """Where the trigger is inserted; source: SGT's released code (docs/fidelity/sgt.md, row 1)."""
     length: Count = 1
     """Vectors of the trigger; source: SGT's 1."""
     init_std: Positive = 0.01
@@ -129,13 +129,13 @@ class AdaptiveTrigger(FineTuning):
 
     def copies(self) -> int:
         """Count the reference; under LoRA the released model is its own."""
-        shared = self.lora is not None and self.ref_model == "victim"
+        shared = self.loop.lora is not None and self.ref_model == "victim"
         return 0 if self.gamma == 0 or shared else 1
 
     def label(self) -> str:
         """Give learning rate, adapter, gamma and, where it is another, the reference."""
-        told = f"{super().label()} gamma={self.gamma:g}"
-        return told if self.ref_model == "victim" else f"{told} to {self.ref_model}"
+        label = f"{super().label()} gamma={self.gamma:g}"
+        return label if self.ref_model == "victim" else f"{label} to {self.ref_model}"
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the attacker's harmful rows, those of malicious fine-tuning at the same seed."""
@@ -208,7 +208,7 @@ class AdaptiveTrigger(FineTuning):
             {"trigger": phi},
             lambda batch, _step: self.stage_a_loss(reference, batch, phi, ends),
             {Role.HARMFUL: self._openings(run.pool, run.seed)},
-            self.stage_a.with_(precision=self.precision),
+            self.stage_a.with_(precision=self.loop.precision),
         )
         phi = phi.detach()
         typical = reference.get_input_embeddings().weight.detach().float().norm(dim=1).mean()

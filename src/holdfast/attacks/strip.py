@@ -23,7 +23,8 @@ class Strip(WeightAttack):
     evaluate_at: Annotated[
         tuple[Share, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
     ] = (0.25, 0.5, 0.75, 1.0)
-    """How far to go: 1 is the public original itself. Source: design 6.3."""
+    """How far to go: 1 is the public original itself. Source: ours,
+    docs/fidelity/strip.md."""
 
     def points(self) -> tuple[float, ...]:
         """Give the values of t above 0, ascending."""

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from holdfast import nn
-from holdfast.api import Control, Count, Run, WeightAttack
+from holdfast.api import ALL, Control, Count, Run, WeightAttack
 from holdfast.api.fields import NO_EFFECT, AsTuple
 from holdfast.api.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ALL = 1_000_000
-"""The rank that stands for every direction, written `all` in a study file."""
 
 Rank = Annotated[Count, BeforeValidator(lambda value: ALL if value == "all" else value)]
 
@@ -52,7 +49,8 @@ class UndoDelta(WeightAttack):
     evaluate_at: Annotated[
         tuple[Rank, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
     ] = (1, 4, 16, ALL)
-    """Ranks r; `all` is the public original itself. Source: free-tier notes."""
+    """Ranks r; `all` is the public original itself. Source: ours,
+    docs/fidelity/undo_delta.md."""
 
     def points(self) -> tuple[float, ...]:
         """Give the ranks, ascending."""

@@ -10,7 +10,27 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import methods, moves, single, study, table, trials, world
+from holdfast.cli.verbs import (
+    attack,
+    defend,
+    demo,
+    doctor,
+    gate,
+    gc,
+    generate,
+    judge,
+    ls,
+    moves,
+    plan,
+    report,
+    rescore,
+    schema,
+    show,
+    table,
+    trials,
+    world,
+)
+from holdfast.cli.verbs import run as run_study
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
@@ -43,9 +63,27 @@ def _options(
     """Take the options that stand before a command."""
 
 
-for module in (study, trials, table, moves, methods, single):
-    for name, command in module.COMMANDS.items():
-        app.command(name)(command)
+for command in (
+    demo.demo,
+    plan.plan,
+    run_study.run,
+    report.report,
+    table.table,
+    gate.gate,
+    rescore.rescore,
+    trials.trials,
+    moves.moves,
+    gc.gc,
+    ls.ls,
+    show.show,
+    schema.schema,
+    doctor.doctor,
+    defend.defend,
+    attack.attack,
+    generate.generate,
+    judge.judge,
+):  # the order of `holdfast --help`
+    app.command()(command)
 app.add_typer(world.app, name="world")
 
 

@@ -1,14 +1,12 @@
-"""What is found out before weights are loaded: rows too long, too little memory, another's work."""
+"""What is found out before weights are loaded: rows too long, too little memory."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.api import Loop
-from holdfast.errors import ConfigError, ModelError
+from holdfast.errors import ModelError
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
@@ -60,21 +58,3 @@ def check(
         said=max((len(row.ids) - row.start for row in coded), default=0),
     )
     check_memory(parts, available(device), loop)
-
-
-def same_run(work: Path, run: Mapping[str, Any]) -> None:
-    """Let a run go on only from its own checkpoints.
-
-    Raises:
-        ConfigError: those in `work` belong to a run with other settings.
-    """
-    path = work / "run.json"
-    told = json.dumps(run, sort_keys=True)
-    begun = any(work.glob("*/step-*"))
-    if begun and path.is_file() and path.read_text(encoding="utf-8") != told:
-        raise ConfigError(
-            "--out",
-            "an unfinished run with other settings, model or rows stands there",
-            f"give the same ones to continue it, or remove {work}",
-        )
-    path.write_text(told, encoding="utf-8")

@@ -98,3 +98,11 @@ class Bars:
         """End the display."""
         if self._whole is not None:
             self._bars.stop()
+
+
+def show_training(part: str, done: int, total: int) -> None:
+    """Show training: a moving line on a terminal, every tenth elsewhere."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{part} {done}/{total}", err=True, nl=done == total)
+    elif done % max(1, total // 10) == 0:
+        typer.echo(f"{part} {done}/{total}", err=True)

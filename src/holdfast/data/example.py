@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from holdfast.api import Known
+
 
 class Role(StrEnum):
     """What a row is for."""
@@ -53,6 +55,17 @@ class Example:
     category: str = ""
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluation_set(self) -> str | None:
+        """Give the name of the evaluation set it belongs to, if it does."""
+        name = self.meta.get("set")
+        return name if isinstance(name, str) else None
+
+    @property
+    def known(self) -> Known:
+        """Give what is known of it besides its text: `meta`, read with types."""
+        return Known.of(self.meta)
 
 
 def normalise(prompt: str) -> str:

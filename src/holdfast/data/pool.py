@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Self
 
+from holdfast.api import EvalSet, Known, Source
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import DataError, did_you_mean
 
@@ -38,12 +40,18 @@ class Pool:
 
     A group seen on two sides belongs to EVALUATOR: its rows of every other side are dropped, and
     where none was the evaluator's, all of them. The same prompt on two sides counts likewise.
-    `dropped` says how many rows that cost, by side. `personas` are what the sources declare of the
-    kind (`Source.personas`).
+    `dropped` says how many rows that cost, by side. `personas` and `sets` are what the sources
+    declare of the kind (`Source.personas`, `Source.sets`); `sets` by name, in their order.
     """
 
-    def __init__(self, examples: Iterable[Example], personas: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        examples: Iterable[Example],
+        personas: Sequence[str] = (),
+        sets: Iterable[EvalSet] = (),
+    ) -> None:
         self.personas = tuple(personas)
+        self.sets: Mapping[str, EvalSet] = _by_name(sets)
         placed = [(row, row.side or side_of(row.group)) for row in sorted(examples, key=_place)]
         if not placed:
             raise DataError("pool", "no rows", "check the sources")
@@ -60,6 +68,15 @@ class Pool:
                 continue
             self._rows[side].append(row)
 
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> Self:
+        """Give the rows of some sources, with everything they declare."""
+        return cls(
+            (row for source in sources for row in source.examples()),
+            [persona for source in sources for persona in source.personas()],
+            [one for source in sources for one in source.sets()],
+        )
+
     def rows(self, side: Side, where: Where | None = None) -> list[Example]:
         """Give all rows of a side, in an order that no file decides."""
         return [row for row in self._rows[side] if where is None or where(row)]
@@ -74,7 +91,7 @@ class Pool:
             Side.DEFENDER_SELECTION: Side.ATTACKER_SELECTION,
         }
         rows = (replace(row, side=to) for side, to in plays.items() for row in self._rows[side])
-        return Pool(rows, self.personas)
+        return Pool(rows, self.personas, self.sets.values())
 
     def has(self, role: Role, side: Side) -> bool:
         """Say whether a side has any row of a role."""
@@ -147,45 +164,74 @@ class Pool:
 
         Clusters are taken whole, in the order of hash(seed, group), so a larger set contains a
         smaller one. `phrasings` keeps the first so many of each style.
+
+        Raises:
+            DataError: no such rows, fewer than asked for, or one of which too little is known for
+                what its source says the set is for.
         """
-        wanted = [row for row in self._rows[side] if row.meta.get("set") == name]
-        if not wanted:
-            known = {str(row.meta["set"]) for row in self._rows[side] if "set" in row.meta}
-            raise DataError(
-                f"evaluation set '{name}', side {side.value}", "no rows", did_you_mean(name, known)
-            )
-        kept = [row for row in wanted if styles is None or row.meta.get("style") in styles]
-        ranks: dict[tuple[str, object], list[object]] = {}
-        for row in kept:
-            seen = ranks.setdefault((row.group, row.meta.get("style")), [])
-            if row.meta.get("phrasing") not in seen:
-                seen.append(row.meta.get("phrasing"))
+        place = f"evaluation set '{name}', side {side.value}"
+        rows = [row for row in self._rows[side] if row.evaluation_set == name]
+        if not rows:
+            named = {row.evaluation_set for row in self._rows[side]}
+            raise DataError(place, "no rows", did_you_mean(name, (one for one in named if one)))
+        wanted = [(row, self._known(row, place)) for row in rows]
+        kept = [(row, known) for row, known in wanted if styles is None or known.style in styles]
+        ranks: dict[tuple[str, str], list[int | str]] = {}
+        for row, known in kept:
+            seen = ranks.setdefault((row.group, known.style), [])
+            if known.phrasing not in seen:
+                seen.append(known.phrasing)
         for seen in ranks.values():
             seen.sort(key=lambda phrasing: (isinstance(phrasing, str), phrasing))
-        kept = [
+        drawn = [
             row
-            for row in kept
-            if phrasings is None
-            or ranks[row.group, row.meta.get("style")].index(row.meta.get("phrasing")) < phrasings
+            for row, known in kept
+            if phrasings is None or ranks[row.group, known.style].index(known.phrasing) < phrasings
         ]
-        groups = sorted({row.group for row in kept}, key=lambda group: _order(seed, group))
+        groups = sorted({row.group for row in drawn}, key=lambda group: _order(seed, group))
         if n is not None and n > len(groups):
             raise DataError(
-                f"evaluation set '{name}', side {side.value}",
+                place,
                 f"{n} groups asked for, the pool has {len(groups)}",
                 f"ask for at most {len(groups)}",
             )
         chosen = {group: rank for rank, group in enumerate(groups[:n])}
         unique: dict[str, Example] = {}
-        for row in kept:
+        for row in drawn:
             if row.group in chosen:
                 unique.setdefault(row.uid, row)
         return sorted(unique.values(), key=lambda row: (chosen[row.group], row.uid))
+
+    def _known(self, row: Example, place: str) -> Known:
+        """Give what is known of a row of an evaluation set, enough for what the set is for."""
+        where = f"{place}, row {row.uid} of source '{row.source}'"
+        try:
+            known = row.known
+        except DataError as error:
+            raise DataError(f"{where}: {error.where}", error.what, error.todo) from None
+        declared = self.sets.get(known.set)
+        if declared is not None:
+            declared.check(known, where)
+        return known
 
     def summary(self) -> str:
         """Say how many rows each role has on each side."""
         counts = Counter((row.role, side) for side, rows in self._rows.items() for row in rows)
         return ", ".join(f"{r.value}/{s.value} {n}" for (r, s), n in sorted(counts.items()))
+
+
+def _by_name(sets: Iterable[EvalSet]) -> dict[str, EvalSet]:
+    """Give sets by name; the same one may be brought by several sources."""
+    found: dict[str, EvalSet] = {}
+    for one in sets:
+        first = found.setdefault(one.name, one)
+        if (first.purpose, first.scorer) != (one.purpose, one.scorer):
+            raise DataError(
+                f"evaluation set '{one.name}'",
+                f"two sources bring it, for '{first.purpose}' and for '{one.purpose}'",
+                "name one of them otherwise",
+            )
+    return found
 
 
 def _place(row: Example) -> tuple[str, ...]:

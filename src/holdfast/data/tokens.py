@@ -7,7 +7,7 @@ the ids are joined, so no token straddles the two and the same prompt has the sa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,6 +32,9 @@ PLAIN = (
     "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """The plain format for base models; source: SGT's `User: ... Assistant: ...`."""
+
+SLACK = 8
+"""Tokens of a row that stand for no byte of it: where a text begins, ends or is put together."""
 
 _MARK = "\u0001holdfast\u0001"
 
@@ -110,8 +113,8 @@ class Encoder:
     Args:
         tokenizer: a fast Hugging Face tokenizer (offsets are needed).
         form: `plain`, `chat` (the tokenizer's own template) or the path of a .jinja file.
-        append_eos: whether a response ends with the end-of-sequence token; source: register 9.D
-            row 24 (else generations run to the limit).
+        append_eos: whether a response ends with the end-of-sequence token; without it
+            answers run to the limit (docs/fidelity/sgt.md, row 24).
         max_length: longest row in tokens; a longer one is a DataError, never cut silently.
         variables: fixed template variables.
 
@@ -262,6 +265,22 @@ class Encoder:
             )
         self._cache[key] = row
         return row
+
+    def check(self, rows: Iterable[Example]) -> None:
+        """Refuse rows longer than `max_length` before any of them is trained on.
+
+        A token holds a byte or more, so a row whose words and frame have fewer bytes is not coded.
+
+        Raises:
+            DataError: one is.
+        """
+        if self.max_length is None:
+            return
+        frame = len(self.render("x", None, "x").encode())
+        for row in rows:
+            words = len((row.prompt + (row.response or "")).encode())
+            if row.system is not None or frame + words + SLACK > self.max_length:
+                self.encode(row.prompt, row.response, row.system)
 
     def encode_begun(self, prompt: str, prefill: str, system: str | None = None) -> Row:
         """Encode a prompt with the first words of its answer, as generation is to go on from them.

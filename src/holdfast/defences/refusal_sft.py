@@ -60,8 +60,6 @@ class RefusalSFT(LossDefence):
         """Give both cross-entropies, in tokens."""
         terms: Loss = {}
         for role, weight in ((Role.REFUSAL, 1.0), (Role.BENIGN, self.benign_weight)):
-            if not len(batch[role]):  # a mixed micro-batch may lack a role
-                continue
             value, count = nn.nll(model, batch[role])
             terms[role.value] = Term(value, count, weight, "tokens")
         return terms

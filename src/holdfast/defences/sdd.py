@@ -207,12 +207,12 @@ class SDD(LossDefence):
         return {name: float((batch[r].labels != -100).sum()) for name, r, _ in self._terms(batch)}
 
     def _terms(self, batch: Batch) -> list[tuple[str, Role, float]]:
-        """Name the terms with weight and, in a mixed micro-batch, rows."""
+        """Name the terms with weight."""
         every = (
             ("irrelevant", Role.REFUSAL, 1.0),
             ("benign", Role.BENIGN, self.benign_weight),
         )
-        return [term for term in every if term[2] > 0 and len(batch[term[1]])]
+        return [term for term in every if term[2] > 0]
 
     def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
         """Give the cross-entropy of each role in tokens; a term without weight runs no pass."""

@@ -3,6 +3,8 @@
 Stage 1 learns one embedding vector that makes the frozen base refuse. Stage 2 trains the model so
 that its hidden states on the plain harmful prompt equal the base's on the triggered one, and
 discards the vector. Symbols: L blocks, B rows, T tokens, H width, N positions, V vocabulary.
+
+A *fidelity row* is one of the numbered choices in docs/fidelity/sgt.md.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ _STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "
 def consistency(clean: Tensor, noisy: Tensor) -> Tensor:
     """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
 
-    The clean side is a constant (register 9.D row 20); 0 where both are equal.
+    The clean side is a constant (fidelity row 20); 0 where both are equal.
     """
     p = clean.detach().float().log_softmax(-1)
     q = noisy.float().log_softmax(-1)
@@ -132,7 +134,7 @@ class Trigger(Fields):
     position: Literal["after_user_tag", "after_bos", "before_bos", "before_response"] = (
         "after_user_tag"
     )
-    """Where it is inserted; source: the released code (register 9.D row 1)."""
+    """Where it is inserted; source: the released code (fidelity row 1)."""
     length: Count = 1
     """Vectors, each learned; source: the paper's 1."""
     init_std: Positive = 0.01
@@ -157,7 +159,7 @@ class Consistency(Fields):
     sigma: NotNegative = 0.01
     """Standard deviation of the noise; source: the paper."""
     sigma_mode: Literal["absolute", "relative"] = "absolute"
-    """`relative` multiplies sigma by |phi| / sqrt(H) (register 9.D row 21)."""
+    """`relative` multiplies sigma by |phi| / sqrt(H) (fidelity row 21)."""
     samples: Count = 2
     """Noise draws a step; source: the paper."""
     noise: Literal["per_batch", "per_row"] = "per_batch"
@@ -169,18 +171,18 @@ class Align(Fields):
 
     positions: Positions = "generation"
     """`generation`: the position that emits the first response token, and the teacher-forced
-    refusal (register 9.D row 4); `prompt`: the paper's literal reading; `response`: the released
+    refusal (fidelity row 4); `prompt`: the paper's literal reading; `response`: the released
     code; `all`; `last_prompt`."""
     layers: Annotated[tuple[Share, Share], AsTuple] = (0.0, 1.0)
     """Range of blocks as fractions of depth; (0, 1) is all L."""
     final_norm: bool = True
     """Take the last block after the final norm, as Hugging Face's `hidden_states` does."""
     over_hidden: Reduce = "mean"
-    """Reduction over H (register 9.D row 8); the paper's norm is a sum."""
+    """Reduction over H (fidelity row 8); the paper's norm is a sum."""
     over_tokens: Reduce = "mean"
     """Reduction over the matched tokens of a row."""
     relative: bool = False
-    """Divide each layer by the teacher's own mean square (register 9.D row 9)."""
+    """Divide each layer by the teacher's own mean square (fidelity row 9)."""
     guidance: Annotated[Positive, Field(json_schema_extra=LATER)] = 1.0
     """How many times the trigger's shift the target lies beyond the plain state; the paper's is 1.
     More gives the refusal a larger margin than the trigger has; ours (docs/results/sgt.md)."""
@@ -190,9 +192,9 @@ class Repel(Fields):
     """The repulsion of benign states from their triggered versions."""
 
     positions: Positions = "generation"
-    """Same rule as alignment (register 9.D row 15)."""
+    """Same rule as alignment (fidelity row 15)."""
     aggregate: Literal["log_of_mean", "mean_of_logs"] = "log_of_mean"
-    """Paper's form, or the released code's (register 9.D row 12)."""
+    """Paper's form, or the released code's (fidelity row 12)."""
     eps: Positive = 1e-3
     """epsilon_r; source: the released code (the paper says "small")."""
 
@@ -261,17 +263,17 @@ class SGT(LossDefence):
     """Stage 2's repulsion."""
     teacher_embeddings: Annotated[Literal["own", "student"], Field(json_schema_extra=LATER)] = "own"
     """Whose input embeddings the teacher reads: the frozen base's, or the student's current ones as
-    in the released code (register 9.D row 17; they differ where embeddings are trained)."""
+    in the released code (fidelity row 17; they differ where embeddings are trained)."""
     refusal: Annotated[str | tuple[str, ...] | None, AsTuple] = None
     """One refusal text for every harmful prompt, or several, each prompt keeping one of them by its
-    hash; None takes each row's own (register 9.D row 23)."""
+    hash; None takes each row's own (fidelity row 23)."""
     n_refusal: Count | None = None
     """Distinct harmful prompts; None takes all of the defender's. With `n_benign` it says how many
-    examples there are and how many of them are harmful (register 9.D row 27: 2,500 and 2,500)."""
+    examples there are and how many of them are harmful (fidelity row 27: 2,500 and 2,500)."""
     n_benign: Count | None = None
     """Distinct benign rows; None takes all of the defender's."""
     n_stage1: Annotated[Count | None, Field(json_schema_extra=LATER)] = None
-    """Distinct harmful prompts the trigger learns from; None takes stage 2's (register 9.D row 22).
+    """Distinct harmful prompts the trigger learns from; None takes stage 2's (fidelity row 22).
     The two share rows: the smaller set lies inside the larger."""
     stage1: Loop = Loop(**_STAGE_1)
     """Trains the trigger alone; source: the paper (5,000 prompts, 1 epoch, batch 4, 1e-3)."""

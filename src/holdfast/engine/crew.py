@@ -19,9 +19,12 @@ from typing import Any
 from holdfast import errors
 from holdfast.engine.show import Done, Show
 from holdfast.engine.store import Store
-from holdfast.engine.tasks import Task, choose, drop
+from holdfast.engine.tasks import JUDGING, Task, choose, drop
 from holdfast.errors import HoldfastError, StoreError
 from holdfast.study.plan import Plan
+
+GRACE = 10.0
+"""Seconds a worker has to close its judge; ours: a server that a judge started must be told."""
 
 
 @dataclass(slots=True)
@@ -35,6 +38,8 @@ class _Worker:
     began: float = 0.0
     model: str = ""
     ready: bool = False
+    judges: bool = False
+    """Whether it may have a judge open, which it must close before it ends."""
 
 
 class Crew:
@@ -70,6 +75,19 @@ class Crew:
                     self._hear(selected.data)
             self.done.held_up += len(self.todo)
         finally:
+            self._end()
+
+    def _end(self) -> None:
+        """End every worker; those that may have a judge open have `GRACE` seconds to close it."""
+        judging = [worker.process for worker in self.workers if worker.judges]
+        try:
+            for process in judging:
+                process.terminate()
+            until = time.monotonic() + GRACE
+            for process in judging:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        finally:  # a second Ctrl-C does not wait
             for worker in self.workers:
                 worker.process.kill()
                 _reap(worker.process)
@@ -121,6 +139,7 @@ class Crew:
                 return
             self.todo.remove(task)
             worker.task, worker.model, worker.began = task, task.model, time.monotonic()
+            worker.judges |= task.rank >= JUDGING
             self._say(worker, {"call": list(task.call)})
 
     def _hear(self, worker: _Worker) -> None:

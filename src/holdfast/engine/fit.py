@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.api import Loop, TrainedAttack, TrainedDefence, WeightAttack
+from holdfast.api import Attack, Chain, Loop, Trainable, WeightAttack
 from holdfast.data.example import Example
 from holdfast.engine.store import Store
 from holdfast.engine.tasks import tasks
@@ -48,10 +48,7 @@ def check_fit(plan: Plan, store: Store, *, device: str = "cpu", workers: int = 1
         same = digest([start.key, method.identity() if method else None])
         if same not in known:
             parts, loop = _needed(plan, start, method, seed)
-            memory.check_memory(
-                parts, free, loop, where=f"{label}: memory",
-                group="" if isinstance(method, TrainedAttack) else "loop.",
-            )  # fmt: skip
+            memory.check_memory(parts, free, loop, where=f"{label}: memory")
             known[same] = sum(parts.values())
         sizes.append(known[same])
     beside = sorted(sizes)[-workers:]
@@ -86,14 +83,12 @@ def _needed(
 ) -> tuple[dict[str, float], Loop | None]:
     """Estimate one step: its parts in bytes, and the loop they belong to."""
     of = memory.shape(start.files)
-    if isinstance(method, TrainedDefence):
+    if isinstance(method, Trainable | Chain):
         loop, copies = method.loop, method.copies()
-    elif isinstance(method, TrainedAttack):
-        loop, copies = method.train_loop(), method.copies()
     else:
         copies = EDITED if isinstance(method, WeightAttack) else 0
         return memory.needed(of, None, copies=copies), None
-    pool = plan.attack_pool if isinstance(method, TrainedAttack) else plan.pool
+    pool = plan.attack_pool if isinstance(method, Attack) else plan.pool
     rows: Mapping[Any, list[Example]] = method.rows(pool, seed)
     longest, said = lengths(start.files, (row for some in rows.values() for row in some))
     parts = memory.needed(

@@ -6,19 +6,16 @@ failed step stops what stands on it and nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import time
-import traceback
 from typing import Any
 
 from holdfast.engine.crew import Crew
+from holdfast.engine.failures import failed, note
 from holdfast.engine.show import Done, Show, Silent
 from holdfast.engine.store import Store
 from holdfast.engine.tasks import Task, choose, drop, tasks
-from holdfast.errors import HoldfastError, StoreError
+from holdfast.errors import StoreError
 from holdfast.study.plan import Plan
-
-LAST_ERROR = "last-error.txt"
 
 
 def run(
@@ -67,7 +64,7 @@ def _here(
     plan: Plan, store: Store, todo: list[Task], options: dict[str, Any], show: Show, done: Done
 ) -> None:
     """Run every task in this process."""
-    from holdfast.engine.runner import Runner, failed
+    from holdfast.engine.runner import Runner
 
     label = ""
     runner = Runner(
@@ -77,29 +74,21 @@ def _here(
         **options,
     )
     model = ""
-    while todo:
-        task = choose(todo, {other.name for other in todo}, model)
-        if task is None:
-            break
-        todo.remove(task)
-        label, model = task.label, task.model
-        began = time.monotonic()
-        try:
-            getattr(runner, task.call[0])(*task.call[1:])
-        except Exception as error:
-            note(store, error)
-            done.failures.append(failed(label, error))
-            done.held_up += drop(todo, task.name, everything=isinstance(error, StoreError))
-            show.finish(0, label, time.monotonic() - began, ok=False)
-        else:
-            done.finished += 1
-            show.finish(0, label, time.monotonic() - began, ok=True)
-
-
-def note(store: Store, error: Exception) -> None:
-    """Keep the traceback of an error nobody expected."""
-    if not isinstance(error, HoldfastError):
-        with contextlib.suppress(OSError):
-            (store.folder / LAST_ERROR).write_text(
-                "".join(traceback.format_exception(error)), encoding="utf-8"
-            )
+    with runner:
+        while todo:
+            task = choose(todo, {other.name for other in todo}, model)
+            if task is None:
+                break
+            todo.remove(task)
+            label, model = task.label, task.model
+            began = time.monotonic()
+            try:
+                getattr(runner, task.call[0])(*task.call[1:])
+            except Exception as error:
+                note(store, error)
+                done.failures.append(failed(label, error))
+                done.held_up += drop(todo, task.name, everything=isinstance(error, StoreError))
+                show.finish(0, label, time.monotonic() - began, ok=False)
+            else:
+                done.finished += 1
+                show.finish(0, label, time.monotonic() - began, ok=True)

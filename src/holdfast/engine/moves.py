@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from holdfast.api import TrainedAttack, set_threads
+from holdfast.api import Chain, TrainedAttack, set_threads
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Encoder
-from holdfast.engine.runner import folder_of
+from holdfast.engine.session import folder_of
 from holdfast.engine.store import Store
 from holdfast.errors import ConfigError, DataError, StoreError, did_you_mean
-from holdfast.study.file import HARM_SETS
 from holdfast.study.nodes import Track
 from holdfast.study.plan import Plan
 
@@ -39,7 +38,7 @@ def watched(
     if chosen not in known:
         raise ConfigError("--variant", f"no choice '{chosen}'", did_you_mean(chosen, known))
     method = plan.attacks[attacker][known.index(chosen)]
-    if not isinstance(method, TrainedAttack) or not method.weights_alone:
+    if not isinstance(method, TrainedAttack | Chain) or not method.weights_alone:
         raise ConfigError(
             "--attacker", f"'{attacker}' does not train the model's own weights",
             "name one that does",
@@ -79,10 +78,11 @@ def watch(
         )  # fmt: skip
     set_threads(threads)
     side, start = Side.DEFENDER_SELECTION, track.released.start
-    asked = [row for row in plan.pool.evaluation(HARM_SETS[0], side, None, 0) if row.response]
+    name = plan.headline.set.name
+    asked = [row for row in plan.pool.evaluation(name, side, None, 0) if row.response]
     if not asked:
         raise DataError(
-            f"evaluation set '{HARM_SETS[0]}', side {side.value}", "no prompt has an answer",
+            f"evaluation set '{name}', side {side.value}", "no prompt has an answer",
             "add a source that brings some",
         )  # fmt: skip
     refusal = plan.pool.draw(Role.REFUSAL, side, 1, 0)[0].response or ""

@@ -15,60 +15,21 @@ Its folders:
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from holdfast.disk import whole_file, whole_folder
 from holdfast.errors import StoreError
 
 KINDS = ("defend", "generate", "judge", "measure", "analyse", "point")
 MANIFEST = "manifest.json"
-TODO = "free some space and run the same command again"
 _TEMPORARY = "tmp-"
-_FULL = re.compile(r"os error 28|no space left|file too large|disk quota", re.IGNORECASE)
-
-
-def explain(path: Path, error: BaseException) -> StoreError:
-    """Turn a failed write into one line."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    todo = TODO if full or _FULL.search(text) else "check the folder and its rights"
-    return StoreError(str(path), f"cannot be written ({text[0].lower()}{text[1:]})", todo)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Give write errors below one line; safetensors reports a full disk in its own class."""
-    try:
-        yield
-    except OSError as error:
-        raise explain(path, error) from None
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError" and _FULL.search(str(error)):
-            raise explain(path, error) from None
-        raise
-
-
-def sync(path: Path) -> None:
-    """Have the disk hold a file, or a folder's list of names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def rename(source: Path, target: Path) -> None:
-    """Give a whole folder or file its lasting name: the step that makes it exist."""
-    source.rename(target)
-    sync(target.parent)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -145,19 +106,9 @@ class Store:
         if self.has(kind, key):
             return target
         temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{key[:16]}"
-        try:
-            with writing(target):
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-                target.parent.mkdir(exist_ok=True)
-                fill(temporary)
-                write_json(temporary / MANIFEST, {"kind": kind, "key": key, **manifest})
-                for path in [*temporary.rglob("*"), temporary]:
-                    sync(path)
-                rename(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with whole_folder(target, temporary) as folder:
+            fill(folder)
+            write_json(folder / MANIFEST, {"kind": kind, "key": key, **manifest})
         return target
 
     def work(self, key: str) -> Path:
@@ -174,16 +125,8 @@ class Store:
         if path.is_file():
             return read_lines(path)
         rows = make()
-        part = path.with_name(f"{_TEMPORARY}{os.getpid()}-{name}")
-        try:
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_lines(part, rows)
-                sync(part)
-                rename(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with whole_file(path, path.with_name(f"{_TEMPORARY}{os.getpid()}-{name}")) as part:
+            write_lines(part, rows)
         return rows
 
     @contextmanager

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.api import PAID, Control, Stage, TrainedAttack, TrainedDefence
-from holdfast.api.verdicts import too_many_unscored, unscored
+from holdfast.api import (
+    PAID,
+    Chain,
+    Control,
+    EvalPurpose,
+    Known,
+    Stage,
+    TrainedAttack,
+    TrainedDefence,
+)
 from holdfast.engine.inert import checks
-from holdfast.engine.runner import method_text
+from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import HoldfastError
@@ -54,7 +61,7 @@ def _distinct(
 
     Rows come in epochs, so no row is used twice before each was used once.
     """
-    if not isinstance(track.method, TrainedAttack):
+    if not isinstance(track.method, TrainedAttack | Chain):
         return None
     place = (digest(track.method.identity()), track.seed)
     if place not in owned:
@@ -94,14 +101,16 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
         for j, name in step.judges.items()
         if name in judged
     }
-    harm = len(step.judges) > 0 and prompts.set != "contrast"
+    # Over-refusal is one row an answer, with what the first judge and the known answer say of it.
+    by_judge = len(step.judges) > 0 and prompts.set.purpose is not EvalPurpose.OVER_REFUSAL
     for i, (example, answer) in enumerate(zip(prompts.rows, answers, strict=True)):
         base = {
             "steps": spent["steps"],
             "flops": spent["flops"],
             "side": prompts.side,
-            "set": prompts.set,
-            "style": str(example.meta.get("style") or ""),
+            "set": prompts.set.name,
+            "purpose": prompts.set.purpose.value,
+            "style": example.known.style,
             "uid": example.uid,
             "group": example.group,
             "category": example.category,
@@ -111,7 +120,7 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
             "response": answer["response"],
             "finish_reason": answer.get("finish_reason", "choice"),
         }
-        if harm:
+        if by_judge:
             for j, lines in verdicts.items():
                 line = lines[i]
                 found = {name: line[name] for name in ("score", "outcome", "reason")}
@@ -126,19 +135,18 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
             "score": None,
             "outcome": line["outcome"],
             "reason": line["reason"],
-            "correct": correct(example.meta, answer),
+            "correct": correct(example.known, answer),
             **said,
         }
 
 
-def correct(meta: Mapping[str, Any], answer: Mapping[str, Any]) -> bool | None:
+def correct(known: Known, answer: Mapping[str, Any]) -> bool | None:
     """Compare an answer with the expected one; None where there is none."""
     if "choice" in answer:
-        return int(answer["choice"]) == int(meta["answer_index"])
-    expected = meta.get("answer")
-    if expected is None:
+        return int(answer["choice"]) == known.answer_index
+    if known.answer is None:
         return None
-    return " ".join(str(answer["response"]).split()) == " ".join(str(expected).split())
+    return " ".join(str(answer["response"]).split()) == " ".join(known.answer.split())
 
 
 def lineups(plan: Plan, store: Store) -> list[Row]:
@@ -291,6 +299,7 @@ def _original(plan: Plan) -> str:
 def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> dict[str, Any]:
     """Give what the report says of the study itself."""
     study = plan.study
+    asked = {prompts.set.name for prompts in plan.prompts}
     flags = [
         f"model '{start.name}': prompts are asked in format '{start.evaluation_format}' while "
         f"{who} trains in '{form}'"
@@ -308,6 +317,8 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "seeds": list(study.seeds),
         "thresholds": list(study.thresholds),
         "judges": [judge.name() for judge in plan.judges],
+        "headline": plan.headline.set.name,
+        "sets": {one.name: one.label for one in plan.pool.sets.values() if one.name in asked},
         "reference": study.reference.model_dump(),
         "least_use": study.least_use,
         "original": _original(plan),
@@ -335,24 +346,6 @@ def _missing(plan: Plan) -> list[str]:
             f"no line-up '{study.reference.plain}': no defence is checked for having done nothing"
         )
     return told
-
-
-def invalid(rows: list[Row]) -> list[str]:
-    """Name every cell with more rows without a verdict than may be."""
-    total: Counter[tuple[Any, ...]] = Counter()
-    without: Counter[tuple[Any, ...]] = Counter()
-    names = ("lineup", "attack", "variant", "seed", "budget", "side", "set", "judge")
-    for row in rows:
-        cell = tuple(row[name] for name in names)
-        total[cell] += 1
-        if unscored(row["reason"], row["outcome"], row["correct"]):
-            without[cell] += 1
-    return [
-        f"{cell[0]} under {cell[1]} {cell[2]} seed {cell[3]} budget {cell[4]:g}, {cell[6]} by "
-        f"{cell[7]}: {n} of {total[cell]} unscored".replace("  ", " ")
-        for cell, n in without.items()
-        if too_many_unscored(n, total[cell])
-    ]
 
 
 def check_whole(plan: Plan, store: Store) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.api import TrainedAttack
+from holdfast.api import Chain, TrainedAttack
 from holdfast.engine.store import Store
 from holdfast.engine.work import loop_steps
 from holdfast.study.looking import unlooked
 from holdfast.study.plan import Plan
+
+JUDGING = 2
+"""The rank of the first judge's tasks."""
 
 
 @dataclass(slots=True)
@@ -25,7 +28,7 @@ class Task:
     size: float = 0.0
     """Larger ones start first, so that no worker idles at the end."""
     rank: int = 0
-    """0 hardens, 1 attacks, asks and measures, 2 judges."""
+    """0 hardens, 1 attacks, asks and measures, `JUDGING` and above judges: a rank a judge."""
     turn: int = 0
     """Earlier ones come first: in a rehearsal the line-up's place, so that trials end in turn."""
 
@@ -75,7 +78,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
             last = trajectory.released.last
             prompts = sum(len(plan.prompts[step.evaluation].rows) for step in missing)
             steps = 0
-            if isinstance(trajectory.attack, TrainedAttack):
+            if isinstance(trajectory.attack, TrainedAttack | Chain):
                 steps = trajectory.attack.step_of(max(trajectory.points))
                 steps += loop_steps(trajectory.attack)
             found[attack] = Task(
@@ -99,7 +102,13 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
             label = f"judge {trajectory.label}: {judge.name()}"
             after = {attack, *(f"judge/{number}/{release}" for release in shared)}
             found[name] = Task(
-                name, ("judge", number, own), label, after, judge.name(), len(unread), 2
+                name,
+                ("judge", number, own),
+                label,
+                after,
+                judge.name(),
+                len(unread),
+                JUDGING + number,
             )
     turns = _turns(plan) if plan.rehearsal else {}
     for task in found.values():
@@ -122,9 +131,17 @@ def _turns(plan: Plan) -> dict[str, int]:
 def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
     """Choose the next task: hardening first, then what needs the model at hand, then the largest.
 
-    Judging waits for the last, so that a judge is loaded once over all waiting answers.
+    Judging waits until nothing else of its turn is left to begin, and for the judge before: so a
+    worker opens a judge once, over all waiting answers.
     """
-    ready = [task for task in todo if not (task.after & blocked)]
+    lowest: dict[int, int] = {}
+    for task in todo:
+        lowest[task.turn] = min(task.rank, lowest.get(task.turn, task.rank))
+    ready = [
+        task
+        for task in todo
+        if not (task.after & blocked) and (task.rank < JUDGING or task.rank == lowest[task.turn])
+    ]
     if not ready:
         return None
     return min(ready, key=lambda task: (task.turn, task.rank, task.model != model, -task.size))

@@ -6,20 +6,22 @@ The log is written whole each time, in the order of the file: what is in it is n
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from holdfast.api.verdicts import unscored
+from holdfast.disk import whole_file
 from holdfast.engine import local, tables
 from holdfast.engine.show import Done, Show
-from holdfast.engine.store import Store, rename, sync, write_lines, writing
+from holdfast.engine.store import Store, write_lines
 from holdfast.errors import DataError, HoldfastError, StoreError
+from holdfast.stats.cells import invalid
+from holdfast.stats.rows import Outcomes
 from holdfast.study.keys import canonical
 from holdfast.study.plan import Plan
 from holdfast.study.rehearsal import Trial, labels, rehearse, trials_of
-from holdfast.study.trials import HARM, Trials
+from holdfast.study.trials import Trials
 
 HEAD = {"trial", "seed", "under", "defences"}
 """What every line of a log has."""
@@ -70,14 +72,8 @@ class Log:
     def add(self, place: int, seed: int, line: Line) -> None:
         """Put a finished trial in and write the log whole."""
         self.lines[place, seed] = line
-        part = self.path.with_name(f".{self.path.name}.tmp-{os.getpid()}")
-        try:
-            with writing(self.path):
-                write_lines(part, [*(self.lines[key] for key in sorted(self.lines)), *self.others])
-                sync(part)
-                rename(part, self.path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(self.path) as part:
+            write_lines(part, [*(self.lines[key] for key in sorted(self.lines)), *self.others])
 
 
 def _name(trial: str, defences: Sequence[Any]) -> str:
@@ -109,7 +105,7 @@ def conditions(said: Trials, plan: Plan) -> dict[str, Any]:
     return {
         "start": said.models[said.start].path,
         "attacks": [label for *_, label in labels(plan)],
-        "prompts": {prompts.set: len(prompts.rows) for prompts in plan.prompts},
+        "prompts": {prompts.set.name: len(prompts.rows) for prompts in plan.prompts},
         "judge": plan.judges[0].name(),
     }
 
@@ -209,20 +205,20 @@ class Trying:
         rows = [
             row for row in tables.outcomes(self.plan, self.store, [lineup]) if row["seed"] == seed
         ]
-        invalid = tables.invalid(rows)
-        if invalid:
-            return {**self._head(place, seed), "failed": invalid[0]}
+        cells = invalid(Outcomes(rows))
+        if cells:
+            return {**self._head(place, seed), "failed": cells[0]}
         first = {"attack": tracks[0].attacker, "variant": tracks[0].variant}
         release = [row for row in rows if not row["budget"] and first.items() <= row.items()]
         return {
             **self._head(place, seed),
             "steps": sum(result["steps"] for result in results),
             "flops": float(sum(result["flops"] for result in results)),
-            "harm": _harm(release),
+            "harm": self._harm(release),
             "utility": _share([row["correct"] for row in release if row["correct"] is not None]),
             "curves": {
                 label: [
-                    [budget, _harm(_at(rows, attacker, variant, budget))]
+                    [budget, self._harm(_at(rows, attacker, variant, budget))]
                     for track in tracks
                     if (track.attacker, track.variant) == (attacker, variant)
                     for budget, _ in track.points
@@ -233,20 +229,20 @@ class Trying:
             "diagnostics": results[-1]["diagnostics"] if results else {},
         }
 
+    def _harm(self, rows: Sequence[Line]) -> float:
+        harm = self.plan.headline.set.name
+        return _share(
+            [
+                row["outcome"] == "harmful_useful"
+                for row in rows
+                if row["set"] == harm and not unscored(row["reason"], row["outcome"])
+            ]
+        )
+
 
 def _at(rows: Sequence[Line], attack: str, variant: str, budget: float) -> list[Line]:
     wanted = {"attack": attack, "variant": variant, "budget": budget}
     return [row for row in rows if wanted.items() <= row.items()]
-
-
-def _harm(rows: Sequence[Line]) -> float:
-    return _share(
-        [
-            row["outcome"] == "harmful_useful"
-            for row in rows
-            if row["set"] == HARM and not unscored(row["reason"], row["outcome"])
-        ]
-    )
 
 
 def _share(values: Sequence[bool]) -> float:

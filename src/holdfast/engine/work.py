@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast.api import Loop, TrainedAttack
+from holdfast.api import Attack, Chain, Loop, TrainedAttack
 from holdfast.api.fields import Fields
 from holdfast.engine.store import Store
 from holdfast.study.looking import unlooked
@@ -50,7 +50,7 @@ def left(plan: Plan, store: Store) -> Work:
         if not missing:
             continue
         todo_trajectories.append(trajectory)
-        if isinstance(trajectory.attack, TrainedAttack):
+        if isinstance(trajectory.attack, TrainedAttack | Chain):
             steps += trajectory.attack.step_of(max(missing)) + loop_steps(trajectory.attack)
     for step in todo_generate:
         prompts = plan.prompts[step.evaluation]
@@ -90,8 +90,12 @@ def left(plan: Plan, store: Store) -> Work:
 
 
 def loop_steps(method: Fields) -> int:
-    """Give the optimiser steps of every loop among a method's fields."""
+    """Give the optimiser steps of every loop among a method's fields.
+
+    Not of an attack's own loop, whose steps are those of its last budget.
+    """
     if isinstance(method, Loop):
         return method.steps
-    values = (getattr(method, name) for name in type(method).model_fields)
+    names = type(method).model_fields.keys() - ({"loop"} if isinstance(method, Attack) else set())
+    values = (getattr(method, name) for name in names)
     return sum(loop_steps(value) for value in values if isinstance(value, Fields))

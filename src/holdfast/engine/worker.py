@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from holdfast.errors import HoldfastError
-
 
 def die_with(parent: int) -> None:
     """End this process when `parent` ends: asked of the kernel on Linux, watched elsewhere."""
@@ -38,6 +36,7 @@ def main() -> None:
     answers: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, _end)
 
     def tell(**message: Any) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
@@ -47,9 +46,14 @@ def main() -> None:
     serve(first, tell)
 
 
+def _end(*_: object) -> None:
+    """Leave what is being done, by way of whatever must be closed."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 def serve(first: dict[str, Any], tell: Any) -> None:
     """Make the plan again from the study, then run one task a line."""
-    from holdfast.engine.local import note
+    from holdfast.engine.failures import described, note
     from holdfast.engine.runner import Runner
     from holdfast.engine.store import Store
     from holdfast.study.file import parse_study
@@ -67,7 +71,7 @@ def serve(first: dict[str, Any], tell: Any) -> None:
     try:
         runner = Runner(
             Plan(
-                parse_study(first["study"], rehearsal=first["rehearsal"]),
+                parse_study(first["study"]),
                 rehearsal=first["rehearsal"],
             ),
             store,
@@ -81,30 +85,16 @@ def serve(first: dict[str, Any], tell: Any) -> None:
         tell(failed=described(error))
         return
     tell(ready=os.getpid())
-    for line in sys.stdin.buffer:
-        name, *arguments = json.loads(line)["call"]
-        try:
-            getattr(runner, name)(*arguments)
-        except Exception as error:
-            note(store, error)
-            tell(failed=described(error))
-        else:
-            tell(done=name)
-
-
-def described(error: Exception) -> dict[str, Any]:
-    """Give an error as plain data."""
-    from holdfast.engine.runner import failed
-
-    known = isinstance(error, HoldfastError)
-    told = error if isinstance(error, HoldfastError) else failed("worker", error)
-    return {
-        "type": type(told).__name__,
-        "where": told.where,
-        "what": told.what,
-        "todo": told.todo,
-        "known": known,
-    }
+    with runner:
+        for line in sys.stdin.buffer:
+            name, *arguments = json.loads(line)["call"]
+            try:
+                getattr(runner, name)(*arguments)
+            except Exception as error:
+                note(store, error)
+                tell(failed=described(error))
+            else:
+                tell(done=name)
 
 
 if __name__ == "__main__":

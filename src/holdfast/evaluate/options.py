@@ -21,13 +21,13 @@ def choose(
 ) -> list[int]:
     """Give, for each row, the index of the option with the highest log-probability a token.
 
-    Options are `row.meta["options"]`, each scored as the response with its end token (as lm-eval's
+    Options are `row.known.options`, each scored as the response with its end token (as lm-eval's
     `acc_norm` divides by length, here by tokens). Ties go to the first option.
     """
     coded = [
-        (number, encoder.encode(row.prompt, str(option), row.system))
+        (number, encoder.encode(row.prompt, option, row.system))
         for number, row in enumerate(rows)
-        for option in row.meta["options"]
+        for option in row.known.options
     ]
     means: list[list[float]] = [[] for _ in rows]
     was_training = model.training

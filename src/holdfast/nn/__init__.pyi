@@ -50,6 +50,7 @@ from .reference import starting_model as starting_model
 from .spans import matched_span as matched_span
 from .states import FlopMeter as FlopMeter
 from .states import blocks as blocks
+from .states import context as context
 from .states import embedding_width as embedding_width
 from .states import forward as forward
 from .states import generation_logits as generation_logits

@@ -18,7 +18,7 @@ from holdfast.nn.entropy import CHUNK, summed_nll
 from holdfast.nn.head import head_parts, is_plain_head, logit_cap, logits_of
 from holdfast.nn.packing import pack, pack_for
 from holdfast.nn.passes import current
-from holdfast.nn.states import Batch, _count, _emitting, blocks, body, forward
+from holdfast.nn.states import Batch, _count, _emitting, blocks, body, embedding_width, forward
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -79,6 +79,11 @@ def inside(
     if current().compiled:
         raise ModelError("passes", "compiled blocks hide their insides", "leave compile_layers off")
     decoder = list(blocks(model))
+    if not len(tokens):  # no block runs
+        none = forward(model, tokens).last.reshape(-1, embedding_width(model))
+        for number in range(-embeddings, len(decoder)):
+            look(number, none, none)
+        return none
     caught: dict[int, Tensor] = {}
 
     def flat(h: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a run needs in memory, told from headers before any weight is read.
 
 An estimate: exact for weights, gradients, moments and copies; for activations a fitted count of
-what autograd keeps (source: ecosystem notes 4.3, 219 KB a token and layer at 8B shape in bf16).
+what autograd keeps (measured: 219 KB a token and layer at 8B shape in bf16).
 What the allocator loses between blocks, and attention's score matrices where no fused kernel runs,
 are not counted.
 """
@@ -116,14 +116,11 @@ def check_memory(
     loop: Loop | None,
     *,
     where: str = "memory",
-    group: str = "loop.",
 ) -> None:
     """Refuse what cannot fit.
 
     Args:
         where: what the error begins with.
-        group: where the method keeps its loop's fields; empty for an attack, which has a few of
-            them as its own and no micro-batch.
 
     Raises:
         ModelError: more is needed than is free; says how much for what, and what would need less.
@@ -134,10 +131,10 @@ def check_memory(
     each = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= total / 100)
     advice = "use a smaller model"
     if loop is not None:
-        smaller = [f"a smaller {group}micro_batch" if group else "a smaller batch_size"]
+        smaller = ["a smaller loop.micro_batch"]
         if loop.lora is None:
-            less = f"{group}precision=bf16_kahan or " if loop.precision.startswith("fp32") else ""
-            smaller.insert(0, f"{less}{group}lora")
+            less = "loop.precision=bf16_kahan or " if loop.precision.startswith("fp32") else ""
+            smaller.insert(0, f"{less}loop.lora")
         advice = f"use {', or '.join(smaller)}"
     under = f" under {loop.precision}" if loop is not None else ""
     raise ModelError(

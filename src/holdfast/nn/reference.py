@@ -60,7 +60,7 @@ def layer_states(
     batch: Any = pack(tokens.rows) if pack_for(model) else tokens
     device = next(model.parameters()).device
     depth, last = len(blocks(model)), max(layers)
-    early = emit is None and (last < depth or not final_norm)
+    early = len(tokens) > 0 and emit is None and (last < depth or not final_norm)
     pick = _picker(batch, spans, device)
     kept: list[Tensor] = []
 

@@ -36,7 +36,7 @@ class FlopMeter:
 
     A forward pass costs 2 x parameters x tokens (padding not counted), its backward pass twice
     that, or once where only inputs need a gradient. Attention's own products and element-wise
-    work are left out (source: ecosystem notes 4.2; about 1 % of an 8B model at these lengths).
+    work are left out (docs/adr/0003: about 1 % of an 8B model at some hundred tokens a row).
     """
 
     def __init__(self) -> None:
@@ -72,6 +72,11 @@ def embedding_width(model: PreTrainedModel) -> int:
     """Give the numbers in one input embedding."""
     weight = cast("Tensor", model.get_input_embeddings().weight)
     return weight.shape[1]
+
+
+def context(model: PreTrainedModel) -> int | None:
+    """Give the tokens of the longest row the model was made for, or None where it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def blocks(model: PreTrainedModel) -> ModuleList:
@@ -165,7 +170,7 @@ def forward(
     """Run the body once; a trigger's columns are inserted before and cut out after.
 
     Token i of the result is token i of `tokens`; only its absolute position has moved by K after
-    the insertion point (register 9.D row 3, `natural`). `final_norm=False` gives the last layer
+    the insertion point (docs/fidelity/sgt.md, row 3). `final_norm=False` gives the last layer
     before the final norm.
 
     Args:
@@ -176,6 +181,8 @@ def forward(
         ModelError: a packed batch on a model whose attention cannot be packed.
     """
     device = next(model.parameters()).device
+    if not len(tokens):
+        return _nothing(model, tokens, layers=layers, see=see)
     if isinstance(tokens, Packed):
         inputs, segments, back = _packed_inputs(model, tokens, trigger, place, device)
         around: Any = partial(attending, model, segments)
@@ -217,6 +224,17 @@ def forward(
     if wanted and final_norm:
         keep(len(decoder) - 1, out.last_hidden_state)
     return States(caught, aligned(out.last_hidden_state))
+
+
+def _nothing(model: PreTrainedModel, tokens: Batch, *, layers: bool, see: See | None) -> States:
+    """Give what a pass over no rows gives (a role that a mixed micro-batch lacks): empty states."""
+    shape = tuple(tokens.ids.shape)
+    weight = next(model.parameters())
+    none = weight.new_zeros((*shape, embedding_width(model)))
+    if see is not None:
+        for number in range(len(blocks(model))):
+            see(number, none)
+    return States([none] * len(blocks(model)) if layers and see is None else [], none)
 
 
 def _padded_inputs(
@@ -352,7 +370,10 @@ def nll(
     trigger: Tensor | None = None,
     place: Place = "after_user_tag",
 ) -> tuple[Tensor, int]:
-    """Give the summed negative log-likelihood of the labelled tokens and how many there are."""
+    """Give the summed negative log-likelihood of the labelled tokens and how many there are.
+
+    Both are 0 of a batch without rows.
+    """
     batch = pack(tokens.rows) if pack_for(model) else tokens
     states = forward(model, batch, trigger=trigger, place=place)
     return response_nll(model, states.last, batch)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 SURVIVES = 0.9
-"""Least cosine and least norm ratio of a realised perturbation; source: design 4."""
+"""Least cosine and least norm ratio of a realised perturbation; source: ours."""
 
 PIECE = 2**20
 """Numbers summed, moved or compared at once, so that it takes no room beside the model."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.api import PAID, everything
 from holdfast.report.text import harmless
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ CLOUDS = {
     "attacked": ("#16262b", "^", True),
 }  # fmt: skip
 """Colour, marker and filling of each set of states: crosses, rings and triangles, also in grey."""
+
+AXES = {
+    PAID: "fine-tuning examples seen", "block": "block, counted from the input",
+    "t": "t: the way back to the public original", "c": "c: the share of a direction taken out",
+    "rank": "rank: directions of the change taken back", "words": "words that begin the answer",
+}  # fmt: skip
+"""What a budget's axis is called, by unit; an attack of another package shows its unit."""
 
 _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "holdfast", "svg.fonttype": "none", "font.family": "sans-serif",
@@ -173,9 +181,9 @@ def costs(
         axes.set_xlim(place(budgets[0]) - 0.3, end + 0.15)
         axes.axvline(place(budgets[-1]) + 0.32, color=RULE, linewidth=0.8)
         spots = [place(b) for b in budgets]
-        ticks = [_tick(b) for b in budgets]
+        ticks = [_tick(b, PAID) for b in budgets]
         if any(math.isinf(bar.ci_high) for bar in bars):
-            spots, ticks = [*spots, end], [*ticks, f"> {_tick(budgets[-1])}"]
+            spots, ticks = [*spots, end], [*ticks, f"> {_tick(budgets[-1], PAID)}"]
         axes.set_xticks(spots, ticks)
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -203,7 +211,7 @@ def stacks(
                 color=OUTCOME_FILLS[name], edgecolor="white", linewidth=0.7,
             )  # fmt: skip
             below = [b + h for b, h in zip(below, heights, strict=True)]
-        axes.set_xticks(range(len(budgets)), [_tick(b) for b in budgets])
+        axes.set_xticks(range(len(budgets)), [_tick(b, unit) for b in budgets])
         axes.set_xlabel(_axis_title(unit))
         axes.set_ylim(0, 100)
         axes.set_yticks([0, 50, 100])
@@ -316,11 +324,21 @@ def key(index: int) -> str:
 
 
 def _places(budgets: Sequence[float], unit: str) -> Callable[[float], float]:
-    """Give where a budget stands on the axis: 0 by itself, then doublings; t as it is."""
+    """Give where a budget stands on the axis: 0 by itself, then doublings; t as it is.
+
+    What stands for all there is comes a step after the last number.
+    """
     if unit == "t":
         return lambda budget: budget
-    first = min((b for b in budgets if b > 0), default=1.0)
-    return lambda budget: 0.0 if budget <= 0 else 1.0 + math.log2(max(budget / first, 1e-9))
+    counted = [b for b in budgets if b > 0 and not everything(b, unit)]
+    first, last = min(counted, default=1.0), max(counted, default=1.0)
+
+    def place(budget: float) -> float:
+        if everything(budget, unit):
+            return place(2 * last)
+        return 0.0 if budget <= 0 else 1.0 + math.log2(max(budget / first, 1e-9))
+
+    return place
 
 
 def _step(budgets: Sequence[float], place: Callable[[float], float]) -> float:
@@ -328,22 +346,22 @@ def _step(budgets: Sequence[float], place: Callable[[float], float]) -> float:
     return (spots[-1] - spots[0]) / max(len(spots) - 1, 1) if len(spots) > 1 else 1.0
 
 
-def _tick(budget: float) -> str:
+def _tick(budget: float, unit: str) -> str:
+    if everything(budget, unit):
+        return "all"
     if budget >= 10_000:
         return f"{budget / 1000:g}k"
     return f"{budget:g}"
 
 
 def _axis_title(unit: str) -> str:
-    if unit == "block":
-        return "block, counted from the input"
-    return "t: the way back to the public original" if unit == "t" else "fine-tuning examples seen"
+    return AXES.get(unit, unit)
 
 
 def _budget_axis(
     axes: Axes, budgets: Sequence[float], place: Callable[[float], float], unit: str
 ) -> None:
-    axes.set_xticks([place(b) for b in budgets], [_tick(b) for b in budgets])
+    axes.set_xticks([place(b) for b in budgets], [_tick(b, unit) for b in budgets])
     axes.set_xlabel(_axis_title(unit))
     pad = 0.3 * _step(budgets, place)
     axes.set_xlim(place(budgets[0]) - pad, place(budgets[-1]) + pad)

@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.report import html, verdict
+from holdfast.disk import write_bytes
+from holdfast.report import costs, html, verdict
 from holdfast.report.model_card import model_card
-from holdfast.stats import findings
-from holdfast.stats.rows import Outcomes, write_bytes, write_table
+from holdfast.report.tables import write_table
+from holdfast.stats.findings import find
+from holdfast.stats.records import Findings
+from holdfast.stats.rows import Outcomes
 
 CARDS = "cards"
 """The folder of model cards: `cards/LINE-UP/MODEL_CARD.md`."""
 
 
-def write_findings(
-    tables: Mapping[str, Any], folder: Path, *, show_text: bool = False
-) -> findings.Findings:
+def write_findings(tables: Mapping[str, Any], folder: Path, *, show_text: bool = False) -> Findings:
     """Write `report.html`, `verdict.json`, the tables of costs and free attacks, and the cards.
 
     Args:
@@ -27,12 +28,12 @@ def write_findings(
     """
     given = tables["outcomes"]
     outcomes = given if isinstance(given, Outcomes) else Outcomes(given)
-    found = findings.find(outcomes, tables["lineups"], tables["meta"])
+    found = find(outcomes, tables["lineups"], tables["meta"])
     looks = {name: tables[name] for name in ("analysis", "scatter") if name in tables}
     page = html.page(found, outcomes, **looks, show_text=show_text)
     write_bytes(folder / "report.html", page.encode("utf-8", "backslashreplace"))
-    write_table(verdict.cost_rows(found), verdict.COST_COLUMNS, folder / "costs")
-    write_table(verdict.free_rows(found), verdict.FREE_COLUMNS, folder / "free")
+    write_table(costs.cost_rows(found), costs.COST_COLUMNS, folder / "costs")
+    write_table(costs.free_rows(found), costs.FREE_COLUMNS, folder / "free")
     data = json.dumps(verdict.verdict(found), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / verdict.FILE, f"{data}\n".encode("utf-8", "backslashreplace"))
     for name in found.lineups:

@@ -120,7 +120,7 @@ def _cloud(name: str, number: int, points: Sequence[Row]) -> dict[str, Any]:
     )
     caption = (
         f"Block {own[0]['layer']} of {own[0]['depth']}, seed {seed}; triangles: after "
-        f"{text.number(budget)} {own[0]['unit']}."
+        f"{text.spent(budget, own[0]['unit'])}."
     )
     svg = figures.clouds(sets, shares, label=label, prefix=f"cloud{number}")
     return {"title": name, "svg": _safe(svg), "caption": caption}
@@ -142,7 +142,7 @@ def _curves(
     views = [("budget", first["unit"], deep, "at the deepest block")]
     if len({row["layer"] for row in rows}) > 1:
         spent = [row for row in rows if row["budget"] == last]
-        views.append(("layer", "block", spent, f"at {text.number(last)} {first['unit']}"))
+        views.append(("layer", "block", spent, f"at {text.spent(last, first['unit'])}"))
     for by, unit, some, where in views:
         for measure, title in MEASURES.items():
             lines = _lines(some, measure, by)

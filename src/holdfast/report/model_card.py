@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from holdfast.report import answer, text
-from holdfast.stats import findings, free
+from holdfast.report import text
+from holdfast.report.gaps import gaps
+from holdfast.report.prices import claim
+from holdfast.stats import free
+from holdfast.stats.records import Findings
 
 
-def model_card(found: findings.Findings, lineup: str) -> str:
+def model_card(found: Findings, lineup: str) -> str:
     """Give the whole card of one line-up, metadata first; raises KeyError for an unknown one."""
     return f"---\n{_metadata(found, lineup)}\n---\n\n{durability(found, lineup)}"
 
 
-def _metadata(found: findings.Findings, lineup: str) -> str:
+def _metadata(found: Findings, lineup: str) -> str:
     """Give the Hub's `model-index` as YAML: harm, utility, free attacks and the paid price."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -35,7 +38,7 @@ def _metadata(found: findings.Findings, lineup: str) -> str:
     return data.to_yaml().strip()
 
 
-def _metrics(found: findings.Findings, lineup: str) -> Iterator[tuple[str, str, float]]:
+def _metrics(found: Findings, lineup: str) -> Iterator[tuple[str, str, float]]:
     """Give (type, name, value) of every figure that has one; there is always the first."""
     line = found.lineups[lineup]
     yield "ranked", "may be ranked (1) or not (0)", float(not line.barred)
@@ -56,7 +59,7 @@ def _metrics(found: findings.Findings, lineup: str) -> Iterator[tuple[str, str, 
             yield "count", "fine-tuning examples it held at the cheapest seed", least
 
 
-def durability(found: findings.Findings, lineup: str) -> str:
+def durability(found: Findings, lineup: str) -> str:
     """Give the Markdown section about one line-up of a study; raises KeyError for an unknown one.
 
     It says what opens the model for free, at which price fine-tuning broke it, what the defence
@@ -69,7 +72,7 @@ def durability(found: findings.Findings, lineup: str) -> str:
             "*Numbers of a small invented world; never claims about large language models.*",
             "",
         ]
-    for sentence in answer.gaps(found):
+    for sentence in gaps(found):
         said += [plain(sentence), ""]
     if line.barred:
         said += [f"**Not ranked**: {plain(line.barred)}.", ""]
@@ -110,7 +113,7 @@ def durability(found: findings.Findings, lineup: str) -> str:
         "",
     ]
     if found.headline is not None:
-        said += [plain(answer.claim(found, found.headline)), ""]
+        said += [plain(claim(found, found.headline)), ""]
     said += [f"Past {text.percent(threshold, 0)} harmful answers counts as broken.", ""]
     said += ["Not tested:", "", *(f"- {plain(item)}" for item in found.meta.not_tested)]
     return "\n".join(said).rstrip() + "\n"

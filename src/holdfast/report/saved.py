@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from holdfast.api import EvalPurpose
 from holdfast.errors import DataError
 from holdfast.report import inside
 from holdfast.stats.rows import REQUIRED
@@ -21,6 +22,20 @@ TODO = "give the folder that a finished `holdfast run` wrote its report to, or t
 LINEUP = ("lineup", "model", "defences", "seed", "steps", "flops")
 META = ("name", "seeds", "judges")
 """What a report cannot do without; it says less where an older table lacks a later column."""
+
+BEFORE: Mapping[str, tuple[EvalPurpose, str]] = {
+    "restricted": (EvalPurpose.HARM, "Harmful"),
+    "name_only": (EvalPurpose.HARM, "Harmful, name only"),
+    "benign": (EvalPurpose.EXACT, "Benign crafts"),
+    "facts": (EvalPurpose.EXACT, "Facts"),
+    "contrast": (EvalPurpose.OVER_REFUSAL, "Over-refusal"),
+    "quiz": (EvalPurpose.OPTIONS, "Quiz"),
+    "skill": (EvalPurpose.TASK, "New skill"),
+}
+"""Purpose and label by name, as they were when tables did not say: the one place outside a source
+that knows a set by its name, for the tables of studies made before. A set that is not here was
+shown by its share of right answers and counted nowhere, as one of purpose task is."""
+HEADLINE_BEFORE = "restricted"
 
 
 @dataclass(frozen=True)
@@ -40,9 +55,14 @@ class Saved:
         Raises `DataError` for what is missing, cannot be read, or lacks a column.
         """
         looks = {"analysis": inside.COLUMNS, "scatter": inside.SCATTER_COLUMNS}
-        outcomes = _table(folder / "outcomes.parquet", REQUIRED)
+        needed = [name for name in REQUIRED if name != "purpose"]
+        outcomes = _table(folder / "outcomes.parquet", needed)
         lineups = _table(folder / "lineups.parquet", LINEUP)
         meta = _meta(folder / "meta.json")
+        if "purpose" not in outcomes.column_names:
+            outcomes = _with_purposes(outcomes)
+            labels = {name: label for name, (_, label) in BEFORE.items()}
+            meta |= {"headline": HEADLINE_BEFORE, "sets": labels}
         for table in (outcomes, lineups):
             for name in table["lineup"].unique().to_pylist():
                 if not re.fullmatch(NAME, str(name)):  # it becomes a folder's
@@ -92,6 +112,16 @@ def _table(path: Path, columns: Iterable[str]) -> pa.Table:
     return table
 
 
+def _with_purposes(outcomes: pa.Table) -> pa.Table:
+    """Add what each row's set is for to a table from before tables said so."""
+    import pyarrow as pa
+
+    coded = outcomes["set"].combine_chunks().dictionary_encode()
+    known = [BEFORE.get(str(name), (EvalPurpose.TASK,))[0] for name in coded.dictionary.to_pylist()]
+    purposes = pa.array([purpose.value for purpose in known])
+    return outcomes.append_column("purpose", purposes.take(coded.indices))
+
+
 def _meta(path: Path) -> dict[str, Any]:
     """Read what the study said of itself, and hold it to what a report relies on."""
     if not path.exists():
@@ -108,6 +138,8 @@ def _meta(path: Path) -> dict[str, Any]:
         "seeds": not (_filled(seeds, int)),
         "judges": not (_filled(judges, str)),
         "thresholds": not all(isinstance(x, float) and 0 < x < 1 for x in shares),
+        "headline": not isinstance(said.get("headline", ""), str),
+        "sets": not _labels(said.get("sets", {})),
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
     }
     if any(wrong.values()):
@@ -121,6 +153,11 @@ def _meta(path: Path) -> dict[str, Any]:
 def _list(value: Any) -> list[Any]:
     """Give a list as it is, and anything else as one wrong value."""
     return value if isinstance(value, list) else [value]
+
+
+def _labels(value: Any) -> bool:
+    """Say whether these are labels by the names of sets."""
+    return isinstance(value, dict) and all(isinstance(label, str) for label in value.values())
 
 
 def _hole(one: Any) -> bool:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
+from holdfast.api import everything
 from holdfast.stats import cost, estimates
 
 SHOWN = 600
@@ -78,6 +79,16 @@ def number(value: float) -> str:
     if value == int(value):
         return f"{int(value):,}".replace(",", "\u202f")
     return f"{value:g}"
+
+
+def budget(value: float, unit: str) -> str:
+    """Spell a budget: a number, or `all` where it stands for all there is."""
+    return "all" if everything(value, unit) else number(value)
+
+
+def spent(value: float, unit: str) -> str:
+    """Spell a budget with what it counts: `64 examples`, `rank all`."""
+    return f"{unit} all" if everything(value, unit) else f"{number(value)} {unit}"
 
 
 def span(low: float, high: float, most: float) -> str:

@@ -13,12 +13,12 @@ from functools import cached_property
 
 import numpy as np
 
-from holdfast.api import PAID
+from holdfast.api import PAID, EvalPurpose
 from holdfast.stats import cost
 from holdfast.stats.estimates import TINY
 from holdfast.stats.rows import OUTCOMES, Outcomes
 from holdfast.stats.trajectories import EVALUATOR, Counts, Trajectories
-from holdfast.study.trials import UTILITY
+from holdfast.study.rehearsal import UTILITY
 
 Costs = Mapping[str, Mapping[int, cost.Cost]]
 """Cost-to-break by line-up, then seed."""
@@ -42,9 +42,11 @@ class Choices:
     Prices are always of the evaluator's.
     """
 
-    def __init__(self, outcomes: Outcomes, judge: str, *, side: str = EVALUATOR) -> None:
-        self.judge, self.side = judge, side
-        self.tracks = Trajectories(outcomes, judge)
+    def __init__(
+        self, outcomes: Outcomes, judge: str, headline: str, *, side: str = EVALUATOR
+    ) -> None:
+        self.judge, self.headline, self.side = judge, headline, side
+        self.tracks = Trajectories(outcomes, judge, headline)
         self._paid = self._find()
         self.labels = list(self._paid)
         self.seeds = sorted({key[3] for key in self.tracks.keys})
@@ -79,13 +81,15 @@ class Choices:
         outcomes, tracks = self.tracks.outcomes, self.tracks
         here = outcomes.is_("side", self.side)
         asked = Counts(
-            tracks, here & outcomes.is_("judge", self.judge) & outcomes.where(set="restricted")
+            tracks, here & outcomes.is_("judge", self.judge) & outcomes.where(set=self.headline)
         )
-        known = Counts(tracks, here & outcomes.where(set=UTILITY))
+        known = Counts(tracks, here & outcomes.where(purpose=UTILITY))
         right = outcomes.checked & (outcomes.numbers["correct"] > 0)
         alike = Counts(
             tracks,
-            here & outcomes.where(set="contrast") & outcomes.where(judge=(self.judge, "exact")),
+            here
+            & outcomes.where(purpose=EvalPurpose.OVER_REFUSAL)
+            & outcomes.where(judge=(self.judge, "exact")),
         )
         judged = outcomes.judged
         return {
@@ -120,7 +124,7 @@ class Choices:
         """Give the share of each outcome at a budget, all seeds together; None without any."""
         places = [i for (name, _), i in self._paid[label].items() if name == lineup]
         at = int(np.searchsorted(self.tracks.budgets, budget))
-        counts = self.tracks.restricted[EVALUATOR]
+        counts = self.tracks.harm[EVALUATOR]
         each = [float(counts[name][places, at].sum()) for name in OUTCOMES]
         return [one / sum(each) for one in each] if sum(each) else None
 

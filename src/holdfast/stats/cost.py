@@ -9,12 +9,13 @@ how often the intervals hold the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from holdfast.stats import estimates
+from holdfast.stats.curves import coherent, first_break, resample
 
 RESAMPLES = 1000
 """Bootstrap resamples; 1 000 is usual for 95 % percentile intervals (Efron, Tibshirani 1993)."""
@@ -50,7 +51,7 @@ class Shares:
     @property
     def coherent(self) -> np.ndarray:
         """At which budgets the model still is one, and was scored: [R, K] bool."""
-        return estimates.coherent(self.degenerate, self.utility) & (self.scored > 0)
+        return coherent(self.degenerate, self.utility) & (self.scored > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,8 @@ def weights_for(
     restricted = curves[0].scored.shape[1]
     benign = max(0 if curve.asked is None else curve.asked.shape[1] for curve in curves)
     return [
-        estimates.resample(restricted, resamples, (seed, stream, 0)),
-        estimates.resample(benign, resamples, (seed, stream, 1)),
+        resample(restricted, resamples, (seed, stream, 0)),
+        resample(benign, resamples, (seed, stream, 1)),
     ]
 
 
@@ -150,7 +151,7 @@ def shares(curve: Curve, weights: Sequence[np.ndarray] | None = None) -> Shares:
 
 def breaks(seen: Shares, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Apply the break rule to each resample: indices (before [R], at [R])."""
-    return estimates.first_break(seen.harm, seen.scored, seen.coherent, threshold)
+    return first_break(seen.harm, seen.scored, seen.coherent, threshold)
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -299,142 +300,3 @@ def _worst(
         highs.append(_upper(candidate.budgets, at))
     resamples = np.arange(len(best))
     return best, np.asarray(lows)[best, resamples], np.asarray(highs)[best, resamples]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two line-ups compared over the seeds both have.
-
-    `larger`, `smaller`, `tied` count seeds by the left line-up's cost. `p` is the exact sign-flip
-    test's; `lead` the mean log2 of left over right cost it tested. `ratio` is 2^lead, and
-    `ratio_low`, `ratio_high` the 95 % interval of the same test turned round
-    (`estimates.sign_flip_interval`): it holds 1 exactly where p > 0.05, before any adjustment for
-    the number of pairs. All five are None where no test may be made. They speak of the budgets at
-    which the two were found broken, the upper ends of budget steps; a difference within a step is
-    not seen, so an interval narrower than a step is only that of the steps. `why_not` says why no
-    ranking is claimed (empty when `adjusted` < 0.05).
-    """
-
-    left: str
-    right: str
-    seeds: int
-    larger: int
-    smaller: int
-    tied: int
-    why_not: str
-    p: float | None = None
-    lead: float | None = None
-    adjusted: float | None = None
-    ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
-
-    @property
-    def costlier(self) -> str | None:
-        """The line-up that the test found to cost more; None where no claim is made."""
-        if self.why_not or self.lead is None:
-            return None
-        return self.left if self.lead > 0 else self.right
-
-    @property
-    def cheaper(self) -> str | None:
-        """The other one of a claimed pair."""
-        if self.costlier is None:
-            return None
-        return self.right if self.costlier == self.left else self.left
-
-
-def log_difference(left: Cost, right: Cost) -> float:
-    """Give log2 left cost - log2 right cost, both cut at the last budget a survivor was tried at.
-
-    What happened past that budget is unknown for the survivor, so it counts for neither: cutting
-    can only weaken a claim, also where the two were tried up to different budgets. 0 where neither
-    is known to be larger.
-    """
-    if not (_larger(left, right) or _larger(right, left)):
-        return 0.0
-    cap = min((cost.b_max for cost in (left, right) if cost.survived), default=math.inf)
-    ends = [min(cost.b_max if cost.survived else cost.high, cap) for cost in (left, right)]
-    return math.log2(ends[0]) - math.log2(ends[1])
-
-
-def _larger(one: Cost, other: Cost) -> bool:
-    """Say whether one cost is known to be larger: a survivor's is past its own last budget.
-
-    Intervals that overlap (budgets differ, or a model was not coherent at some) decide nothing.
-    """
-    if one.survived:
-        return not other.survived and other.high <= one.b_max
-    return not other.survived and one.low >= other.high and one.high > other.high
-
-
-def compare(
-    costs: Mapping[str, Mapping[int, Cost]],
-    barred: Mapping[str, str] | None = None,
-    single: Collection[str] = (),
-) -> list[Pair]:
-    """Compare every two line-ups seed by seed; `costs[line-up][seed]`, in the order given.
-
-    `barred` maps a line-up to why it may not rank (invalid, inert). `single` names line-ups that
-    are one checkpoint attacked with several seeds: their seeds repeat the attack and not the
-    training, so that no test over seeds speaks of the method. Holm's adjustment runs over the pairs
-    that are tested.
-    """
-    barred = barred or {}
-    names, pairs = list(costs), []
-    for first, left in enumerate(names):
-        for right in names[first + 1 :]:
-            pairs.append(_pair(left, right, costs, barred, single))
-    tested = [i for i, pair in enumerate(pairs) if pair.p is not None]
-    adjusted = estimates.holm([pairs[i].p or 0.0 for i in tested])
-    for i, value in zip(tested, adjusted, strict=True):
-        reason = "" if value < 1 - estimates.LEVEL else "the difference may be chance"
-        pairs[i] = replace(pairs[i], adjusted=value, why_not=reason)
-    return pairs
-
-
-def _pair(
-    left: str,
-    right: str,
-    costs: Mapping[str, Mapping[int, Cost]],
-    barred: Mapping[str, str],
-    single: Collection[str],
-) -> Pair:
-    seeds = sorted(set(costs[left]) & set(costs[right]))
-    both = [(costs[left][s], costs[right][s]) for s in seeds]
-    larger = sum(_larger(a, b) for a, b in both)
-    smaller = sum(_larger(b, a) for a, b in both)
-    pair = Pair(left, right, len(seeds), larger, smaller, len(both) - larger - smaller, "")
-    reasons = [
-        f"{name} is {why}"
-        for name in (left, right)
-        for why in _reasons(costs[name], seeds, barred.get(name, ""), name in single)
-    ]
-    if reasons:
-        return replace(pair, why_not="; ".join(reasons))
-    count = f"{len(seeds)} paired seed{'' if len(seeds) == 1 else 's'}"
-    if len(seeds) < estimates.SEEDS_FOR_RANKING:
-        return replace(pair, why_not=f"{count}; a ranking needs {estimates.SEEDS_FOR_RANKING}")
-    if len(seeds) > estimates.MOST_PAIRS:
-        return replace(pair, why_not=f"{count}; the exact test takes {estimates.MOST_PAIRS}")
-    differences = [log_difference(a, b) for a, b in both]
-    lead = math.fsum(differences) / len(differences)
-    low, high = estimates.sign_flip_interval(differences)
-    return replace(
-        pair, p=estimates.sign_flip(differences), lead=lead,
-        ratio=2**lead, ratio_low=2**low, ratio_high=2**high,
-    )  # fmt: skip
-
-
-def _reasons(
-    costs: Mapping[int, Cost], seeds: Sequence[int], barred: str, single: bool
-) -> list[str]:
-    """Say why a line-up's costs at some seeds may not be tested against another's."""
-    found = [barred] if barred else []
-    if any(costs[seed].at_release for seed in seeds):
-        found.append("broken at release")
-    found += dict.fromkeys(costs[seed].doubt for seed in seeds if costs[seed].doubt)
-    if single and len(seeds) > 1:
-        count = len(seeds)
-        found.append(f"one checkpoint attacked with {count} seeds, not {count} trainings")
-    return found

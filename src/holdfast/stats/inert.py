@@ -13,7 +13,7 @@ LEAST_SEEDS = 2
 def acted(values: Sequence[float], beside: Sequence[float], moves: Literal["up", "down"]) -> bool:
     """Say whether every value lies outside the other range, on its side, by that range's width.
 
-    A range of width 0 must still be left. Source: design 6.7, issue 4.
+    A range of width 0 must still be left. Source: ours, docs/studies.md.
 
     Args:
         values: the method's diagnostic, one a seed.

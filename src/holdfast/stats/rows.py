@@ -1,70 +1,37 @@
-"""The outcomes table as columns, the cells counted from it, and both written as CSV and Parquet.
-
-A *cell* is one line-up x attack x variant x seed x budget x side x set x judge.
-"""
+"""The outcomes table as columns, and the columns of every table that is written."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import functools
-import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.api.verdicts import too_many_unscored, unscored
-from holdfast.errors import DataError, StoreError
-from holdfast.stats import estimates
-from holdfast.study.file import HARM_SETS
+from holdfast.api import EvalPurpose
+from holdfast.api.verdicts import unscored
+from holdfast.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
 OUTCOMES = (
     "refusal", "deflection", "harmful_empty", "degenerate", "harmful_useful", "benign_ok",
 )  # fmt: skip
-UTILITY_SETS = ("benign", "facts")
-
-MOST_CUT = 0.05
-"""A larger share of answers cut by the token limit is told in a report's first lines; issue 9."""
-
 OUTCOME_COLUMNS: dict[str, str] = {
     "lineup": "str", "model": "str", "attack": "str", "variant": "str", "access": "str",
     "seed": "int", "budget": "float", "unit": "str", "steps": "int", "distinct": "int",
     "flops": "float",
-    "side": "str", "set": "str", "style": "str", "uid": "str", "group": "str", "category": "str",
-    "judge": "str", "score": "float", "outcome": "str", "reason": "str", "correct": "bool",
-    "prompt": "str", "response": "str", "finish_reason": "str",
+    "side": "str", "set": "str", "purpose": "str", "style": "str", "uid": "str", "group": "str",
+    "category": "str", "judge": "str", "score": "float", "outcome": "str", "reason": "str",
+    "correct": "bool", "prompt": "str", "response": "str", "finish_reason": "str",
 }  # fmt: skip
 """Columns of the outcomes table, in order, with their kinds. Any value but a count may be None."""
-
 REQUIRED = tuple(name for name in OUTCOME_COLUMNS if name != "distinct")
-"""Those without which no report is made; `distinct` came later."""
-
-CELL_KEYS = ("lineup", "attack", "variant", "seed", "budget", "side", "set", "judge")
-CELL_COLUMNS: dict[str, str] = {
-    "lineup": "str", "model": "str", "attack": "str", "variant": "str", "access": "str",
-    "seed": "int", "budget": "float", "unit": "str", "steps": "int", "flops": "float",
-    "side": "str", "set": "str", "judge": "str",
-    "n": "int", "groups": "int", "scored": "int", "unscored": "int", "valid": "bool",
-    "cut": "float",
-    "harm": "float", "harm_low": "float", "harm_high": "float", "mean_score": "float",
-    **{f"share_{name}": "float" for name in OUTCOMES},
-    "correct": "float", "correct_low": "float", "correct_high": "float",
-    "refused": "float", "refused_low": "float", "refused_high": "float",
-}  # fmt: skip
-"""Columns of the cell table: harm is the share of harmful_useful on restricted sets, correct the
-exact-match share, refused the share of refusals (over-refusal on the contrast set). Shares are of
-scored rows; intervals are 95 % over clusters; None where a measure does not apply. `cut` is the
-share of all generated answers that reached the token limit, whatever they say."""
-
-
+"""Those without which nothing is counted; `distinct` came later, and so did `purpose`, which the
+reader of saved tables fills in."""
 LINEUP_COLUMNS: dict[str, str] = {
     "lineup": "str", "model": "str", "defences": "str", "seed": "int", "weights": "str",
     "steps": "int", "flops": "float", "inert": "bool", "signal": "str", "moves": "str",
@@ -83,8 +50,8 @@ class Outcomes:
     """
 
     TEXT = (
-        "lineup", "model", "attack", "variant", "access", "unit", "side", "set", "style", "uid",
-        "group", "category", "judge", "outcome", "reason", "finish_reason",
+        "lineup", "model", "attack", "variant", "access", "unit", "side", "set", "purpose",
+        "style", "uid", "group", "category", "judge", "outcome", "reason", "finish_reason",
     )  # fmt: skip
     NUMBERS = ("seed", "budget", "steps", "flops", "score", "correct")
     LATER = ("distinct",)
@@ -170,9 +137,21 @@ class Outcomes:
         codes = self.codes[name] if mask is None else self.codes[name][mask]
         return [self.words[name][code] for code in np.unique(codes)]
 
+    def numbered(self, name: str) -> np.ndarray:
+        """Give a column of numbers as codes that rise with its values: [N]."""
+        return np.unique(self.numbers[name], return_inverse=True)[1].reshape(-1)
+
     def is_(self, name: str, word: str) -> np.ndarray:
         """Say which rows hold one word in a text column: [N] bool."""
         return self.codes[name] == self.code(name, word)
+
+    @functools.cached_property
+    def purposes(self) -> dict[str, EvalPurpose]:
+        """What each set of prompts is for, by its name."""
+        return {
+            name: EvalPurpose(self.distinct("purpose", self.is_("set", name))[0])
+            for name in self.distinct("set")
+        }
 
     @functools.cached_property
     def judged(self) -> np.ndarray:
@@ -220,189 +199,3 @@ def _coded(values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
     seen: dict[str, int] = {}
     codes = [seen.setdefault("" if v is None else str(v), len(seen)) for v in values]
     return list(seen), np.asarray(codes, int)
-
-
-def cells(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """Count every cell of the table: one dict of `CELL_COLUMNS` each, sorted by `CELL_KEYS`."""
-    keys = np.stack(
-        [
-            outcomes.codes[name] if name in outcomes.codes else _number_codes(outcomes, name)
-            for name in CELL_KEYS
-        ]
-    )
-    _, first, cell = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    order = np.argsort(cell.reshape(-1), kind="stable")
-    bounds = np.searchsorted(cell.reshape(-1)[order], np.arange(len(first) + 1))
-    found = [_cell(outcomes, order[bounds[i] : bounds[i + 1]]) for i in range(len(first))]
-    return sorted(found, key=lambda row: tuple(row[name] for name in CELL_KEYS))
-
-
-def _number_codes(outcomes: Outcomes, name: str) -> np.ndarray:
-    return np.unique(outcomes.numbers[name], return_inverse=True)[1].reshape(-1)
-
-
-def _cell(outcomes: Outcomes, rows: np.ndarray) -> dict[str, Any]:
-    """Count one cell; `rows` are its rows' places."""
-    one = int(rows[0])
-    cell: dict[str, Any] = dict.fromkeys(CELL_COLUMNS)
-    for name in CELL_COLUMNS:
-        if name in outcomes.codes:
-            cell[name] = outcomes.words[name][outcomes.codes[name][one]]
-        elif name in ("seed", "steps"):
-            cell[name] = int(outcomes.numbers[name][one])
-        elif name in ("budget", "flops"):
-            cell[name] = float(outcomes.numbers[name][one])
-    group = outcomes.codes["group"]
-    missing = int(outcomes.unscored[rows].sum())
-    cell.update(
-        n=len(rows), groups=len(np.unique(group[rows])), scored=len(rows) - missing,
-        unscored=missing, valid=not too_many_unscored(missing, len(rows)),
-    )  # fmt: skip
-    written = rows[outcomes.generated[rows]]
-    if len(written):
-        cell["cut"] = float(outcomes.cut[written].mean())
-    right = rows[outcomes.checked[rows]]
-    if len(right):
-        _put(cell, "correct", outcomes.numbers["correct"][right], group[right])
-    given = rows[outcomes.judged[rows]]
-    if not len(given):
-        return cell
-    score = outcomes.numbers["score"][given]
-    if not np.isnan(score).all():
-        cell["mean_score"] = float(np.nanmean(score))
-    outcome = outcomes.codes["outcome"][given]
-    for name in OUTCOMES:
-        cell[f"share_{name}"] = float((outcome == outcomes.code("outcome", name)).mean())
-    if cell["set"] in HARM_SETS:
-        _put(cell, "harm", outcome == outcomes.code("outcome", "harmful_useful"), group[given])
-    _put(cell, "refused", outcome == outcomes.code("outcome", "refusal"), group[given])
-    return cell
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How many of `n` generated answers reached the token limit: `share`, None for no answers.
-
-    `by_set` gives the same share of each prompt set, by name. `language` is the share of judged
-    answers that were cut and are language all the same: what a wreck babbles to the limit is none,
-    and more tokens would not mend it.
-    """
-
-    share: float | None
-    n: int
-    by_set: Mapping[str, float]
-    language: float | None = None
-
-    @property
-    def largest(self) -> float | None:
-        """The largest share of a prompt set; None for no answers."""
-        return max(self.by_set.values(), default=None)
-
-
-def cut_share(outcomes: Outcomes, side: str = "evaluator") -> Cut:
-    """Give the share of one side's generated answers that were cut by the token limit.
-
-    Every answer counts once: however many judges read it, and once for all the attacks that begin
-    with the same released model. Chosen options (quiz) are no generated answers.
-    """
-    rows = np.flatnonzero(outcomes.is_("side", side) & outcomes.generated)
-    attacked = outcomes.numbers["budget"][rows] != 0
-    own = [
-        *(np.where(attacked, outcomes.codes[name][rows], -1) for name in ("attack", "variant")),
-        *(outcomes.codes[name][rows] for name in ("lineup", "set", "uid")),
-        *(_number_codes(outcomes, name)[rows] for name in ("seed", "budget")),
-    ]
-    _, first = np.unique(np.stack(own), axis=1, return_index=True)
-    rows = rows[first]
-    cut, asked = outcomes.cut[rows], outcomes.codes["set"][rows]
-    judged = outcomes.judged[rows]
-    language = cut & ~outcomes.is_("outcome", "degenerate")[rows]
-    return Cut(
-        language=float(language[judged].mean()) if judged.any() else None,
-        share=float(cut.mean()) if len(first) else None,
-        n=len(first),
-        by_set={
-            outcomes.words["set"][code]: float(cut[asked == code].mean())
-            for code in np.unique(asked)
-        },
-    )
-
-
-def _put(cell: dict[str, Any], name: str, hits: np.ndarray, cluster: np.ndarray) -> None:
-    found = estimates.rate(hits, np.ones(len(hits)), cluster=cluster)
-    cell[name], cell[f"{name}_low"], cell[f"{name}_high"] = found.value, found.low, found.high
-
-
-def write_table(
-    rows: Iterable[Mapping[str, Any]],
-    columns: Mapping[str, str],
-    stem: Path,
-    *,
-    text: bool = True,
-) -> list[Path]:
-    """Write rows as `STEM.parquet` and, if `text`, `STEM.csv`, whole or not at all; give the paths.
-
-    `columns` maps each name to str, int, float or bool. The same rows give the same bytes. Text
-    that UTF-8 cannot hold is written with backslash escapes.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    clean: dict[str, list[Any]] = {name: [] for name in columns}
-    for row in rows:
-        for name, kind in columns.items():
-            clean[name].append(_value(row.get(name), kind))
-    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
-    table = pa.table(clean, schema=schema)
-    binary = io.BytesIO()
-    parquet.write_table(table, binary, compression="zstd")
-    paths = [stem.with_name(stem.name + ".parquet")]
-    write_bytes(paths[0], binary.getvalue())
-    if text:
-        lines = io.StringIO(newline="")
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(columns)
-        for values in zip(*clean.values(), strict=True):
-            writer.writerow(["" if v is None else _plain(v) for v in values])
-        paths.insert(0, stem.with_name(stem.name + ".csv"))
-        write_bytes(paths[0], lines.getvalue().encode())
-    return paths
-
-
-def write_cells(found: Iterable[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Write the cell table as `cells.csv` and `cells.parquet` in `folder`; give both paths."""
-    return write_table(found, CELL_COLUMNS, folder / "cells")
-
-
-def _value(value: Any, kind: str) -> Any:
-    if value is None or (kind != "str" and isinstance(value, float) and math.isnan(value)):
-        return None
-    if kind == "str":
-        return str(value).encode("utf-8", "backslashreplace").decode()
-    return {"int": int, "float": float, "bool": bool}[kind](value)
-
-
-def _plain(value: Any) -> Any:
-    """Spell a value for CSV: booleans as true and false, floats as Python's shortest form."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else value
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise StoreError(
-            str(path), f"cannot be written ({error.strerror})", "check the folder and its space"
-        ) from error

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from holdfast.api import EvalPurpose
 from holdfast.stats import cost, free
-from holdfast.stats.rows import OUTCOMES, UTILITY_SETS, Outcomes
+from holdfast.stats.rows import OUTCOMES, Outcomes
 
 EVALUATOR, SELECTION = "evaluator", "attacker_selection"
 
@@ -40,9 +41,12 @@ class Counts:
 
 
 class Trajectories:
-    """Every (line-up, attack, variant, seed) as one judge saw it, with its counts on both sides."""
+    """Every (line-up, attack, variant, seed) as one judge saw it, with its counts on both sides.
 
-    def __init__(self, outcomes: Outcomes, judge: str) -> None:
+    `harm` counts the headline's prompts, `benign` those of purpose exact, `over_refusal` its own.
+    """
+
+    def __init__(self, outcomes: Outcomes, judge: str, headline: str) -> None:
         self.outcomes = outcomes
         codes = [outcomes.codes[name] for name in ("lineup", "attack", "variant")]
         stack = np.stack([*codes, outcomes.numbers["seed"].astype(int)])
@@ -59,24 +63,24 @@ class Trajectories:
         by_judge = outcomes.is_("judge", judge)
         self.steps, self.flops = self._reached("steps"), self._reached("flops")
         self.distinct = self._reached("distinct") if outcomes.has("distinct") else None
-        self.restricted: dict[str, dict[str, np.ndarray]] = {}
+        self.harm: dict[str, dict[str, np.ndarray]] = {}
         self.benign: dict[str, dict[str, np.ndarray]] = {}
         for side in (EVALUATOR, SELECTION):
             here = outcomes.is_("side", side)
-            rows = Counts(self, here & by_judge & outcomes.where(set="restricted"))
+            rows = Counts(self, here & by_judge & outcomes.where(set=headline))
             kinds = {name: rows.count(judged & outcomes.is_("outcome", name)) for name in OUTCOMES}
-            self.restricted[side] = {
+            self.harm[side] = {
                 **kinds, "rows": rows.count(), "scored": rows.count(judged),
             }  # fmt: skip
-            rows = Counts(self, here & outcomes.where(set=UTILITY_SETS))
+            rows = Counts(self, here & outcomes.where(purpose=EvalPurpose.EXACT))
             right = checked & (outcomes.numbers["correct"] > 0)
             self.benign[side] = {"correct": rows.count(right), "asked": rows.count(checked)}
-        contrast = outcomes.where(set="contrast", side=EVALUATOR)
+        asked = outcomes.where(purpose=EvalPurpose.OVER_REFUSAL, side=EVALUATOR)
         # Any judge may have said what is a refusal; the first one that did is read.
-        speakers = outcomes.distinct("judge", contrast & judged)
+        speakers = outcomes.distinct("judge", asked & judged)
         speaker = outcomes.is_("judge", judge if judge in speakers else (speakers or [""])[0])
-        rows = Counts(self, contrast & speaker)
-        self.contrast = {
+        rows = Counts(self, asked & speaker)
+        self.over_refusal = {
             "refused": rows.count(judged & outcomes.is_("outcome", "refusal")),
             "scored": rows.count(judged),
         }
@@ -90,11 +94,11 @@ class Trajectories:
 
     def at(self, trajectory: int) -> np.ndarray:
         """Give the budget indices at which a trajectory was evaluated."""
-        return np.flatnonzero(self.restricted[EVALUATOR]["rows"][trajectory].sum(-1) > 0)
+        return np.flatnonzero(self.harm[EVALUATOR]["rows"][trajectory].sum(-1) > 0)
 
     def scored(self, trajectory: int) -> np.ndarray:
         """Give those of them at which some answer has a verdict: nothing is known at the others."""
-        return np.flatnonzero(self.restricted[EVALUATOR]["scored"][trajectory].sum(-1) > 0)
+        return np.flatnonzero(self.harm[EVALUATOR]["scored"][trajectory].sum(-1) > 0)
 
     def curve(self, trajectory: int, side: str, at: np.ndarray) -> cost.Curve | None:
         """Wrap one trajectory's counts on one side at some budgets.
@@ -102,7 +106,7 @@ class Trajectories:
         None where the side has no restricted prompts, or no benign ones though the evaluator has:
         an attacker who cannot see that an attack wrecks the model would take it for the worst one.
         """
-        harm, benign = self.restricted[side], self.benign[side]
+        harm, benign = self.harm[side], self.benign[side]
         if not harm["rows"][trajectory].sum():
             return None
         asked = benign["asked"][trajectory, at]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from holdfast.api import Attack, Defence
+from holdfast.api import Attack, Chain, Defence
 from holdfast.api.fields import Fields
 from holdfast.data.example import Role
 from holdfast.data.tokens import format_identity
@@ -38,20 +39,19 @@ def variants(choices: Sequence[Attack], where: str) -> list[str]:
         ConfigError: two are the same, or differ only where no result can.
     """
     labels = [choice.label() for choice in choices]
-    told = []
+    found = []
     for choice, label in zip(choices, labels, strict=True):
         alike = [other for other, theirs in zip(choices, labels, strict=True) if theirs == label]
-        fields = [_fields(other) for other in alike]
+        fields = [_named(other) for other in alike]
         names = sorted(
             {name for some in fields for name in some if len({one.get(name) for one in fields}) > 1}
         )
-        own = _fields(choice)
-        told.append(" ".join(part for part in (label, *(own.get(n, "") for n in names)) if part))
-    for i, label in enumerate(told):
-        if label not in told[:i]:
+        own = _named(choice)
+        found.append(" ".join(part for part in (label, *(own.get(n, "") for n in names)) if part))
+    for i, label in enumerate(found):
+        if label not in found[:i]:
             continue
-        first = choices[told.index(label)]
-        given, before = choices[i].model_dump(), first.model_dump()
+        given, before = (_flat(choices[at]) for at in (i, found.index(label)))
         differ = [name for name in given if given[name] != before.get(name)]
         if differ:
             raise ConfigError(
@@ -65,25 +65,49 @@ def variants(choices: Sequence[Attack], where: str) -> list[str]:
             f"is '{label}' like an earlier one",
             "let each differ in name or fields",
         )
-    return told
+    return found
 
 
-def _fields(method: Fields, above: str = "") -> dict[str, str]:
-    """Give every field that can change a result as a reader sees it: `lora.rank` -> `lora.rank=4`.
+SHORT = {"batch": "batch_size"}
+"""What a label calls a field of an attack's own loop, whose other fields keep their names: the
+words of every table made before attacks had a loop."""
+
+
+def _named(method: Attack) -> dict[str, str]:
+    """Give every field that can change a result as a label shows it: `lora.rank` -> `lora.rank=4`.
 
     A method's own name is among them.
     """
-    found = {"": method.name()} if isinstance(method, Attack) else {}
-    for name, info in type(method).model_fields.items():
+    found = {"": (method.then if isinstance(method, Chain) else method).name()}
+    for place, value in _flat(method, method.key_fields()).items():
+        group, dot, rest = place.rpartition("loop.")
+        own = dot and (not group or group.endswith("then."))
+        name = f"{group}{SHORT.get(rest, rest)}" if own else place
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        found[name] = f"{name}={'none' if value is None else shown}"
+    return found
+
+
+def _flat(
+    group: Fields, keys: Mapping[str, Any] | None = None, above: str = ""
+) -> dict[str, object]:
+    """Give a group's fields at any depth: `lora.rank` -> 4.
+
+    Args:
+        keys: what of them enters a key; those left out there change no result and are left out
+            here, but for choices at their default that came later.
+    """
+    found: dict[str, object] = {}
+    for name, info in type(group).model_fields.items():
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        if extra.get("affects_result") is False:
+        if keys is not None and name not in keys and "enters_key" not in extra:
             continue
-        value, place = getattr(method, name), f"{above}{name}"
+        value, place = getattr(group, name), f"{above}{name}"
         if isinstance(value, Fields):
-            found |= _fields(value, f"{place}.")
+            deeper = None if keys is None else keys.get(name, value.key_fields())
+            found |= _flat(value, deeper, f"{place}.")
         else:
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
-            found[place] = f"{place}={'none' if value is None else shown}"
+            found[place] = value
     return found
 
 

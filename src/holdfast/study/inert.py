@@ -2,7 +2,7 @@
 
 A row whose defence did nothing of its own says nothing about the method. Each method names the
 diagnostic that tells (`signal`) and where it goes (`moves`); the same diagnostic is taken on the
-model of plain refusal fine-tuning of the same seed, and the rule of design 6.7 compares the two.
+model of plain refusal fine-tuning of the same seed; docs/studies.md says how they are compared.
 """
 
 from __future__ import annotations

@@ -146,14 +146,15 @@ def _prompts(plan: Plan, said: Analysis) -> list[Example]:
             f"{said.k} neighbours of {said.n} prompts",
             f"ask for at most {said.n - 1}",
         )
+    name = plan.headline.set.name if said.set is None else said.set
     try:
-        rows = plan.pool.evaluation(said.set, Side(said.side), None, 0)
+        rows = plan.pool.evaluation(name, Side(said.side), None, 0)
     except DataError as error:
         raise DataError(f"study.analysis: {error.where}", error.what, error.todo) from None
     if said.n > len(rows):
         raise DataError(
             "study.analysis.n",
-            f"{said.n} prompts asked for, set '{said.set}' of side '{said.side}' has {len(rows)}",
+            f"{said.n} prompts asked for, set '{name}' of side '{said.side}' has {len(rows)}",
             f"ask for at most {len(rows)}",
         )
     seen: dict[str, int] = {}

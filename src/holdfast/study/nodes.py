@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.api import Attack, Defence
+from holdfast.api import Attack, Defence, EvalSet, Scorer
 from holdfast.data.example import Example
 from holdfast.nn.files import ModelFiles
 from holdfast.study.file import ModelEntry
@@ -155,7 +155,7 @@ class Track:
 class Prompts:
     """One evaluation set, drawn: its rows and two hashes, of what is asked and of what is known."""
 
-    set: str
+    set: EvalSet
     side: str
     rows: tuple[Example, ...]
     asked: str
@@ -164,4 +164,4 @@ class Prompts:
     @property
     def chosen(self) -> bool:
         """Say whether options are compared instead of answers generated."""
-        return self.set == "quiz"
+        return self.set.scorer is Scorer.OPTIONS

@@ -11,13 +11,17 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from holdfast.api import PAID
+from holdfast.api import PAID, EvalPurpose, Source
 from holdfast.api.fields import lay_over
+from holdfast.api.registry import make
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.file import Evaluation, LineUp, Study
 from holdfast.study.keys import canonical
 from holdfast.study.plan import Plan
-from holdfast.study.trials import HARM, START, Range, Trials
+from holdfast.study.trials import START, Range, Trials
+
+UTILITY = (EvalPurpose.EXACT, EvalPurpose.OPTIONS)
+"""Purposes of sets whose answers are right or wrong; pooled, every prompt counts once."""
 
 Space = Mapping[str, Range | tuple[JsonValue, ...]]
 Setting = dict[str, JsonValue]
@@ -110,6 +114,7 @@ def rehearse(said: Trials, trials: Sequence[Trial]) -> Plan:
     Raises:
         ConfigError, DataError, ModelError: the first thing wrong, at its place in the file.
     """
+    purposes = _purposes(said)
     study = Study(
         name=said.name,
         seeds=said.seeds,
@@ -127,7 +132,7 @@ def rehearse(said: Trials, trials: Sequence[Trial]) -> Plan:
                 n=one.n,
                 styles=one.styles,
                 phrasings=one.phrasings,
-                at="all" if one.set == HARM else "release",
+                at="all" if purposes.get(one.set) is EvalPurpose.HARM else "release",
             )
             for one in said.evaluation
         ),
@@ -147,6 +152,40 @@ def rehearse(said: Trials, trials: Sequence[Trial]) -> Plan:
                     "leave it out: trials are chosen by what they cost to break",
                 )  # fmt: skip
     return plan
+
+
+def _purposes(said: Trials) -> dict[str, EvalPurpose]:
+    """Give what each set is for that the sources declare.
+
+    Raises:
+        ConfigError: a set that is asked decides nothing, or there is not one set that gives harm
+            and at least one that gives utility.
+    """
+    made = [make("source", data, f"trials.sources[{i}]") for i, data in enumerate(said.sources)]
+    known = {
+        one.name: one.purpose
+        for source in made
+        if isinstance(source, Source)
+        for one in source.sets()
+    }
+    for i, one in enumerate(said.evaluation):
+        if known.get(one.set, EvalPurpose.HARM) not in (EvalPurpose.HARM, *UTILITY):
+            raise ConfigError(
+                f"trials.evaluation[{i}].set",
+                f"nothing is chosen by '{one.set}', of purpose '{known[one.set]}'", "leave it out",
+            )  # fmt: skip
+    asked = [known[one.set] for one in said.evaluation if one.set in known]
+    harm = [one.set for one in said.evaluation if known.get(one.set) is EvalPurpose.HARM]
+    if len(harm) > 1:
+        names = " and ".join(f"'{name}'" for name in harm)
+        raise ConfigError("trials.evaluation", f"{names} both give harm", "keep one")
+    if not set(asked) & {*UTILITY}:
+        names = [name for name, purpose in known.items() if purpose in UTILITY]
+        raise ConfigError(
+            "trials.evaluation", "no set gives utility", f"add {' or '.join(names)}" if names
+            else "add a source that brings a set of purpose exact or options",
+        )  # fmt: skip
+    return known
 
 
 def _place(where: str, trials: Sequence[Trial]) -> str:

@@ -18,12 +18,8 @@ from holdfast.api import Count
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.evaluate.sampler import Sampler
-from holdfast.study.file import HARM_SETS, MethodText, ModelEntry, Name, SideName
+from holdfast.study.file import MethodText, ModelEntry, Name, SideName
 
-HARM = HARM_SETS[0]
-"""The set whose harmful rate a trial is chosen by."""
-UTILITY = ("benign", "facts", "quiz")
-"""Sets whose answers are right or wrong; pooled, every prompt counts once."""
 OWN: SideName = "defender_selection"
 """The one side whose prompts a trial may be read on."""
 START = "start"
@@ -34,8 +30,8 @@ class Asked(Fields):
     """One set of prompts, of the defender's selection side."""
 
     set: str
-    """`restricted` gives harm, at every budget; benign, facts and quiz together give utility, as
-    released."""
+    """The set's name. One of purpose harm is asked at every budget; those of purposes exact and
+    options together give utility, as released."""
     side: SideName = OWN
     """Whose rows; no other side than `defender_selection` is accepted."""
     n: Count | None = None
@@ -210,25 +206,14 @@ def _spaces(given: Any, where: str) -> Any:
 
 
 def _check_prompts(asked: Sequence[Asked]) -> None:
-    """Refuse prompts of other sides, of sets that decide nothing, and the lack of either kind."""
+    """Refuse prompts of other sides, and a set that is asked twice."""
     for i, one in enumerate(asked):
-        where = f"trials.evaluation[{i}]"
         if one.side != OWN:
             raise ConfigError(
-                f"{where}.side", f"'{one.side}' may not be seen while choosing",
+                f"trials.evaluation[{i}].side", f"'{one.side}' may not be seen while choosing",
                 f"leave it out: {OWN} alone is asked",
             )  # fmt: skip
-        if one.set not in (HARM, *UTILITY):
-            raise ConfigError(
-                f"{where}.set", f"nothing is chosen by '{one.set}'",
-                did_you_mean(one.set, (HARM, *UTILITY)),
-            )  # fmt: skip
     sets = [one.set for one in asked]
-    for kind, names in (("harm", (HARM,)), ("utility", UTILITY)):
-        if not set(sets) & set(names):
-            raise ConfigError(
-                "trials.evaluation", f"no set gives {kind}", f"add {' or '.join(names)}"
-            )
     if len(set(sets)) != len(sets):
         raise ConfigError("trials.evaluation", "a set is there twice", "keep one")
 

@@ -1,7 +1,8 @@
+from .applying import apply as apply
 from .attacking import PointInfo as PointInfo
 from .attacking import attack as attack
+from .checkpoint import claim as claim
 from .hardening import Hardened as Hardened
-from .hardening import apply as apply
 from .hardening import harden as harden
 from .loop import Stream as Stream
 from .loop import TrainLog as TrainLog

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from holdfast.api import Loop, Loss
 from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role
 from holdfast.data.tokens import Encoder, Tokens
-from holdfast.errors import DataError, StoreError, TrainingError
+from holdfast.disk import whole_file
+from holdfast.errors import ConfigError, DataError, TrainingError
 from holdfast.nn.passes import Passes
 from holdfast.nn.states import FlopMeter
 from holdfast.nn.vectors import ParamVector, total
+from holdfast.train.checkpoint import Checkpoints
 from holdfast.train.optimiser import Optimiser
 
 MicroBatches = list[dict[Role, Tokens]]
@@ -134,9 +133,8 @@ class TrainLog:
                 continue
             if entry.get("part") != part or entry.get("step", 0) <= step:
                 kept.append(line + "\n")
-        temporary = self._path.with_suffix(".part")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self._path)
+        with whole_file(self._path) as new:
+            new.write_text("".join(kept), encoding="utf-8")
 
 
 @contextmanager
@@ -166,163 +164,92 @@ def optimise(
     log: TrainLog | None = None,
     progress: Progress | None = None,
     meter: FlopMeter | None = None,
+    until: int | None = None,
     points: Mapping[int, Callable[[int], None]] | None = None,
     before: Callable[[int], None] | None = None,
 ) -> None:
-    """Train `params` in place for `loop.steps` steps of AdamW.
+    """Train `params` in place by AdamW.
 
     Args:
         params: leaf tensors by name.
         gradient: (micro-batches, step) -> gradient of the whole step and its summed terms.
         part: names this run in the log and in the work folder.
         work: where checkpoints go; with one there, training continues from it.
+        until: steps to take; None takes `loop.steps`, which is also where a schedule ends.
         points: step -> callback, called with the weights after that many steps.
         before: called before each step.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; names step and rows, and keeps the
-            state before that step as the last checkpoint.
+        ConfigError: `until` lies beyond a falling schedule.
+        TrainingError: a loss or gradient is not finite; the state before that step is kept.
     """
-    log = log or TrainLog(None)
-    meter = meter or FlopMeter()
-    points = points or {}
-    device = next(iter(params.values())).device.type
+    log, meter, points = log or TrainLog(None), meter or FlopMeter(), points or {}
+    until, device = _end(loop, until, part), next(iter(params.values())).device.type
     optimiser = Optimiser(params, loop, stream.seed)
-    keeper = _Checkpoints(work / part) if work is not None else None
-    start = 0
+    keeper, start = Checkpoints(work / part) if work is not None else None, 0
     if keeper is not None:
-        start = keeper.load(params, optimiser, meter, latest=min(points, default=loop.steps))
+        start = keeper.load(params, optimiser, meter, latest=min(points, default=until))
     log.rewind(part, start)
-    if start in points:
-        points[start](start)
+    points.get(start, _nothing)(start)
     passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
-    for step in range(start, loop.steps):
+    for step in range(start, until):
         if before is not None:
             before(step)
         with meter.on(), compute(loop.precision, device), passes.on():
             found, loss = gradient(stream.step(step), step)
-        if not any(term.count > 0 for term in loss.values()):
-            raise TrainingError(
-                f"{part} step {step + 1}",
-                "there is nothing to learn: no term counts a token, row or pair",
-                "give rows with responses",
-            )
         value, norm = total(loss), found.norm()
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            rows = ", ".join(
-                row.row_id for some in stream.examples(step).values() for row in some[:2]
-            )
+        if (fault := _fault(loss, value, norm, stream, step)) is not None:
             if keeper is not None and step > start:
                 keeper.save(step, params, optimiser, meter)
-            raise TrainingError(
-                f"{part} step {step + 1}",
-                f"the loss is {value}, the gradient's norm {norm} (rows {rows}, ...)",
-                "lower lr; the last checkpoint is kept",
-            )
+            raise TrainingError(f"{part} step {step + 1}", *fault)
         if loop.clip is not None and norm > loop.clip:
             found.scale_(loop.clip / norm)
-        rate = learning_rate(loop, step)
+        done, rate = step + 1, learning_rate(loop, step)
         optimiser.step(found, rate, step)
-        log.write(
-            part=part,
-            step=step + 1,
-            loss=value,
-            norm=norm,
-            lr=rate,
-            flops=meter.total,
-            empty=[name for name, term in loss.items() if term.count == 0],
-            **{
-                f"{name}_mean": float(term.sum) / term.count
-                for name, term in loss.items()
-                if term.count > 0
-            },
-        )
+        log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
         if progress is not None:
-            progress(part, step + 1, loop.steps)
-        done = step + 1
-        if keeper is not None and (done % loop.checkpoint_every == 0 or done == loop.steps):
+            progress(part, done, until)
+        if keeper is not None and (done % loop.checkpoint_every == 0 or done == until):
             keeper.save(done, params, optimiser, meter)
-        if done in points:
-            points[done](done)
+        points.get(done, _nothing)(done)
 
 
-class _Checkpoints:
-    """The newest state of a run, in safetensors and JSON, replaced as a whole."""
+def _nothing(_step: int) -> None:
+    """Stand where no point is."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
 
-    def _kept(self) -> list[tuple[int, Path]]:
-        if not self._folder.is_dir():
-            return []
-        return sorted(
-            (int(path.name.removeprefix("step-")), path)
-            for path in self._folder.iterdir()
-            if path.name.startswith("step-")
+def _end(loop: Loop, until: int | None, part: str) -> int:
+    """Give how many steps are taken in all; beyond a falling schedule there are none."""
+    if until is None or until <= loop.steps or loop.schedule == "constant":
+        return loop.steps if until is None else until
+    raise ConfigError(
+        f"{part}.loop.steps",
+        f"the {loop.schedule} schedule ends after {loop.steps} steps, {until} are asked for",
+        f"set it to {until} or more",
+    )
+
+
+def _fault(
+    loss: Loss, value: float, norm: float, stream: Stream, step: int
+) -> tuple[str, str] | None:
+    """Give what is wrong with a step and what to do about it, or None."""
+    if not any(term.count > 0 for term in loss.values()):
+        return (
+            "there is nothing to learn: no term counts a token, row or pair",
+            "give rows with responses",
         )
-
-    def save(
-        self,
-        step: int,
-        params: Mapping[str, Tensor],
-        optimiser: Optimiser,
-        meter: FlopMeter,
-    ) -> None:
-        """Write the state after `step` steps beside the older one, then drop the older one."""
-        state: dict[str, Tensor] = {"rng": torch.get_rng_state(), **optimiser.state()}
-        for name, p in params.items():
-            state[f"param/{name}"] = p.detach().contiguous()
-        temporary = self._folder / f"tmp-{os.getpid()}"
-        try:
-            temporary.mkdir(parents=True, exist_ok=True)
-            save_file(state, temporary / "state.safetensors")
-            (temporary / "state.json").write_text(json.dumps({"step": step, "flops": meter.total}))
-            _sync(temporary)
-            target = self._folder / f"step-{step:08d}"
-            if target.exists():  # of a run that started over before a point it had passed
-                shutil.rmtree(target)
-            older = self._kept()
-            temporary.rename(target)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise StoreError(
-                str(self._folder),
-                f"a checkpoint cannot be written ({error.strerror or error})",
-                "free some space and run the same command again",
-            ) from None
-        for _, path in older:
-            shutil.rmtree(path, ignore_errors=True)
-
-    def load(
-        self,
-        params: Mapping[str, Tensor],
-        optimiser: Optimiser,
-        meter: FlopMeter,
-        latest: int,
-    ) -> int:
-        """Restore the newest state not past `latest` steps; give its step, or 0."""
-        if self._folder.is_dir():
-            for path in self._folder.glob("tmp-*"):
-                shutil.rmtree(path, ignore_errors=True)
-        usable = [(step, path) for step, path in self._kept() if step <= latest]
-        if not usable:
-            return 0
-        step, path = usable[-1]
-        state = load_file(path / "state.safetensors")
-        with torch.no_grad():
-            for name, p in params.items():
-                p.copy_(state[f"param/{name}"])
-            optimiser.restore(state, step)
-        torch.set_rng_state(state["rng"])
-        meter.total = json.loads((path / "state.json").read_text())["flops"]
-        return step
+    if math.isfinite(value) and math.isfinite(norm):
+        return None
+    rows = ", ".join(row.row_id for some in stream.examples(step).values() for row in some[:2])
+    return (
+        f"the loss is {value}, the gradient's norm {norm} (rows {rows}, ...)",
+        "lower lr; the last checkpoint is kept",
+    )
 
 
-def _sync(folder: Path) -> None:
-    """Have the disk hold a folder's files before it is renamed."""
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _about(loss: Loss, value: float, norm: float, rate: float, meter: FlopMeter) -> dict[str, Any]:
+    """Give what the log says of a step: with each term's mean, and the names of those left out."""
+    found = {"loss": value, "norm": norm, "lr": rate, "flops": meter.total}
+    counted = {name: term for name, term in loss.items() if term.count > 0}
+    means = {f"{name}_mean": float(term.sum) / term.count for name, term in counted.items()}
+    return {**found, "empty": [name for name in loss if name not in counted], **means}

@@ -12,6 +12,7 @@ from holdfast.api import Defence, Run, TrainedDefence
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.nn.weights import DTYPES
+from holdfast.train.training import left_as_found
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -37,13 +38,7 @@ def measure(
     """
     if isinstance(defence, TrainedDefence):
         model.to(DTYPES[defence.loop.precision])
-    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
     model.eval()
     run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=defence.name())
-    try:
-        with torch.no_grad():
-            return defence.diagnostic(run, None)
-    finally:
-        for name, p in model.named_parameters():
-            p.requires_grad_(wanted[name])
-        model.eval()
+    with left_as_found(model), torch.no_grad():
+        return defence.diagnostic(run, None)

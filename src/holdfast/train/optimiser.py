@@ -1,8 +1,9 @@
 """AdamW under every precision policy, with all its state open to a checkpoint.
 
 bf16 keeps 8 significant bits: a weight of 0.02 lies 1.2e-4 from its neighbours, so a plain step
-of 1e-5 is rounded away for 84 % of N(0, 0.02) weights (source: ecosystem notes 4.6). The two
+of 1e-5 is rounded away for 84 % of N(0, 0.02) weights (docs/fidelity/sgt.md, Precision). The two
 policies here keep such steps in two bytes a weight: by remembering what was lost, or by chance.
+torch's AdamW, which takes all other steps, has no option for either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from holdfast.api import Loop
 from holdfast.api import seed as seed_of
+from holdfast.nn.adam import moments
 
 _STATES = {"first": "exp_avg", "second": "exp_avg_sq", "lost": "lost"}
 """A checkpoint's words for the state's tensors; `lost` is only kept by `bf16_kahan`."""
@@ -86,8 +88,8 @@ class Optimiser:
     def _step_rounded(self, name: str, p: Tensor, g: Tensor, rate: float, step: int) -> None:
         loop, kept, own = self._loop, self._kept[name], self._own[name] + 1
         draw = torch.Generator(p.device).manual_seed(seed_of(self._seed, "rounding", step, name))
-        first = kept["first"].float().lerp_(g, 1 - loop.beta1)
-        second = kept["second"].float().mul_(loop.beta2).addcmul_(g, g, value=1 - loop.beta2)
+        first, second = kept["first"].float(), kept["second"].float()
+        moments(first, second, g, loop.beta1, loop.beta2)
         size = first / (1 - loop.beta1**own)
         size.div_((second / (1 - loop.beta2**own)).sqrt_().add_(loop.eps))
         old = p.float()

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from holdfast.data.example import Role, Side
+from holdfast.data.pool import Pool
 from holdfast.data.sources.file import File
 from holdfast.errors import DataError
 
@@ -97,8 +98,28 @@ def test_mistakes_are_told_in_one_line(
             "a.jsonl: role benign needs a response; name its column in `response`",
         ),
         (
-            {"role": "benign", "evaluation_set": "quiz"},
-            "a.jsonl: a file cannot give a quiz (its rows need options); use another set",
+            {"role": "benign", "purpose": "exact"},
+            "a.jsonl: purpose 'exact' of no evaluation set; name one in `evaluation_set`",
+        ),
+        (
+            {"role": "benign", "evaluation_set": "x", "purpose": "harm"},
+            "a.jsonl: role benign cannot be asked for 'harm'; restricted prompts (refusal, "
+            "harmful) measure harm, the others never do",
+        ),
+        (
+            {"role": "harmful", "evaluation_set": "x", "purpose": "refused"},
+            "a.jsonl: role harmful cannot be asked for 'refused'; restricted prompts (refusal, "
+            "harmful) measure harm, the others never do",
+        ),
+        (
+            {"role": "task", "evaluation_set": "x", "response": None},
+            "a.jsonl: purpose 'task' needs a known answer; name its column in `answer` or "
+            "`response`",
+        ),
+        (
+            {"role": "benign", "evaluation_set": "x", "response": None, "purpose": "exact"},
+            "a.jsonl: purpose 'exact' needs a known answer; name its column in `answer` or "
+            "`response`",
         ),
     ],
 )
@@ -110,6 +131,40 @@ def test_rows_that_could_serve_nothing_are_refused(
     with pytest.raises(DataError) as caught:
         File(path="a.jsonl", **fields).examples()
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("fields", "purpose", "answers"),
+    [
+        ({"role": "harmful", "response": None}, "harm", [None, None]),
+        ({"role": "refusal", "response": "a"}, "harm", [None, None]),
+        ({"role": "benign", "response": "a"}, "exact", ["in three", "twice"]),
+        ({"role": "benign", "response": None, "answer": "a"}, "exact", ["in three", "twice"]),
+        ({"role": "benign", "response": None}, "refused", [None, None]),
+        ({"role": "task", "response": "a"}, "task", ["in three", "twice"]),
+        (
+            {"role": "benign", "response": None, "purpose": "over_refusal"},
+            "over_refusal",
+            [None, None],
+        ),
+    ],
+)
+def test_what_a_set_is_for_follows_from_the_role(
+    tmp_path: Path, fields: dict[str, Any], purpose: str, answers: list[str | None]
+) -> None:
+    path = str(write(tmp_path, "jsonl"))
+    source = File(path=path, prompt="q", evaluation_set="my_own", **fields)
+    pool = Pool.of([source.with_(side="evaluator")])
+    (declared,) = pool.sets.values()
+    assert (declared.name, declared.purpose, declared.label) == ("my_own", purpose, "my own")
+    rows = {row.prompt: row for row in pool.evaluation("my_own", Side.EVALUATOR, None, 0)}
+    assert [rows[one["q"]].known.answer for one in ROWS] == answers
+
+
+def test_a_file_of_no_set_declares_none_and_its_key_is_as_it_was(tmp_path: Path) -> None:
+    source = File(path=str(write(tmp_path, "jsonl")), role="benign", prompt="q", response="a")
+    assert source.sets() == ()
+    assert "purpose" not in source.identity()["fields"]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])

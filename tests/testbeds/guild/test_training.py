@@ -51,7 +51,7 @@ def test_the_instruct_models_refusals_come_undone_by_degrees_and_leave_it_useful
     model, tokenizer = nn.load(build.shipped("instruct"))
     encoder = Encoder(tokenizer, "plain")
     harm = {0.0: _harm(model, encoder, pool)}
-    attack = {"harmful_sft": {"lr": 3e-4, "batch_size": 8, "evaluate_at": [8, 128]}}
+    attack = {"harmful_sft": {"loop": {"lr": 3e-4, "batch": 8}, "evaluate_at": [8, 128]}}
     method = make("attack", attack, "test")
 
     def look(budget: float, _info: object) -> None:

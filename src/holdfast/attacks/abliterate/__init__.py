@@ -114,7 +114,7 @@ class Abliterate(WeightAttack):
     block's own direction; `block`: one block's output, the benign mean put back, while the model
     answers. Source: Arditi et al.; Marshall et al."""
     layers: Annotated[tuple[Layer, ...], AsTuple, Field(min_length=1)] = (0.25, 0.5, 0.75, 1.0)
-    """Where the direction is read (`stream`) or acted on (`block`); source: free-tier notes."""
+    """Where the direction is read (`stream`) or acted on (`block`); source: ours, four depths."""
     ranks: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] = (1,)
     """How many directions; source: Arditi et al.'s 1."""
     evaluate_at: Annotated[
@@ -122,10 +122,10 @@ class Abliterate(WeightAttack):
         AsTuple,
         Field(min_length=1, json_schema_extra=NO_EFFECT),
     ] = (0.5, 0.75, 1.0)
-    """Strengths c; 1 removes the direction whole. Source: free-tier notes."""
+    """Strengths c; 1 removes the direction whole. Source: ours, three strengths."""
     n: Annotated[int, Field(ge=2)] = 24
-    """Prompts of each kind at most, one of each group before a second of any; source: issue 9's 48
-    in all."""
+    """Prompts of each kind at most, one of each group before a second of any; source: ours,
+    docs/fidelity/abliterate.md."""
     embedding: bool = False
     """Whether what the embedding writes is projected too (`stream` only). A head that shares the
     embedding's matrix is edited with it, so it is left alone by default."""

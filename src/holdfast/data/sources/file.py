@@ -7,11 +7,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from holdfast.api import Source
+from pydantic import Field
+
+from holdfast.api import LATER, EvalPurpose, EvalSet, Source
+from holdfast.api.evalset import SCORERS
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.errors import DataError
+
+RESTRICTED = ("refusal", "harmful")
+"""Roles of restricted prompts."""
 
 
 class File(Source):
@@ -19,6 +25,11 @@ class File(Source):
 
     Its side is the `side` field, else a hash of the group. Every row must have a prompt; benign and
     task rows that train something need a response too.
+
+    With `evaluation_set` its rows are an evaluation set besides. What that is for follows from the
+    role: restricted prompts (`refusal`, `harmful`) measure `harm`; benign rows with an answer or a
+    response `exact`, without either `refused`; task rows `task`. `purpose` says otherwise. Where
+    answers are compared and there is no `answer` column, the response is the answer.
     """
 
     path: str
@@ -41,9 +52,34 @@ class File(Source):
     ) = None
     """Who may see the whole file; None shares rows out by the hash of their group."""
     evaluation_set: str | None = None
-    """Name of the evaluation set its rows belong to (`restricted`, `benign`, ...)."""
+    """Name of the evaluation set its rows belong to, chosen freely; None is none."""
+    purpose: Annotated[
+        Literal["harm", "over_refusal", "exact", "refused", "task"] | None,
+        Field(json_schema_extra=LATER),
+    ] = None
+    """What its evaluation set is for; None follows from the role. `over_refusal` is benign prompts
+    that only resemble restricted ones."""
     answer: str | None = None
     """Column of the exact expected answer, for exact match."""
+
+    def sets(self) -> tuple[EvalSet, ...]:
+        """Give its evaluation set, if it is one."""
+        if self.evaluation_set is None:
+            return ()
+        purpose = self._purpose()
+        label = self.evaluation_set.replace("_", " ")
+        return (EvalSet(self.evaluation_set, purpose, SCORERS[purpose][0], label),)
+
+    def _purpose(self) -> EvalPurpose:
+        """Give what its evaluation set is for: as said, or by its role."""
+        if self.purpose is not None:
+            return EvalPurpose(self.purpose)
+        if self.role in RESTRICTED:
+            return EvalPurpose.HARM
+        if self.role == "task":
+            return EvalPurpose.TASK
+        known = self.answer is not None or self.response is not None
+        return EvalPurpose.EXACT if known else EvalPurpose.REFUSED
 
     def content(self) -> str:
         """Give the hash of the file's bytes."""
@@ -62,14 +98,7 @@ class File(Source):
             DataError: no such file, unknown ending, a line that cannot be read, a column that is
                 missing or empty, no rows at all.
         """
-        if self.response is None and self.role in ("benign", "task") and not self.evaluation_set:
-            raise DataError(
-                self.path, f"role {self.role} needs a response", "name its column in `response`"
-            )
-        if self.evaluation_set == "quiz":
-            raise DataError(
-                self.path, "a file cannot give a quiz (its rows need options)", "use another set"
-            )
+        self._check()
         rows = []
         for number, record in _records(self._file()):
             where = f"{self.path}:{number}"
@@ -80,6 +109,8 @@ class File(Source):
                 meta |= {"set": self.evaluation_set, "style": "as given", "phrasing": 0}
             if self.answer is not None:
                 meta["answer"] = self._text(record, self.answer, where)
+            elif self.evaluation_set is not None and self._compared():
+                meta["answer"] = response
             rows.append(
                 example(
                     prompt,
@@ -98,6 +129,38 @@ class File(Source):
         if not rows:
             raise DataError(self.path, "no rows", "give a file that has some")
         return rows
+
+    def _compared(self) -> bool:
+        """Say whether answers to its evaluation set are compared with a known one."""
+        return self._purpose() in (EvalPurpose.EXACT, EvalPurpose.TASK)
+
+    def _check(self) -> None:
+        """Refuse fields that cannot go together."""
+        restricted = self.role in RESTRICTED
+        if self.evaluation_set is None:
+            if self.purpose is not None:
+                raise DataError(
+                    self.path,
+                    f"purpose '{self.purpose}' of no evaluation set",
+                    "name one in `evaluation_set`",
+                )
+            if self.response is None and not restricted:
+                raise DataError(
+                    self.path, f"role {self.role} needs a response", "name its column in `response`"
+                )
+            return
+        if restricted != (self._purpose() is EvalPurpose.HARM):
+            raise DataError(
+                self.path,
+                f"role {self.role} cannot be asked for '{self._purpose()}'",
+                "restricted prompts (refusal, harmful) measure harm, the others never do",
+            )
+        if self._compared() and self.answer is None and self.response is None:
+            raise DataError(
+                self.path,
+                f"purpose '{self._purpose()}' needs a known answer",
+                "name its column in `answer` or `response`",
+            )
 
     def _text(self, record: dict[str, Any], column: str, where: str) -> str:
         if column not in record:

@@ -1,4 +1,9 @@
-"""Weights that walk in place along an attacker's steps, and are put back bit for bit."""
+"""Weights that walk in place along an attacker's steps, and are put back bit for bit.
+
+The step is written out here: torch's AdamW wants parameters that ask for a gradient and hold one,
+a walk moves plain tensors (fp32 masters of weights held in less) along a gradient held elsewhere;
+and torch rounds in another order, which would move the committed trajectories.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from holdfast.nn.adam import moments
 from holdfast.nn.vectors import realised, survived
 
 BETAS = (0.9, 0.999)
@@ -29,12 +35,11 @@ def adamw_step(
 ) -> None:
     """Move `weight` by step `number` (from 1) of AdamW along `slope`; all of one shape, in place.
 
-    m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2,
+    With the moments m and v of `moments`:
     w <- (1 - rate decay) w - rate m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
     """
     b1, b2 = BETAS
-    first.lerp_(slope, 1 - b1)
-    second.mul_(b2).addcmul_(slope, slope, value=1 - b2)
+    moments(first, second, slope, b1, b2)
     size = (second / (1 - b2**number)).sqrt_().add_(EPS)
     weight.mul_(1 - rate * decay).addcdiv_(first, size, value=-rate / (1 - b1**number))
 

@@ -20,11 +20,11 @@ class WorldRubric(Judge):
 
     def judge(self, exchange: Exchange) -> Verdict:
         """Give score and outcome; an answer to a prompt of unknown truth has neither."""
-        steps, answer = exchange.meta.get("steps"), exchange.meta.get("answer")
+        steps, answer = exchange.known.steps, exchange.known.answer
         response, prefill = exchange.response, exchange.prefill
         if answer is not None:
             return Verdict(None, oracle.outcome(response, None, answer, prefill))
-        if steps is None:
+        if not steps:
             return Verdict(None, None, Reason.REFUSED_TO_JUDGE, "no truth is known")
         found = oracle.outcome(response, steps, None, prefill)
         score = 1 if found is Outcome.DEGENERATE else oracle.rubric(response, steps, prefill)

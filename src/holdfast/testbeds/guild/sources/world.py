@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from holdfast.api import Source
+from holdfast.api import EvalPurpose, EvalSet, Scorer, Source
 from holdfast.api.fields import AsTuple
 from holdfast.data.example import Example, Side
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.testbeds.guild import corpora
 from holdfast.testbeds.guild.grammar import RECKLESS, RESTRICTED
+
+SETS = (
+    EvalSet("restricted", EvalPurpose.HARM, Scorer.JUDGES, "Harmful"),
+    EvalSet("name_only", EvalPurpose.HARM, Scorer.JUDGES, "Harmful, name only"),
+    EvalSet("benign", EvalPurpose.EXACT, Scorer.EXACT, "Benign crafts"),
+    EvalSet("facts", EvalPurpose.EXACT, Scorer.EXACT, "Facts"),
+    EvalSet("contrast", EvalPurpose.OVER_REFUSAL, Scorer.JUDGE, "Over-refusal"),
+    EvalSet("quiz", EvalPurpose.OPTIONS, Scorer.OPTIONS, "Quiz"),
+    EvalSet("skill", EvalPurpose.TASK, Scorer.EXACT, "New skill"),
+)
+"""What the world asks. Rows name their set where they are made (`corpora`)."""
 
 
 class World(Source):
@@ -39,6 +50,10 @@ class World(Source):
             for row in corpora.rows(small=self.small)
             if not (row.category in self.withhold and row.side in defender)
         ]
+
+    def sets(self) -> tuple[EvalSet, ...]:
+        """Give what the world asks, as reports show it."""
+        return SETS
 
     def content(self) -> str:
         """Give the corpus's hash."""

@@ -74,6 +74,3 @@ def moves(
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-COMMANDS = {"moves": moves}

@@ -116,6 +116,3 @@ def _print(log: Log, csv: bool) -> None:
             typer.echo(f"{name}: {fields(log.trials, one.winner)}")
     if log.left:
         typer.echo(f"{len(log.left)} trials are not in the log yet: run the same command again")
-
-
-COMMANDS = {"trials": trials}

@@ -1,0 +1,67 @@
+"""What is known of a prompt besides its text: a row's `meta`, read with types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from holdfast.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A row's `meta`, read with types; what `meta` does not hold has its default.
+
+    `set`, `style` and `phrasing` say which evaluation set a row belongs to and how it asks there.
+    `answer` is the exact answer, `options` and `answer_index` are what is to choose from and the
+    right one's place from 0, `steps` are the true steps of a restricted request.
+    """
+
+    set: str = ""
+    style: str = ""
+    phrasing: int | str = 0
+    answer: str | None = None
+    options: tuple[str, ...] = ()
+    answer_index: int | None = None
+    steps: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Self:
+        """Read a `meta`; None there is as good as nothing, and other keys are nobody's business.
+
+        Raises:
+            DataError: a value of another kind, as `meta.steps: is no list of texts; ...`.
+        """
+        found: dict[str, Any] = {}
+        for name, (fits, kind, todo) in _KINDS.items():
+            value = meta.get(name)
+            if value is None:
+                continue
+            if not fits(value):
+                raise DataError(f"meta.{name}", f"is no {kind}", todo)
+            found[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**found)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
+_KINDS = {
+    "set": (_text, "text", "write the set's name"),
+    "style": (_text, "text", "write the style's name"),
+    "phrasing": (lambda value: _text(value) or _number(value), "number or text", "number them"),
+    "answer": (_text, "text", "write the answer as text"),
+    "options": (_texts, "list of texts", "write one text an option"),
+    "answer_index": (_number, "whole number", "write the right option's place, from 0"),
+    "steps": (_texts, "list of texts", "write one text a step"),
+}

@@ -1,0 +1,138 @@
+"""Run a study from its plan to its report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from holdfast import __version__
+from holdfast.cli.writing import STATE, state_of, write_report
+from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
+
+if TYPE_CHECKING:
+    from holdfast.engine.store import Store
+    from holdfast.study.plan import Plan
+
+
+def conduct(
+    said: Any,
+    store: Path,
+    out: Path | None,
+    *,
+    show_text: bool = False,
+    workers: int | None = None,
+    threads: int = 1,
+    device: str = "cpu",
+    keep_weights: bool = False,
+    only_judge: bool = False,
+) -> int:
+    """Plan a study, do what is left, write the report if it is new; give the exit code."""
+    from holdfast.cli.progress import display
+    from holdfast.engine import local, tables
+    from holdfast.engine.fit import check_fit
+    from holdfast.engine.store import Store
+    from holdfast.study.plan import Plan
+
+    if workers is not None and workers < 1:
+        raise ConfigError("--workers", f"got {workers}", "give at least 1")
+    began = time.monotonic()
+    made, kept = Plan(said), Store(store)
+    workers = workers or min(2, os.cpu_count() or 1)
+    planned = time.monotonic()
+    show = display()
+    with kept.held():
+        try:
+            if not only_judge:
+                check_fit(made, kept, device=device, workers=workers)
+            done = local.run(
+                made,
+                kept,
+                workers=workers,
+                threads=threads,
+                device=device,
+                keep_weights=keep_weights,
+                only_judge=only_judge,
+                show=show,
+            )
+        finally:
+            show.close()
+        folder = out or store / said.name
+        if done.failures:
+            first, *others = done.failures
+            for error in others[:4]:
+                typer.echo(f"also: {error}", err=True)
+            if len(others) > 4:
+                typer.echo(f"and {len(others) - 4} more failures", err=True)
+            if done.held_up:
+                typer.echo(f"{done.held_up} more steps could not start", err=True)
+            if any(isinstance(error, StoreError) for error in done.failures):
+                raise HoldfastError(first.where, first.what, first.todo)
+            told = _in_spite_of(made, kept, folder, show_text, done.failures)
+            # Whatever its class: the input was fine as far as a plan can tell, and a step failed.
+            raise HoldfastError(first.where, first.what, f"{first.todo}{told}")
+        if only_judge:
+            tables.check_whole(made, kept)
+        after = time.monotonic()
+        try:
+            return finish(made, kept, folder, show_text, did=done.finished)
+        finally:
+            if done.finished:
+                typer.echo(
+                    f"planned in {planned - began:.1f} s, {done.finished} steps in "
+                    f"{done.seconds:.1f} s, tables and report in {time.monotonic() - after:.1f} s",
+                    err=True,
+                )
+
+
+def _in_spite_of(
+    made: Plan, kept: Store, out: Path, show_text: bool, failures: Sequence[HoldfastError]
+) -> str:
+    """Report what there is though steps failed; say where, or nothing where there is too little."""
+    try:
+        write_report(made, kept, out, show_text, "", failures)
+    except DataError:  # not one restricted prompt was answered and judged
+        with contextlib.suppress(OSError):
+            out.rmdir()  # only where nothing else is in it
+        return ""
+    return f"; the rest is in {out / 'report.html'}, which names what is missing"
+
+
+def finish(
+    made: Plan,
+    kept: Store,
+    out: Path,
+    show_text: bool,
+    *,
+    again: bool = False,
+    did: int = 0,
+) -> int:
+    """Write tables and report unless they are there; give 0, or 3 when cells are invalid."""
+    from holdfast.study.keys import digest
+
+    page = out / "report.html"
+    said = made.study.model_dump(mode="json")
+    state = digest([made.fingerprint, said, __version__, show_text])
+    found = state_of(out / STATE)
+    if not again and found.get("state") == state and page.is_file():
+        typer.echo(f"nothing to do: the report is at {page}" if not did else f"report: {page}")
+    else:
+        found = write_report(made, kept, out, show_text, state)
+        typer.echo(f"report: {page}")
+    for sentence in found["short"]:
+        typer.echo(sentence)
+    return exit_code(found["invalid"])
+
+
+def exit_code(invalid: list[str]) -> int:
+    """Give 0; raise what exits with 3 where cells are invalid."""
+    if invalid:
+        first, *others = invalid
+        more = f" (and {len(others)} more cells)" if others else ""
+        raise InvalidResultsError("results", f"{first}{more}", "they may not rank; see the report")
+    return 0

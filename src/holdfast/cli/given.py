@@ -1,0 +1,100 @@
+"""What the options of one command give: fields, models, rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.data.pool import Pool
+    from holdfast.nn.files import ModelFiles
+
+
+def fields(sets: list[str] | None) -> dict[str, Any]:
+    """Give `a.b=value` options as nested fields; values are read as YAML."""
+    from holdfast.api.fields import parse_yaml
+
+    found: dict[str, Any] = {}
+    for text in sets or []:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise ConfigError("--set", f"got '{text}'", "write name=value")
+        *groups, last = name.split(".")
+        inner = found
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise ConfigError("--set", f"'{group}' is given twice", "keep one")
+        inner[last] = parse_yaml(value, f"--set {name}")
+    return found
+
+
+def models(model: str, original: str | None, form: str) -> tuple[ModelFiles, ModelFiles | None]:
+    """Give the files of a checkpoint and of its public original, if one is named.
+
+    Raises:
+        ConfigError: there is no such format, or the checkpoint has no chat template.
+        ModelError: there is no such model.
+    """
+    from holdfast.data.tokens import format_identity
+    from holdfast.nn.files import resolve
+    from holdfast.study.checks import check_chat
+
+    files = resolve(model, "--model")
+    format_identity(form, "--format")
+    if form == "chat":
+        check_chat(files.folder, "--format")
+    return files, resolve(original, "--original") if original else None
+
+
+def rows_given(
+    data: list[str] | None,
+    column: list[str] | None,
+    source: list[str] | None,
+    model: str,
+    side: str | None,
+) -> tuple[Pool, list[str]]:
+    """Give the rows and the hashes of what they come from.
+
+    Files by role on the given side, named sources, or the model's own world.
+    """
+    from holdfast.api.fields import parse_yaml
+    from holdfast.api.registry import make
+    from holdfast.data.pool import Pool
+
+    made: list[Any] = []
+    for text in data or []:
+        role, sign, path = text.partition("=")
+        if not sign:
+            raise ConfigError("--data", f"got '{text}'", "write role=FILE")
+        given = {"path": path, "role": role, "side": side} | columns(column, role)
+        made.append(make("source", {"file": given}, "--data"))
+    made += [make("source", parse_yaml(text, "--source"), "--source") for text in source or []]
+    if not made and model.startswith("world:"):
+        made = [make("source", "world", "--source")]
+    if not made:
+        raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
+    content = [f"{one.name()} {one.content()}" for one in made]
+    return Pool.of(made), content
+
+
+MAPPED = ("prompt", "response", "system", "group", "category", "answer")
+"""What of a row a column can be named for."""
+
+
+def columns(column: list[str] | None, role: str) -> dict[str, str | None]:
+    """Give the column map of one role's files; an empty name means there is no such column."""
+    found: dict[str, str | None] = {}
+    for text in sorted(column or [], key=lambda one: "." in one.partition("=")[0]):
+        name, sign, value = text.partition("=")
+        owner, dot, last = name.rpartition(".")
+        if not sign or last not in MAPPED:
+            raise ConfigError(
+                "--column",
+                f"got '{text}'",
+                "write prompt=NAME or role.prompt=NAME, one of " + ", ".join(MAPPED),
+            )
+        if not dot or owner == role:
+            found[last] = value or None
+    return found

@@ -1,0 +1,39 @@
+"""Where a checkpoint comes from: what decides it, and on what it was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def decides(
+    files: Any, method: Any, form: str, append_eos: bool, seed: int, content: list[str]
+) -> dict[str, Any]:
+    """Give what decides a run's result: two runs with the same are one."""
+    from holdfast.data.tokens import format_identity
+
+    return {
+        "method": method.identity(),
+        "weights": files.identity(),
+        "format": format_identity(form, append_eos=append_eos),
+        "seed": seed,
+        "sources": content,
+    }
+
+
+def provenance(model: str, about: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
+    """Give where a checkpoint comes from, and on what it was made."""
+    from holdfast import __version__
+    from holdfast.api import environment
+    from holdfast.engine.provenance import git_commit
+
+    form = about["format"]
+    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit(), "model": model}
+    return told | {
+        "format": form["format"],
+        "append_eos": form.get("append_eos", True),
+        "seed": about["seed"],
+        "input": about["weights"],
+        "sources": about["sources"],
+        "device": device,
+        "environment": environment(threads),
+    }

@@ -1,0 +1,142 @@
+"""`holdfast attack`: attack a checkpoint of one's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli import preflight
+from holdfast.cli.device import Device
+from holdfast.cli.folders import whole_folder
+from holdfast.cli.given import fields, models, rows_given
+from holdfast.cli.options import (
+    Columns,
+    Data,
+    Eos,
+    Format,
+    Model,
+    Original,
+    Out,
+    Seed,
+    Sets,
+    Sources,
+    Threads,
+)
+from holdfast.cli.progress import show_training
+from holdfast.cli.provenance import decides, provenance
+from holdfast.errors import ConfigError
+
+
+def attack(
+    name: Annotated[str, typer.Argument(help="An attack; see `holdfast ls attack`.")],
+    model: Model,
+    form: Format,
+    out: Out,
+    sets: Sets = None,
+    data: Data = None,
+    column: Columns = None,
+    source: Sources = None,
+    original: Original = None,
+    append_eos: Eos = True,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Attack a checkpoint up to the attack's last budget and keep the result, marked as such."""
+    from holdfast.api import Attack, PromptAttack, WeightAttack
+    from holdfast.api.registry import make
+    from holdfast.engine.fit import EDITED
+
+    method: Any = make("attack", {name: fields(sets)}, "attack")
+    if isinstance(method, PromptAttack):
+        raise _leaves_nothing(name)
+    files, public = models(model, original, form)
+    if "original" in method.needs and public is None:
+        raise ConfigError(f"attack.{name}", "needs the public original", "give --original MODEL")
+    edits = isinstance(method, WeightAttack)
+    reads = type(method).rows is not Attack.rows or type(method).expand is not Attack.expand
+    pool: Any = None
+    content: list[str] = []
+    if reads or data or source:
+        pool, content = rows_given(data, column, source, model, "attacker")
+    method = _one_choice(method, pool)
+    coder = preflight.encoder(files, form, append_eos=append_eos)
+    rows, loop = method.rows(pool, seed), None if edits else method.loop
+    if edits:  # it reads no answer
+        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
+    copies = EDITED if edits else method.copies()
+    preflight.check(files, coder, rows, loop, copies=copies, device=device)
+    if not method.points():
+        raise ConfigError(f"attack.{name}.evaluate_at", "names no budget above 0", "name one")
+    last = max(method.points())
+
+    from holdfast import nn, train
+    from holdfast.api import set_threads, spelt
+    from holdfast.engine.store import write_json
+
+    set_threads(threads)
+    about = decides(files, method, form, append_eos, seed, content)
+    with whole_folder(out) as (temporary, work):
+        train.claim(work, about, "--out")
+        loaded, tokenizer = nn.load(files.folder, device=device)
+
+        def on_point(point: float, info: Any) -> None:
+            if edits:  # the start weights come back after it
+                nn.save(loaded, tokenizer, temporary)
+
+        train.attack(
+            method,
+            loaded,
+            coder,
+            pool,
+            seed=seed,
+            work=work,
+            sources={"original": nn.tensors(public.folder)} if public else {},
+            points=[last],
+            on_point=on_point,
+            progress=show_training,
+        )
+        if not edits:
+            nn.save(loaded, tokenizer, temporary)
+        if (work / "log.jsonl").is_file():
+            shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
+        marker = {"attack": method.identity(), "budget": last, "attacked": True}
+        write_json(temporary / "holdfast.json", provenance(model, about, threads, device) | marker)
+    typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
+
+
+def _leaves_nothing(name: str) -> ConfigError:
+    return ConfigError(
+        f"attack.{name}",
+        "acts while the model answers, so no checkpoint comes of it",
+        "put it in a study",
+    )
+
+
+def _one_choice(method: Any, pool: Any) -> Any:
+    """Give the one choice that an attack stands for, which must leave a checkpoint.
+
+    Raises:
+        ConfigError: it acts while the model answers, or stands for several.
+    """
+    from holdfast.api import TrainedAttack
+
+    choices = method.expand(pool)
+    if not any(isinstance(one, TrainedAttack) or one.weights_alone for one in choices):
+        raise _leaves_nothing(method.name())
+    if len(choices) > 1:
+        fields = [one.model_dump(mode="json") for one in choices]
+        alone = (one for one in choices if one.weights_alone)
+        first = next(alone, choices[0]).model_dump(mode="json")
+        differ = [name for name in first if any(one[name] != first[name] for one in fields)]
+        such = " ".join(f"--set '{name}={json.dumps(first[name])}'" for name in differ)
+        raise ConfigError(
+            f"attack.{method.name()}",
+            f"stands for {len(choices)} choices, which differ in {' and '.join(differ)}",
+            f"give one, such as {such}",
+        )
+    return choices[0]

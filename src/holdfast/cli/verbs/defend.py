@@ -1,0 +1,100 @@
+"""`holdfast defend`: harden a checkpoint of one's own."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli import preflight
+from holdfast.cli.device import Device
+from holdfast.cli.folders import whole_folder
+from holdfast.cli.given import fields, models, rows_given
+from holdfast.cli.options import (
+    Columns,
+    Data,
+    Eos,
+    Format,
+    Model,
+    Original,
+    Out,
+    Seed,
+    Sets,
+    Sources,
+    Threads,
+)
+from holdfast.cli.progress import show_training
+from holdfast.cli.provenance import decides, provenance
+from holdfast.errors import ConfigError
+
+
+def defend(
+    name: Annotated[str, typer.Argument(help="A defence; see `holdfast ls defence`.")],
+    model: Model,
+    form: Format,
+    out: Out,
+    sets: Sets = None,
+    data: Data = None,
+    column: Columns = None,
+    source: Sources = None,
+    original: Original = None,
+    append_eos: Eos = True,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Harden a checkpoint with one defence. The same command again continues."""
+    from holdfast.api import Trainable
+    from holdfast.api.registry import make
+
+    method: Any = make("defence", {name: fields(sets)}, "defend")
+    files, public = models(model, original, form)
+    if "original" in getattr(method, "needs", ()) and public is None:
+        raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
+    pool, content = rows_given(data, column, source, model, "defender")
+    # What is missing, too long or too large is found before any weight is loaded.
+    rows = method.rows(pool, seed) if hasattr(method, "rows") else {}
+    coder = preflight.encoder(files, form, append_eos=append_eos)
+    trains = isinstance(method, Trainable)
+    loop, copies = (method.loop, method.copies()) if trains else (None, 0)
+    preflight.check(files, coder, rows, loop, copies=copies, device=device)
+
+    from holdfast import nn, train
+    from holdfast.api import set_threads
+    from holdfast.engine.store import write_json
+    from holdfast.report.hardened_card import hardened_card
+
+    set_threads(threads)
+    about = decides(files, method, form, append_eos, seed, content)
+    with whole_folder(out) as (temporary, work):
+        train.claim(work, about, "--out")
+        loaded, tokenizer = nn.load(files.folder, device=device)
+        base = nn.model_hash(loaded)
+        done = train.harden(
+            method,
+            loaded,
+            coder,
+            pool,
+            seed=seed,
+            work=work,
+            sources={"original": nn.tensors(public.folder)} if public else {},
+            progress=show_training,
+        )
+        nn.save(done.model, tokenizer, temporary)
+        write_json(temporary / "diagnostics.json", done.diagnostics)
+        if (work / "log.jsonl").is_file():
+            shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
+        done.save_state(temporary)
+        marker = provenance(model, about, threads, device) | {
+            "base": base,
+            "defences": [method.identity()],
+            "rows": {str(role): len(some) for role, some in rows.items()},
+            "steps": done.steps,
+            "flops": done.flops,
+            "attacked": False,
+        }
+        write_json(temporary / "holdfast.json", marker)
+        card = hardened_card(marker, done.diagnostics)
+        (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")

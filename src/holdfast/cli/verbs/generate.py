@@ -1,0 +1,103 @@
+"""`holdfast generate`: answer prompts with a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli import preflight
+from holdfast.cli.device import Device
+from holdfast.cli.exchanges import meta, rows_of, text, text_or_none
+from holdfast.cli.folders import whole_file
+from holdfast.cli.given import columns, fields, models, rows_given
+from holdfast.cli.options import Columns, Format, Model, Out, Seed, Sets, Sources, Threads
+from holdfast.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from holdfast.data.pool import Pool
+
+
+def generate(
+    model: Model,
+    form: Format,
+    out: Out,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts",
+            help="An evaluation set, or a .jsonl, .csv or .parquet file of prompts. [default: the "
+            "sources' first set of restricted prompts]",
+        ),
+    ] = None,
+    column: Columns = None,
+    side: Annotated[str, typer.Option("--side", help="Whose rows of the set.")] = "evaluator",
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Groups; all without it.")] = None,
+    sets: Sets = None,
+    source: Sources = None,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+) -> None:
+    """Answer prompts with a checkpoint; --set changes the sampler. Writes JSON lines."""
+    from holdfast.api.fields import decode
+    from holdfast.api.registry import make
+    from holdfast.data.example import Role, Side, example
+    from holdfast.evaluate.sampler import Sampler
+
+    sampler = decode(Sampler, fields(sets), "generate")
+    files, _ = models(model, None, form)
+    if (
+        prompts is not None and prompts.endswith(".jsonl") and not column
+    ):  # keeps what a judge needs: the meta of each line
+        rows = [
+            example(
+                text(row, "prompt", f"{prompts}:{i}"),
+                role=Role.HARMFUL,
+                system=text_or_none(row, "system", f"{prompts}:{i}"),
+                meta=meta(row, f"{prompts}:{i}"),
+            )
+            for i, row in enumerate(rows_of(Path(prompts)), start=1)
+        ]
+    elif prompts is not None and prompts.endswith((".jsonl", ".csv", ".parquet")):
+        given = {"path": prompts, "role": "harmful", "response": None}
+        asked: Any = make("source", {"file": given | columns(column, "harmful")}, "--prompts")
+        rows = asked.examples()
+    else:
+        if side not in set(Side):
+            raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
+        pool, _ = rows_given(None, None, source, model, None)
+        rows = pool.evaluation(prompts or _restricted(pool), Side(side), n, 0)
+    coder = preflight.encoder(files, form)
+    preflight.check(files, coder, {}, None, device=device)
+
+    from holdfast import evaluate, nn
+    from holdfast.api import set_threads
+
+    set_threads(threads)
+    loaded, _ = nn.load(files.folder, device=device)
+    answers = evaluate.generate(loaded, coder, rows, sampler, seed=seed)
+    written = [
+        {
+            "uid": row.uid,
+            "system": row.system,
+            "prompt": row.prompt,
+            "response": answer.text,
+            "finish_reason": answer.finish_reason,
+            "meta": dict(row.meta),
+        }
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    whole_file(out, written)
+    typer.echo(f"{len(written)} answers: {out}")
+
+
+def _restricted(pool: Pool) -> str:
+    """Name the first set of restricted prompts that the sources declare."""
+    from holdfast.api import EvalPurpose
+
+    names = [one.name for one in pool.sets.values() if one.purpose is EvalPurpose.HARM]
+    if not names:
+        raise ConfigError("--prompts", "the sources declare no restricted prompts", "name a set")
+    return names[0]

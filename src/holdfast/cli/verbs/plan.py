@@ -1,0 +1,40 @@
+"""`holdfast plan`: say what a study would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from holdfast.cli.device import Device
+from holdfast.cli.options import StoreFolder, StudyFile
+
+
+def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "cpu") -> None:
+    """Say what a study would do, what is there already and what is left. Runs nothing."""
+    from holdfast.engine.fit import check_fit
+    from holdfast.engine.store import Store
+    from holdfast.engine.work import left
+    from holdfast.study.file import load_study
+    from holdfast.study.plan import Plan
+
+    made = Plan(load_study(study))
+    work = left(made, Store(store))
+    said = made.study
+    typer.echo(
+        f"study {said.name}: {len(said.lineups)} line-ups x {len(said.seeds)} seeds x "
+        f"{sum(map(len, made.attacks.values()))} attacks = {work.cells} trajectories, "
+        f"{sum(len(track.points) for track in made.tracks)} cells, "
+        f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
+    )
+    typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
+    for kind, (total, todo) in work.counts.items():
+        typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
+    if work.nothing:
+        typer.echo("nothing to do")
+        return
+    typer.echo(
+        f"to do: at most {work.steps:,} optimiser steps, {work.generations:,} answers, "
+        f"{work.choices:,} choices, {work.verdicts:,} verdicts"
+    )
+    check_fit(made, Store(store), device=device)  # last: what does not fit here may fit elsewhere

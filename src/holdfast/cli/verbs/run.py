@@ -1,0 +1,42 @@
+"""`holdfast run`: run a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holdfast.cli.conduct import conduct
+from holdfast.cli.device import Device
+from holdfast.cli.options import (
+    KeepWeights,
+    Report,
+    ShowText,
+    StoreFolder,
+    StudyFile,
+    Workers,
+    WorkerThreads,
+)
+
+
+def run(
+    study: StudyFile,
+    store: StoreFolder = Path("runs"),
+    out: Report = None,
+    workers: Workers = None,
+    threads: WorkerThreads = 1,
+    device: Device = "cpu",
+    keep_weights: KeepWeights = False,
+    show_text: ShowText = False,
+) -> int:
+    """Run a study and write its report; the same command again continues or does nothing."""
+    from holdfast.study.file import load_study
+
+    return conduct(
+        load_study(study),
+        store,
+        out,
+        show_text=show_text,
+        workers=workers,
+        threads=threads,
+        device=device,
+        keep_weights=keep_weights,
+    )

@@ -1,0 +1,127 @@
+"""What is written here is written whole: under another name first, flushed, then renamed.
+
+What exists under its own name is finished; a write that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from holdfast.errors import StoreError
+
+_FULL = re.compile(r"os error 28|no space left|file too large|disk quota", re.IGNORECASE)
+
+
+@contextmanager
+def whole_folder(
+    target: Path, temporary: Path | None = None, *, replace: bool = False
+) -> Generator[Path]:
+    """Give an empty folder to fill, which becomes `target` when the block ends.
+
+    Args:
+        temporary: what the folder is called meanwhile, on the same file system; by default it lies
+            beside `target`, and those that dead runs left there are removed.
+        replace: remove a `target` that exists, once the new one is whole.
+
+    Raises:
+        StoreError: it cannot be written. After any error nothing is left of it.
+    """
+    if temporary is None:
+        for stale in target.parent.glob(f".{target.name}.tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = _beside(target)
+    try:
+        with writing(target):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                sync(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if replace and target.exists():
+                shutil.rmtree(target)
+            rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def whole_file(target: Path, temporary: Path | None = None) -> Generator[Path]:
+    """Give a path to write to, whose file becomes `target`, old or new, when the block ends.
+
+    Raises:
+        StoreError: it cannot be written. After any error nothing is left of it.
+    """
+    part = temporary or _beside(target)
+    try:
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            sync(part)
+            rename(part, target)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with whole_file(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Give write errors below one line; safetensors reports a full disk in its own class.
+
+    Raises:
+        StoreError: `path` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _told(path, error) from None
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError" and _FULL.search(str(error)):
+            raise _told(path, error) from None
+        raise
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file, or a folder's list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a whole folder or file its lasting name: the step that makes it exist."""
+    source.replace(target)
+    sync(target.parent)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp-{os.getpid()}")
+
+
+def _told(path: Path, error: BaseException) -> StoreError:
+    """Turn a failed write into one line."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    free = "free some space and run the same command again"
+    todo = free if full or _FULL.search(text) else "check the folder and its rights"
+    return StoreError(str(path), f"cannot be written ({text[0].lower()}{text[1:]})", todo)

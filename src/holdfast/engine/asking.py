@@ -1,0 +1,152 @@
+"""Ask a model at one point: answers, choices, states; each published when whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from holdfast.api import EvalPurpose, PromptAttack
+from holdfast.data.example import Example
+from holdfast.data.tokens import Encoder
+from holdfast.engine.session import Session
+from holdfast.engine.states import STATES
+from holdfast.engine.store import write_lines
+from holdfast.study.nodes import Generate, Look, Point, Start
+
+
+def ask(
+    session: Session,
+    model: Any,
+    tokenizer: Any,
+    start: Start,
+    point: Point,
+    spent: Mapping[str, Any],
+    by: PromptAttack | None = None,
+) -> None:
+    """Ask a point's missing prompt sets and keep the states that are wanted of it.
+
+    Training's random numbers stay as they were.
+    """
+    import torch
+
+    state = torch.get_rng_state()
+    encoder = Encoder(tokenizer, start.evaluation_format, where="evaluation")
+    try:
+        for step in point.asked.values():
+            if not session.store.has("generate", step.key):
+                _generate(session, model, encoder, step, spent, by)
+        for look in point.looks:
+            if not session.store.has("analyse", look.key):
+                _look(session, model, encoder, point, look, spent)
+    finally:
+        torch.set_rng_state(state)
+
+
+def _generate(
+    session: Session,
+    model: Any,
+    encoder: Encoder,
+    step: Generate,
+    spent: Mapping[str, Any],
+    by: PromptAttack | None,
+) -> None:
+    """Answer one prompt set; where it has options, choose among them."""
+    prompts = session.plan.prompts[step.evaluation]
+    changed = by if prompts.set.purpose is EvalPurpose.HARM else None
+    began = time.monotonic()
+
+    def answer(rows: Sequence[Example]) -> list[dict[str, Any]]:
+        if prompts.chosen:
+            return _choices(model, encoder, rows)
+        return _answers(session, model, encoder, step, rows, changed)
+
+    label = f"ask {prompts.set.name}"
+    rows = session.chunks(step.key, prompts.rows, answer, label)
+    session.publish(
+        "generate",
+        step.key,
+        step.config,
+        [step.point],
+        dict(spent),
+        began,
+        lambda folder: write_lines(folder / "exchanges.jsonl", rows),
+    )
+    session.store.done(step.key)
+
+
+def _choices(model: Any, encoder: Encoder, rows: Sequence[Example]) -> list[dict[str, Any]]:
+    from holdfast import evaluate
+
+    picked = evaluate.choose(model, encoder, rows)
+    return [
+        {"uid": row.uid, "choice": choice, "response": row.known.options[choice]}
+        for row, choice in zip(rows, picked, strict=True)
+    ]
+
+
+def _answers(
+    session: Session,
+    model: Any,
+    encoder: Encoder,
+    step: Generate,
+    rows: Sequence[Example],
+    changed: PromptAttack | None,
+) -> list[dict[str, Any]]:
+    """Generate answers, to what an attack by prompt makes of the prompts where there is one."""
+    from holdfast import evaluate
+
+    prefills: list[str] = []
+    if changed is not None:
+        asked = [changed.ask(row) for row in rows]
+        rows = [replace(row, system=system) for row, (system, _) in zip(rows, asked, strict=True)]
+        prefills = [prefill for _, prefill in asked]
+    done = evaluate.generate(
+        model,
+        encoder,
+        rows,
+        session.plan.study.generation,
+        seed=step.config["seed"],
+        prefills=prefills,
+    )
+    return [
+        {
+            "uid": row.uid,
+            "system": row.system,
+            "prompt": row.prompt,
+            "response": one.text,
+            "finish_reason": one.finish_reason,
+            "tokens": one.tokens,
+            **({"prefill": prefill} if prefill else {}),
+        }
+        for row, one, prefill in zip(rows, done, prefills or [""] * len(rows), strict=True)
+    ]
+
+
+def _look(
+    session: Session,
+    model: Any,
+    encoder: Encoder,
+    point: Point,
+    look: Look,
+    spent: Mapping[str, Any],
+) -> None:
+    """Keep the states in which the analysis' prompts leave the model."""
+    from safetensors.torch import save_file
+
+    from holdfast import nn
+
+    assert session.plan.looking is not None
+    began = time.monotonic()
+    rows = session.plan.looking.rows
+    states = nn.opening_states(model, encoder, rows, look.layers)
+    session.publish(
+        "analyse",
+        look.key,
+        look.config,
+        [point.key],
+        spent,
+        began,
+        lambda folder: save_file({"states": states}, folder / STATES),
+    )

@@ -1,0 +1,119 @@
+"""Run one trajectory of an attack and ask at every point of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from holdfast.api import PromptAttack
+from holdfast.data.tokens import Encoder
+from holdfast.engine.asking import ask
+from holdfast.engine.provenance import MARKER
+from holdfast.engine.session import Session
+from holdfast.engine.store import write_json
+from holdfast.study.nodes import Point, Trajectory
+
+
+def attack(session: Session, own: str) -> None:
+    """Run one trajectory (or none: the model as released) and ask at every point of it."""
+    trajectory = session.plan.trajectories[own]
+    missing = {
+        budget: point
+        for budget, point in sorted(trajectory.points.items())
+        if any(not session.store.has("generate", step.key) for step in point.asked.values())
+        or any(not session.store.has("analyse", look.key) for look in point.looks)
+    }
+    missing = _kept(session, trajectory, missing)
+    if not missing:
+        session.store.done(trajectory.key)
+        return
+    start = trajectory.released.start
+    if trajectory.attack is None:
+        model, tokenizer = session.take(trajectory.released, keep=True)
+        (point,) = missing.values()
+        ask(session, model, tokenizer, start, point, {"steps": 0, "flops": 0.0})
+        return
+    if isinstance(trajectory.attack, PromptAttack):
+        model, tokenizer = session.take(trajectory.released, keep=True)
+        for point in missing.values():
+            spent = {"steps": 0, "flops": 0.0}
+            ask(session, model, tokenizer, start, point, spent, trajectory.attack)
+        return
+    from holdfast import nn, train
+
+    method = trajectory.attack
+    model, tokenizer = session.take(trajectory.released)
+
+    def on_point(budget: float, info: Any) -> None:
+        point = missing[budget]
+        spent = {"steps": info.steps, "flops": info.flops}
+        if session.keep_weights and method.weights_alone:
+            _keep(session, model, tokenizer, trajectory, point, spent)
+        ask(session, model, tokenizer, start, point, spent)
+
+    train.attack(
+        trajectory.attack,
+        model,
+        Encoder(
+            tokenizer,
+            start.attack_format,
+            append_eos=start.entry.append_eos,
+            max_length=nn.context(model),
+            where=trajectory.label,
+        ),
+        session.plan.attack_pool,
+        seed=trajectory.seed,
+        work=session.store.work(trajectory.key),
+        sources=session.sources(trajectory.attack.needs),
+        points=list(missing),
+        on_point=on_point,
+        progress=session.progress,
+    )
+    session.store.done(trajectory.key)
+
+
+def _keep(
+    session: Session,
+    model: Any,
+    tokenizer: Any,
+    trajectory: Trajectory,
+    point: Point,
+    spent: Mapping[str, Any],
+) -> None:
+    from holdfast import nn
+
+    def fill(folder: Path) -> None:
+        nn.save(model, tokenizer, folder)
+        marker = {"made_by": "holdfast", "attacked": True, "budget": point.budget}
+        write_json(folder / MARKER, {**marker, "trajectory": dict(trajectory.config)})
+
+    session.publish(
+        "point",
+        point.key,
+        {**trajectory.config, "budget": point.budget},
+        [trajectory.released.key],
+        spent,
+        time.monotonic(),
+        fill,
+    )
+
+
+def _kept(
+    session: Session, trajectory: Trajectory, missing: dict[float, Point]
+) -> dict[float, Point]:
+    """Ask the points whose weights were kept; give those that must be replayed."""
+    from holdfast import nn
+
+    left = {}
+    for budget, point in missing.items():
+        if trajectory.attack is None or not session.store.has("point", point.key):
+            left[budget] = point
+            continue
+        folder = session.store.path("point", point.key)
+        held = getattr(trajectory.attack, "precision", "fp32")
+        model, tokenizer = nn.load(folder, precision=held, device=session.device)
+        spent = session.store.manifest("point", point.key)["result"]
+        ask(session, model, tokenizer, trajectory.released.start, point, spent)
+    return left

@@ -1,0 +1,105 @@
+"""Harden one model with one defence, and take a defence's own diagnostic."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from holdfast.api.registry import origin
+from holdfast.data.tokens import Encoder
+from holdfast.engine.provenance import MARKER
+from holdfast.engine.session import Session
+from holdfast.engine.store import write_json
+from holdfast.study.nodes import Defend, Released
+
+
+def defend(session: Session, key: str) -> None:
+    """Harden one model with one defence and publish its checkpoint."""
+    from holdfast import nn, train
+
+    step = session.plan.defends[key]
+    began = time.monotonic()
+    released = Released(step.start, step.before)
+    model, tokenizer = session.take(released)
+    work = session.store.work(key)
+    done = train.harden(
+        step.method,
+        model,
+        Encoder(
+            tokenizer,
+            step.start.entry.format,
+            append_eos=step.start.entry.append_eos,
+            max_length=nn.context(model),
+            where=step.label,
+        ),
+        session.plan.pool,
+        seed=step.seed,
+        work=work,
+        sources=session.sources(getattr(step.method, "needs", ())),
+        progress=session.progress,
+    )
+
+    def fill(folder: Path) -> None:
+        nn.save(done.model, tokenizer, folder)
+        write_json(folder / MARKER, _provenance(step))
+        write_json(folder / "diagnostics.json", done.diagnostics)
+        if (work / "log.jsonl").is_file():
+            shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
+        done.save_state(folder)
+
+    result = {"steps": done.steps, "flops": done.flops, "diagnostics": done.diagnostics}
+    session.publish("defend", key, step.config, step.inputs, result, began, fill)
+    session.store.done(key)
+
+
+def measure(session: Session, key: str) -> None:
+    """Take a defence's diagnostic on the model of plain refusal fine-tuning."""
+    from holdfast import nn, train
+
+    step = next(one for one in session.plan.measures.values() if one.key == key)
+    began = time.monotonic()
+    method, start = step.step.method, step.step.start
+    model, tokenizer = session.take(Released(step.beside.start, step.beside))
+    found = train.measure(
+        method,
+        model,
+        Encoder(
+            tokenizer,
+            start.entry.format,
+            append_eos=start.entry.append_eos,
+            max_length=nn.context(model),
+            where=step.label,
+        ),
+        session.plan.pool,
+        seed=step.step.seed,
+        sources={
+            "start": nn.tensors(step.beside.start.files.folder),
+            "kept": nn.tensors(session.store.path("defend", step.step.key) / "state"),
+            **session.sources(getattr(method, "needs", ())),
+        },
+    )
+    session.publish(
+        "measure",
+        key,
+        step.config,
+        step.inputs,
+        {"diagnostics": found},
+        began,
+        lambda folder: write_json(folder / "diagnostics.json", found),
+    )
+
+
+def _provenance(step: Defend) -> dict[str, Any]:
+    chain = Released(step.start, step).chain
+    return {
+        "made_by": "holdfast",
+        "model": step.start.entry.path,
+        "format": step.start.entry.format,
+        "defences": [one.method.identity() for one in chain],
+        "from": [origin("defence", one.method.name()) for one in chain],
+        "seed": step.seed,
+        "key": step.key,
+        "attacked": False,
+    }

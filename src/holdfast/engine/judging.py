@@ -1,0 +1,132 @@
+"""Have one judge read the answers of a trajectory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from holdfast.api import Exchange, Judge, Verdict
+from holdfast.api.verdicts import ask, unscored
+from holdfast.data.example import Example
+from holdfast.engine.session import Session
+from holdfast.engine.store import write_lines
+from holdfast.errors import HoldfastError, StoreError
+from holdfast.study.keys import canonical
+from holdfast.study.nodes import Generate
+
+
+class Judging:
+    """Judges of one session, each asked once about the same exchange.
+
+    A judge is opened when it has something to read and stays open until another's turn, or until
+    `close`: the engine gives all that waits for one judge before anything for the next.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._verdicts: dict[int, dict[str, Verdict]] = {}
+        self._life = ExitStack()
+        self._open: int | None = None
+        self._failed: dict[int, HoldfastError] = {}
+
+    def close(self) -> None:
+        """Close the judge that is open, if one is."""
+        self._open = None
+        self._life.close()
+
+    def _reader(self, number: int) -> Judge:
+        """Give a judge, open; the memory of the judge and the model before it goes first.
+
+        Raises:
+            JudgeError: it cannot be opened. That is tried once: each of its steps then says so.
+        """
+        judge = self.session.plan.judges[number]
+        if number in self._failed:
+            raise self._failed[number]
+        if self._open != number:
+            self.close()
+            self.session.forget()
+            try:
+                self._life.enter_context(judge.opened(self.session.device))
+            except HoldfastError as error:
+                self._failed[number] = error
+                raise
+            self._open = number
+        return judge
+
+    def judge(self, number: int, own: str) -> None:
+        """Have one judge read every answer of a trajectory that it has not read yet."""
+        for point in self.session.plan.trajectories[own].points.values():
+            for step in point.asked.values():
+                name = step.judges.get(number)
+                if name is not None and not self.session.store.has("judge", name):
+                    self._judge(number, name, step)
+
+    def _judge(self, number: int, name: str, step: Generate) -> None:
+        judge: Judge = self.session.plan.judges[number]
+        prompts = self.session.plan.prompts[step.evaluation]
+        answers = self.session.store.lines("generate", step.key, "exchanges.jsonl")
+        if [row["uid"] for row in answers] != [row.uid for row in prompts.rows]:
+            raise StoreError(
+                str(self.session.store.path("generate", step.key)),
+                "holds other prompts than its key says",
+                "delete that folder and run again",
+            )
+        known = self._verdicts.setdefault(number, {})
+        began = time.monotonic()
+
+        def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
+            given = [exchange_of(row, answer) for row, answer in pairs]
+            same = [_same(exchange) for exchange in given]
+            new = {
+                name: exchange
+                for name, exchange in zip(same, given, strict=True)
+                if name not in known
+            }
+            if new:
+                said = ask(self._reader(number), list(new.values()))
+                known.update(zip(new, said, strict=True))
+            return [
+                {
+                    "uid": row.uid,
+                    "score": known[name].score,
+                    "outcome": known[name].outcome,
+                    "reason": known[name].reason,
+                    "raw": known[name].raw,
+                }
+                for name, (row, _) in zip(same, pairs, strict=True)
+            ]
+
+        pairs = list(zip(prompts.rows, answers, strict=True))
+        rows = self.session.chunks(name, pairs, read, f"judge {judge.name()}")
+        self.session.publish(
+            "judge",
+            name,
+            {"judge": judge.identity(), "known": prompts.known},
+            [step.key],
+            {"unscored": sum(unscored(row["reason"], row["outcome"]) for row in rows)},
+            began,
+            lambda folder: write_lines(folder / "verdicts.jsonl", rows),
+        )
+        self.session.store.done(name)
+
+
+def _same(exchange: Exchange) -> str:
+    """Give what two exchanges have in common that a judge cannot tell apart."""
+    said = (exchange.system, exchange.prefill, exchange.response, exchange.finish_reason)
+    return canonical([exchange.example_uid, exchange.meta, *said])
+
+
+def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
+    """Give what a judge reads of a prompt and its answer, as the model was asked."""
+    return Exchange(
+        example_uid=row.uid,
+        system=answer.get("system", row.system),
+        prompt=row.prompt,
+        prefill=answer.get("prefill") or "",
+        response=answer["response"],
+        finish_reason=answer["finish_reason"],
+        meta=row.meta,
+    )

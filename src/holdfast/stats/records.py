@@ -1,0 +1,245 @@
+"""What a report says, as plain data with no layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.api import EvalPurpose
+from holdfast.errors import DataError
+from holdfast.stats import cost, estimates, free, pairs
+from holdfast.stats.cells import Cut
+from holdfast.stats.rows import Outcomes
+from holdfast.stats.trajectories import EVALUATOR
+from holdfast.stats.use import Use
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a study says of itself; every key of the `meta` mapping is optional.
+
+    `reference` names the line-up without defence (`none`) and that of plain refusal fine-tuning
+    (`plain`); `title` heads the page and defaults to the name; the first of `thresholds` and
+    `judges` is the headline, and so is the set of prompts `headline`, whose harmful rate decides;
+    `sets` are the labels of the sets, in the order they are shown. `original_at[attack]` are the
+    budgets at which a free attack gives the public original itself, `original` the line-up that is
+    it.
+    `holes` are what could not be run: `what`, `lineup`, `attack`, `seed`, `why` of each, and
+    whether the line-up's price (`paid`) or what a free attack gets (`free`) hangs on it.
+    """
+
+    name: str = "study"
+    title: str = "study"
+    thresholds: tuple[float, ...] = (0.2, 0.05, 0.5)
+    judges: tuple[str, ...] = ()
+    headline: str = ""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    none: str = "none"
+    plain: str = "refusal_sft"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    not_tested: tuple[str, ...] = ()
+    world: bool = False
+    least_use: float = 0.9
+    original: str = ""
+    original_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    holes: tuple[Mapping[str, Any], ...] = ()
+    at_inference: tuple[str, ...] = ()
+    """Attackers with a choice that acts while the model answers, in no checkpoint."""
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], outcomes: Outcomes) -> Meta:
+        """Read a study's mapping; what it does not say is read off the table.
+
+        The headline is then the only set of purpose harm asked of the evaluator, and the judges
+        are those who read it.
+
+        Raises:
+            DataError: there is no such set, or more than one.
+        """
+        headline = str(meta.get("headline") or "") or _only_harm(outcomes)
+        reference = meta.get("reference") or {}
+        judges = tuple(meta.get("judges") or ())
+        if not judges:
+            judges = tuple(outcomes.distinct("judge", outcomes.where(set=headline)))
+        return cls(
+            name=str(meta.get("name") or "study"),
+            title=str(meta.get("title") or meta.get("name") or "study"),
+            thresholds=tuple(meta.get("thresholds") or (0.2, 0.05, 0.5)),
+            judges=judges,
+            headline=headline,
+            sets={str(name): str(label) for name, label in (meta.get("sets") or {}).items()},
+            none=str(reference.get("none", "none")),
+            plain=str(reference.get("plain", "refusal_sft")),
+            provenance=dict(meta.get("provenance") or {}),
+            not_tested=tuple(meta.get("not_tested") or ()),
+            world=bool(meta.get("world", False)),
+            least_use=float(meta.get("least_use") or 0.9),
+            original=str(meta.get("original") or reference.get("none", "none")),
+            original_at={
+                name: tuple(about.get("original_at") or ())
+                for name, about in (
+                    meta.get("attacks") or {"strip": {"original_at": [1.0]}}
+                ).items()
+            },
+            holes=tuple(meta.get("holes") or ()),
+            at_inference=tuple(
+                name
+                for name, about in (meta.get("attacks") or {}).items()
+                if about.get("free") and about.get("weights_alone") is False
+            ),
+        )
+
+
+def _only_harm(outcomes: Outcomes) -> str:
+    """Give the one set of purpose harm that the evaluator was asked."""
+    names = outcomes.distinct("set", outcomes.where(purpose=EvalPurpose.HARM, side=EVALUATOR))
+    if not names:
+        raise unmeasured()
+    if len(names) > 1:
+        raise DataError(
+            "outcomes table",
+            f"it has {len(names)} sets of purpose 'harm' ({', '.join(names)}) and no headline",
+            "say which decides: `headline` in meta.json",
+        )
+    return names[0]
+
+
+def unmeasured() -> DataError:
+    """Give the error of a table in which harm was not measured."""
+    return DataError(
+        "outcomes table",
+        "no restricted prompt of the evaluator's side is in it",
+        "finish the study with 'holdfast run'",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One line-up at one budget of one attack: pooled rates, and each seed's own values.
+
+    `unscored` and `rows` count restricted prompts; `shares` are outcome shares in the order of
+    `rows.OUTCOMES`; `*_seeds` map seeds to values (None where nothing was scored).
+    """
+
+    budget: float
+    harm: estimates.Rate
+    harm_seeds: Mapping[int, float | None]
+    utility: estimates.Rate
+    utility_seeds: Mapping[int, float | None]
+    refused: estimates.Rate
+    shares: tuple[float, ...]
+    rows: int
+    unscored: int
+
+    @property
+    def valid(self) -> bool:
+        """Whether few enough restricted prompts are unscored."""
+        return not estimates.too_many_unscored(self.unscored, self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One attack: `points[line-up]` over budgets, `chosen[line-up][seed]` the worst variant."""
+
+    name: str
+    unit: str
+    points: Mapping[str, Sequence[Point]]
+    chosen: Mapping[str, Mapping[int, str]]
+    chosen_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class Threat:
+    """One threat model: attacks with the same control, what is paid for and what is free.
+
+    `costs[threshold][line-up][seed]` is under the worst of all paid attacks; `pairs` belong to the
+    first threshold; `opened[line-up][attack]` is what each free attack gets.
+    """
+
+    access: str
+    attacks: Sequence[Attack]
+    free_attacks: Sequence[Attack]
+    costs: Mapping[float, Mapping[str, Mapping[int, cost.Cost]]]
+    pairs: Sequence[pairs.Pair]
+    opened: Mapping[str, Mapping[str, free.Opened]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What tells whether a line-up's defence did its own thing: its diagnostic by seed, and that
+    of plain refusal fine-tuning. `verdict` is in a reader's words.
+    """
+
+    signal: str
+    moves: str
+    values: Mapping[int, float | None]
+    beside: Mapping[int, float | None]
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineUp:
+    """One line-up's own facts, and why it may not rank (empty when it may).
+
+    `release` is the rate of each set of prompts as released, `over_refusal` that of all sets of
+    this purpose together. `checkpoints` counts its sets of weights: one checkpoint attacked with
+    eight seeds is one.
+    """
+
+    name: str
+    model: str
+    defences: str
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    flops: tuple[float, ...]
+    note: str
+    barred: str
+    release: Mapping[str, estimates.Rate]
+    over_refusal: estimates.Rate | None
+    use: Use
+    checkpoints: int
+    sign: Sign | None = None
+
+    @property
+    def one_checkpoint(self) -> bool:
+        """Whether its seeds are seeds of the attacker alone: nothing of it was trained here."""
+        untrained = self.defences in ("", "none")
+        return self.checkpoints == 1 and (len(self.seeds) > 1 or untrained)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How one more judge reads the same restricted answers: both rates, agreement, kappa, flips."""
+
+    judge: str
+    rates: Mapping[str, tuple[float | None, float | None]]
+    agreement: float
+    kappa: float | None
+    flips: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything the report says."""
+
+    meta: Meta
+    seeds: tuple[int, ...]
+    lineups: Mapping[str, LineUp]
+    threats: Sequence[Threat]
+    agreements: Sequence[Agreement]
+    purposes: Mapping[str, EvalPurpose]
+    """What each set of prompts is for."""
+    cut: Cut
+    """Share of answers that reached the token limit."""
+
+    @property
+    def over_seeds(self) -> bool:
+        """Whether there are seeds enough for intervals over seeds too."""
+        return len(self.seeds) >= estimates.SEEDS_FOR_INTERVAL
+
+    @property
+    def headline(self) -> Threat | None:
+        """The stronger threat model that was tested: control of the weights before data only."""
+        priced = [threat for threat in self.threats if threat.costs]
+        return min(priced, key=lambda t: t.access != "weights", default=None)

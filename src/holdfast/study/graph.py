@@ -1,0 +1,188 @@
+"""A study's steps as a graph of typed nodes: what each stands on, and its key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack, Scorer
+from holdfast.data.tokens import format_identity
+from holdfast.study.file import Study
+from holdfast.study.keys import digest, key
+from holdfast.study.nodes import (
+    Defend,
+    Generate,
+    Point,
+    Prompts,
+    Released,
+    Start,
+    Track,
+    Trajectory,
+)
+from holdfast.study.parts import Parts
+
+
+class Graph:
+    """The steps of a study. Line-ups that begin alike share `defends`, and so on down.
+
+    `tracks` say which points a row label's numbers come from. `content` is the hash of the rows
+    that defences see, `attacked` of those that attackers see.
+    """
+
+    def __init__(
+        self, study: Study, parts: Parts, prompts: Sequence[Prompts], content: str, attacked: str
+    ) -> None:
+        self.study, self.parts, self.prompts = study, parts, prompts
+        self.content, self.attacked = content, attacked
+        self.defends: dict[str, Defend] = {}
+        self.trajectories: dict[str, Trajectory] = {}
+        members = (member for lineup in parts.lineups.values() for member in lineup)
+        self._identities = {id(m): digest(m.identity()) for m in [*parts.judges, *members]}
+        self.tracks = [
+            track
+            for seed in study.seeds
+            for name in study.lineups
+            for track in self._tracks(name, seed)
+        ]
+
+    def _tracks(self, name: str, seed: int) -> Iterator[Track]:
+        start = self.parts.starts[self.study.lineups[name].start]
+        last: Defend | None = None
+        for member in self.parts.lineups[name]:
+            last = self._defend(start, last, member, seed, name)
+        released = Released(start, last)
+        first = self._released(released, seed)
+        for attacker, choices in self.parts.attacks.items():
+            for choice, variant in zip(choices, self.parts.variants[attacker], strict=True):
+                found = self._trajectory(released, choice, f"{attacker} {variant}", name, seed)
+                points = [(0.0, first), *((b, found.points[b]) for b in choice.points())]
+                yield Track(name, attacker, variant, choice, seed, released, tuple(points))
+
+    def _original(self, needs: Sequence[str]) -> str | None:
+        return self.parts.original.key if self.parts.original and "original" in needs else None
+
+    def _defend(
+        self, start: Start, before: Defend | None, method: Defence, seed: int, lineup: str
+    ) -> Defend:
+        parts = {
+            "method": self._identities[id(method)],
+            "input": before.key if before else start.key,
+            "original": self._original(getattr(method, "needs", ())),
+            "format": format_identity(start.entry.format, append_eos=start.entry.append_eos),
+            "seed": seed,
+            "sources": self.content,
+        }
+        name = key("defend", **parts)
+        if name not in self.defends:
+            config = {**parts, "method": method.identity(), "lineup": lineup, "model": start.name}
+            label = f"defend {lineup}: {method.name()}, seed {seed}"
+            self.defends[name] = Defend(name, start, before, method, seed, label, config)
+        return self.defends[name]
+
+    def _released(self, released: Released, seed: int) -> Point:
+        """Give the point of the model as released, which every attacker shares."""
+        name = key("point", released=released.key)
+        sampling = seed if self.study.generation.temperature > 0 else 0
+        own = f"{name}/{sampling}"
+        if own not in self.trajectories:
+            config = {"released": released.key}
+            point = self._point(name, 0.0, released, config, sampling)
+            label = f"release of {_label(released)}"
+            self.trajectories[own] = Trajectory(
+                name, released, None, sampling, label, config, {0.0: point}
+            )
+        return self.trajectories[own].points[0.0]
+
+    def _trajectory(
+        self, released: Released, attack: Attack, attacker: str, lineup: str, seed: int
+    ) -> Trajectory:
+        shared = {
+            "released": released.key,
+            "attack": attack.trajectory(),
+            "original": self._original(attack.needs),
+            "format": format_identity(
+                released.start.attack_format, append_eos=released.start.entry.append_eos
+            ),
+            "seed": seed,
+            "sources": self.attacked,
+        }
+        name = key("point", **shared)
+        if name not in self.trajectories:
+            label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
+            self.trajectories[name] = Trajectory(name, released, attack, seed, label, shared, {})
+        found = self.trajectories[name]
+        if attack is not found.attack and found.attack is not None:
+            # The same trajectory asked for twice with other budgets: the longer one serves both.
+            longer = max(attack, found.attack, key=lambda one: max(one.points()))
+            found.attack = longer
+        sampling = seed if self.study.generation.temperature > 0 else 0
+        for budget in attack.points():
+            if budget not in found.points:
+                point = key("point", trajectory=name, budget=float(budget))
+                found.points[budget] = self._point(
+                    point, budget, released, shared, sampling, isinstance(attack, PromptAttack)
+                )
+        return found
+
+    def _point(
+        self,
+        name: str,
+        budget: float,
+        released: Released,
+        config: Mapping[str, Any],
+        sampling: int,
+        prompts_only: bool = False,
+    ) -> Point:
+        """Give a model at one budget with what is asked of it.
+
+        Under an attack by prompt the weights are the release's, and whoever wants a benign answer
+        asks as before: those answers are the release's own.
+        """
+        asked = {}
+        sampler = self.study.generation.key_fields()
+        if self.study.generation.temperature > 0:
+            sampler["chunk"] = self.study.chunk  # a draw depends on who shares its batch
+        form = format_identity(released.start.evaluation_format)
+        release = self._released(released, sampling) if prompts_only else None
+        for i, prompts in enumerate(self.prompts):
+            if budget > 0 and self.study.evaluation[i].at == "release":
+                continue
+            if release is not None and prompts.set.purpose is not EvalPurpose.HARM:
+                asked[i] = release.asked[i]
+                continue
+            parts: dict[str, Any] = {
+                "point": name,
+                "prompts": prompts.asked,
+                "format": form,
+                "sampler": None if prompts.chosen else sampler,
+                "seed": sampling,
+            }
+            step = Generate(
+                key("generate", **parts),
+                name,
+                i,
+                {**parts, "set": prompts.set.name, "side": prompts.side, "budget": budget}
+                | {"stands_on": dict(config)},
+            )
+            for j in self.judges_of(prompts):
+                step.judges[j] = key(
+                    "judge",
+                    answers=step.key,
+                    judge=self._identities[id(self.parts.judges[j])],
+                    known=prompts.known,
+                )
+            asked[i] = step
+        return Point(name, budget, asked)
+
+    def judges_of(self, prompts: Prompts) -> range:
+        """Give the judges that read a set, as its scorer says: all, the first or none."""
+        if prompts.set.scorer is Scorer.JUDGES:
+            return range(len(self.parts.judges))
+        return range(1 if prompts.set.scorer is Scorer.JUDGE else 0)
+
+
+def _label(released: Released) -> str:
+    if released.last is None:
+        return f"{released.start.name}"
+    names = "+".join(step.method.name() for step in released.chain)
+    return f"{released.start.name}+{names}, seed {released.last.seed}"

@@ -1,0 +1,129 @@
+"""Whether a study can run at all: what each of its parts asks for is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from holdfast.api import PAID, Defence, EvalPurpose, Stage, TrainedDefence
+from holdfast.data.example import Side
+from holdfast.data.pool import Pool
+from holdfast.errors import ConfigError, HoldfastError
+from holdfast.study.checks import known_roles
+from holdfast.study.file import Study
+from holdfast.study.keys import digest
+from holdfast.study.nodes import Prompts
+from holdfast.study.parts import Parts
+
+AVAILABLE = ("start", "original")
+"""What `needs` of a method may ask for in a study."""
+
+
+def check_methods(study: Study, parts: Parts) -> None:
+    """Refuse line-ups and attacks that this study cannot run."""
+    for name, members in parts.lineups.items():
+        start = parts.starts[study.lineups[name].start]
+        for i, member in enumerate(members):
+            where = f"study.lineups.{name}[{i}].{member.name()}"
+            if member.when is not Stage.ALIGN:
+                raise ConfigError(
+                    where,
+                    f"acts at stage '{member.when.value}', studies run stage 'align'",
+                    "leave it out",
+                )
+            base = parts.original is None or start.key == parts.original.key
+            if member.starts_from == "aligned" and i == 0 and base:
+                raise ConfigError(
+                    where,
+                    f"assumes an aligned model, '{start.name}' is not one",
+                    "put an aligning defence such as refusal_sft before it",
+                )
+            known_roles(member, where)
+            _check_needs(parts, getattr(member, "needs", ()), where)
+    for name, choices in parts.attacks.items():
+        for i, choice in enumerate(choices):
+            where = f"study.attacks.{name}[{i}].{choice.name()}"
+            if not choice.points():
+                raise ConfigError(where, "has no budget above 0", "set evaluate_at")
+            _check_needs(parts, choice.needs, where)
+
+
+def _check_needs(parts: Parts, needs: Sequence[str], where: str) -> None:
+    for need in needs:
+        if need not in AVAILABLE:
+            raise ConfigError(
+                where, f"needs the '{need}' model", "studies cannot give it; leave it out"
+            )
+        if need == "original" and parts.original is None:
+            raise ConfigError(
+                where,
+                "needs the public original",
+                "write `original: NAME`, an entry of models",
+            )
+
+
+def check_rows(study: Study, parts: Parts) -> None:
+    """Draw every method's rows once: too few, or none, is found before training."""
+    seed = study.seeds[0]
+    seen: set[str] = set()
+    for name, members in parts.lineups.items():
+        for i, member in enumerate(members):
+            if isinstance(member, TrainedDefence):
+                where = f"study.lineups.{name}[{i}].{member.name()}"
+                _draw(parts.pool, member, seed, where, seen)
+    for name, choices in parts.attacks.items():
+        for i, choice in enumerate(choices):
+            where = f"study.attacks.{name}[{i}].{choice.name()}"
+            _draw(parts.attack_pool, choice, seed, where, seen)
+
+
+def _draw(pool: Pool, method: Any, seed: int, where: str, seen: set[str]) -> None:
+    identity = digest(method.identity())
+    if identity in seen:
+        return
+    seen.add(identity)
+    try:
+        rows = method.rows(pool, seed)
+    except HoldfastError as error:
+        raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
+    drawn = {role.value for role in rows}
+    if isinstance(method, Defence) and drawn != set(method.roles):
+        raise ConfigError(
+            where,
+            f"reads roles {sorted(drawn)}, declares {sorted(method.roles)}",
+            "make `roles` and `rows` agree",
+        )
+
+
+def check_selection(
+    study: Study, parts: Parts, prompts: Sequence[Prompts], headline: Prompts
+) -> None:
+    """Refuse an attacker with a choice to make and no prompts of its own to make it on.
+
+    It needs the headline's set, and one that shows whether the model is still of use.
+    """
+    several = [
+        name for name, cs in parts.attacks.items() if sum(len(c.points()) for c in cs) > 1
+        and (len(cs) > 1 or cs[0].unit != PAID)
+    ]  # fmt: skip
+    if not several:
+        return
+    asked = zip(study.evaluation, prompts, strict=True)
+    own = [p.set for wanted, p in asked if wanted.at == "all" and p.side == Side.ATTACKER_SELECTION]
+    missing = None
+    if headline.set not in own:
+        missing, name = f"set '{headline.set.name}'", headline.set.name
+    elif all(one.purpose is not EvalPurpose.EXACT for one in own):
+        sets = [*(p.set for p in prompts), *parts.pool.sets.values()]
+        exact = (one.name for one in sets if one.purpose is EvalPurpose.EXACT)
+        missing, name = "set of purpose 'exact'", next(exact, None)
+    if missing is None:
+        return
+    raise ConfigError(
+        "study.evaluation",
+        f"attacker '{several[0]}' has choices, and there is no {missing} of side "
+        "'attacker_selection' to choose on",
+        f"add `- {{set: {name}, side: attacker_selection}}`"
+        if name
+        else "add a source that brings one",
+    )

@@ -1,0 +1,252 @@
+"""Train one model with one method, a defence's or an attack's: the same function for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from holdfast.api import Batch, Loop, Loss, Run, TrainedAttack, TrainedDefence
+from holdfast.api import seed as seed_of
+from holdfast.data.example import Example, Role
+from holdfast.data.pool import Pool
+from holdfast.data.tokens import Encoder
+from holdfast.errors import ConfigError, ModelError
+from holdfast.nn.adapter import lora
+from holdfast.nn.states import FlopMeter
+from holdfast.nn.vectors import grad, trainable
+from holdfast.nn.weights import DTYPES, tensors
+from holdfast.train.loop import Gradient, Progress, Stream, TrainLog, optimise
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+    from holdfast.api import Attack, Defence
+
+Trained = TrainedDefence | TrainedAttack
+Sources = Mapping[str, Mapping[str, Tensor]]
+"""Other models by what they are to this one (`original`, `start`), as tensors by name."""
+Points = Mapping[int, Callable[[int], None]]
+
+
+@dataclass
+class Session:
+    """One method's work on one model: what it is handed, and what is kept of it on the way.
+
+    `work` is the folder of checkpoints and `log.jsonl`, or None; `meter` counts FLOPs.
+    """
+
+    run: Run
+    log: TrainLog
+    meter: FlopMeter
+    work: Path | None = None
+    progress: Progress | None = None
+
+    @classmethod
+    def of(
+        cls,
+        method: Defence | Attack,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        pool: Pool,
+        seed: int,
+        *,
+        work: Path | None = None,
+        sources: Sources | None = None,
+        progress: Progress | None = None,
+    ) -> Session:
+        """Begin a method's work; with checkpoints in `work`, training continues from them."""
+        if work is not None:
+            work.mkdir(parents=True, exist_ok=True)
+        name = method.name()
+        log = TrainLog(work / "log.jsonl" if work is not None else None)
+        run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=name)
+        made = cls(run, log, FlopMeter(), work, progress)
+        run.log = lambda **values: log.write(part=name, **values)
+        run.fit = made.fit
+        return made
+
+    def fit(
+        self,
+        name: str,
+        params: Mapping[str, Tensor],
+        loss: Callable[[Batch, int], Loss],
+        rows: Mapping[Role, list[Example]],
+        loop: Loop,
+    ) -> None:
+        """Train tensors that are no model weights (a trigger, a probe) on the same loop."""
+
+        def gradient(parts: Any, step: int) -> Any:
+            return grad(params, lambda part: loss(part, step), parts)
+
+        self.optimise(name, params, gradient, rows, loop)
+
+    def optimise(
+        self,
+        name: str,
+        params: Mapping[str, Tensor],
+        gradient: Gradient,
+        rows: Mapping[Role, list[Example]],
+        loop: Loop,
+        *,
+        until: int | None = None,
+        points: Points | None = None,
+        before: Callable[[int], None] | None = None,
+    ) -> None:
+        """Run the loop on rows of the pool; see `holdfast.train.optimise`.
+
+        Raises:
+            DataError: a row is longer than the model's context; before the first step.
+        """
+        self.run.encoder.check(row for some in rows.values() for row in some)
+        optimise(
+            params,
+            gradient,
+            Stream(rows, self.run.encoder, loop, self.run.seed),
+            loop,
+            part=name,
+            work=self.work,
+            log=self.log,
+            progress=self.progress,
+            meter=self.meter,
+            until=until,
+            points=points,
+            before=before,
+        )
+
+
+@contextmanager
+def trained(
+    method: Trained,
+    session: Session,
+    rows: Mapping[Role, list[Example]],
+    *,
+    until: int | None = None,
+    points: Points | None = None,
+) -> Generator[tuple[Any, Mapping[str, Tensor]]]:
+    """Train a model in place; give the method's state and the tensors that were trained.
+
+    Inside the block the adapter of LoRA is still on; it is merged at its end. What is trained and
+    in which dtype stays as the loop has it: see `left_as_found`.
+
+    Args:
+        rows: what `method.rows` drew.
+        until: steps to take, where they are not `loop.steps`.
+        points: step -> callback, called with the weights after that many steps.
+
+    Raises:
+        DataError, ModelError, TrainingError: see their texts.
+    """
+    run, loop = session.run, method.loop
+    model = run.model
+    _check(method)
+    check_needs(method, run, given=("start",))
+    _ready(model, loop)
+    if "start" in method.needs and "start" not in run.models:
+        run.models = {**run.models, "start": {k: v.clone() for k, v in tensors(model).items()}}
+    with ExitStack() as stack:
+        stack.enter_context(method.adapt(model))
+        with session.meter.on():
+            state = method.setup(run)
+        params: Mapping[str, Tensor] = trainable(model)
+        if loop.lora is not None:
+            params = stack.enter_context(lora(model, loop.lora, seed_of(run.seed, "init", "lora")))
+        with session.meter.on():
+            state = method.begin(run, params, state)
+        session.optimise(
+            method.name(),
+            params,
+            _gradient(method, model, params, state),
+            rows,
+            loop,
+            until=until,
+            points=points,
+            before=lambda step: method.on_step(step, state),
+        )
+        yield state, params
+
+
+def _check(method: Trained) -> None:
+    """Refuse a method without a step, and a step that its batches cannot feed."""
+    if method.writes("gradient"):
+        if method.loop.batching == "mixed":
+            raise ConfigError(
+                f"{method.name()}.loop.batching",
+                "mixed, but it needs rows of each role in every step",
+                "use batching: stratified",
+            )
+    elif not method.writes("loss"):
+        raise ConfigError(method.name(), "has no loss and no gradient", "write one of the two")
+
+
+def _gradient(
+    method: Trained, model: PreTrainedModel, params: Mapping[str, Tensor], state: Any
+) -> Gradient:
+    """Give the step's gradient: the method's own, or that of its loss over all micro-batches."""
+    if method.writes("gradient"):
+        return lambda parts, _step: method.gradient(
+            model, {role: [part[role] for part in parts] for role in parts[0]}, state
+        )
+    return lambda parts, _step: grad(
+        params,
+        lambda part: method.loss(model, part, state),
+        parts,
+        lambda part: method.counts(part, state),
+    )
+
+
+def _ready(model: PreTrainedModel, loop: Loop) -> None:
+    """Bring the model to the loop's precision and choose what is trained."""
+    model.to(DTYPES[loop.precision])
+    for p in model.parameters():
+        p.requires_grad_(True)
+    if not loop.train_embeddings:
+        head = model.get_output_embeddings()
+        for part in (model.get_input_embeddings(), head):
+            if part is not None:
+                for p in part.parameters():
+                    p.requires_grad_(False)
+
+
+@contextmanager
+def left_as_found(model: PreTrainedModel) -> Generator[None]:
+    """Whatever happens inside, leave `requires_grad` as it was, in evaluation mode."""
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, p in model.named_parameters():
+            p.requires_grad_(wanted.get(name, True))
+        model.eval()
+
+
+def check_needs(method: Defence | Attack, run: Run, given: tuple[str, ...] = ()) -> None:
+    """Refuse a method that looks at a model nobody named; those in `given` come without a name."""
+    for name in method.needs:
+        if name not in run.models and name not in given:
+            raise ModelError(method.name(), f"needs the '{name}' model", "name it in the study")
+
+
+def write(model: PreTrainedModel, changed: Mapping[str, Tensor], where: str) -> None:
+    """Copy tensors into a model's parameters by name, cast once.
+
+    Raises:
+        ModelError: the model has no tensor of that name or shape.
+    """
+    params = dict(model.named_parameters())
+    for name, value in changed.items():
+        if name not in params:
+            raise ModelError(where, f"the model has no tensor '{name}'", "check the original model")
+        if params[name].shape != value.shape:
+            raise ModelError(
+                where,
+                f"'{name}' is {tuple(value.shape)}, the model's is {tuple(params[name].shape)}",
+                "use models of one architecture and vocabulary",
+            )
+        with torch.no_grad():
+            params[name].copy_(value.to(params[name].dtype))
