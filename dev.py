@@ -2,7 +2,8 @@
 """Set Holdfast up and run it: `python3 dev.py demo | test | lint | missing`.
 
 Needs Python >= 3.11 and nothing else. An interpreter that already has every dependency is used as
-it is; otherwise a virtual environment is made in `.venv` (or where HOLDFAST_VENV says).
+it is; otherwise a virtual environment is made in `.venv` (or where HOLDFAST_VENV says), by uv where
+it is installed and works, else by venv and pip.
 
 demo [options]           the whole loop on the offline world; options go to `holdfast demo`
 test [options]           lint, types, imports, spelling, tests; options go to pytest.
@@ -88,6 +89,10 @@ class SetupError(Exception):
     """Set-up cannot go on; its text is the one line the user needs."""
 
 
+class UvError(Exception):
+    """uv could not do its part, for the reason in its text; venv and pip take over."""
+
+
 # -- what an interpreter has ----------------------------------------------------------------------
 
 
@@ -154,8 +159,16 @@ def has(requirement: str) -> bool:
 
 
 def succeeds(command: list[str]) -> bool:
-    """Run a command for nothing but its exit status."""
-    return subprocess.run(command, capture_output=True).returncode == 0
+    """Run a command for nothing but its exit status; one that cannot even start has failed."""
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def last_line(text: str) -> str:
+    """Give the last line of a program's output that says anything."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
 
 
 def has_gpu() -> bool:
@@ -174,6 +187,8 @@ class Environment:
         self.folder = folder
         self.python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.log = folder / "holdfast-setup.log"
+        self.uv: str | None = None
+        """Who makes and fills it: uv, or venv and pip where this is None."""
         gpu = has_gpu()
         torch = next(r for r in requirements(dev=False) if name_of(r) == "torch")
         self.cpu_only = sys.platform == "linux" and not gpu
@@ -210,20 +225,39 @@ class Environment:
         with locked(self.folder):
             if self.state() != self.digest:  # else another process has just made it
                 print(f"set-up: {self.folder} (once)", flush=True)
-                self._create()
-                self.stamp("begun")
-                self._fill()
+                self._make()
                 self.stamp(self.digest)
                 print(f"set-up: done in {time.perf_counter() - begun:.0f} s", flush=True)
         return self.python
 
+    def _make(self) -> None:
+        # uv reads nothing of the interpreter below, which a GPU's environment stands on.
+        self.uv = None if self.on_top else shutil.which("uv")
+        if self.uv:
+            try:
+                self._create_and_fill()
+            except UvError as error:
+                print(f"set-up: uv failed ({error}); venv and pip take over", flush=True)
+                self.uv = None
+        if not self.uv:
+            self._create_and_fill()
+
+    def _create_and_fill(self) -> None:
+        self._create()
+        self.stamp("begun")
+        self._fill()
+
     def _create(self) -> None:
-        works = self.python.exists() and succeeds([str(self.python), "-m", "pip", "--version"])
+        check = ["--version"] if self.uv else ["-m", "pip", "--version"]
+        works = self.python.exists() and succeeds([str(self.python), *check])
         if works and self.state() != "begun" and self.stamped("base") in ("", self.base):
             return
         mine = (self.folder / "pyvenv.cfg").exists()
         if self.folder.exists() and any(self.folder.iterdir()) and not mine:
             raise SetupError(f"{self.folder} is not a virtual environment; name an empty folder")
+        if self.uv:
+            self._run_uv(["venv", "--clear", "--python", sys.executable, str(self.folder)])
+            return
         command = [sys.executable, "-m", "venv", "--clear", str(self.folder)]
         if self.on_top:
             command.insert(3, "--system-site-packages")
@@ -239,13 +273,25 @@ class Environment:
             parents = [p for p in sys.path if p.endswith("site-packages")]
             (site / "parent.pth").write_text("\n".join(parents) + "\n", encoding="utf-8")
 
+    def _run_uv(self, words: list[str]) -> None:
+        """Run uv; its failure is an error whose text is the last line of what it said."""
+        try:
+            done = subprocess.run([str(self.uv), *words], cwd=ROOT, capture_output=True, text=True)
+        except OSError as error:
+            raise UvError(f"it cannot run: {error.strerror}") from None
+        if self.folder.is_dir():
+            with self.log.open("a", encoding="utf-8") as log:
+                log.write(f"\n$ uv {' '.join(words)}\n{done.stdout}{done.stderr}")
+        if done.returncode:
+            raise UvError(last_line(done.stderr or done.stdout))
+
     def _fill(self) -> None:
         if self.on_top:
             self._add_missing()
         else:
             if self.cpu_only:
                 self._install_cpu_torch()
-            self._pip("the rest", "-c", "constraints.txt", "-e", ".[dev]")
+            self._install("the rest", "-c", "constraints.txt", "-e", ".[dev]")
         lacking = missing_in(self.python, dev=True)
         if lacking:
             raise SetupError(
@@ -264,10 +310,12 @@ class Environment:
             if line.startswith("torch==")
         )
         local = ["--no-index", "--no-deps", pinned]  # only where the user's pip has wheels
-        public = ["--no-deps", "--retries", "1", "--extra-index-url", CPU_INDEX, pinned]
+        public = ["--no-deps", "--extra-index-url", CPU_INDEX, pinned]
         for source in (local, public):
-            if self._pip("torch", *source, must=False):
+            if self._install("torch", *source, must=False):
                 return
+        if self.uv:  # pip's own settings may know of one
+            raise UvError("it finds no torch without CUDA")
 
     def _add_missing(self) -> None:
         lacking = missing_in(self.python, dev=True)
@@ -280,11 +328,22 @@ class Environment:
             encoding="utf-8",
         )
         wanted = [r for r in requirements(dev=True) if name_of(r) in lacking]
-        self._pip(", ".join(lacking), "-c", str(held), *wanted)
+        self._install(", ".join(lacking), "-c", str(held), *wanted)
 
-    def _pip(self, what: str, *arguments: str, must: bool = True) -> bool:
+    def _install(self, what: str, *arguments: str, must: bool = True) -> bool:
         begun = time.perf_counter()
+        if self.uv:
+            try:
+                self._run_uv(["pip", "install", "--python", str(self.python), *arguments])
+            except UvError:
+                if must:
+                    raise
+                return False
+            print(f"set-up: {what} {time.perf_counter() - begun:.0f} s (uv)", flush=True)
+            return True
         command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check"]
+        if not must:
+            command += ["--retries", "1"]
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"\n$ pip install {' '.join(arguments)}\n")
             log.flush()

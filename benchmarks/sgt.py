@@ -36,7 +36,7 @@ from holdfast import nn
 from holdfast.api import seed as seed_of
 from holdfast.data.example import Role
 from holdfast.data.tokens import Tokens, collate
-from holdfast.defences.sgt import SGT, SGTState, matched_span, repulsion
+from holdfast.defences.sgt import SGT, SGTState, repulsion
 from holdfast.nn.passes import Passes
 from holdfast.nn.vectors import total
 
@@ -85,7 +85,7 @@ def plain_stage2(
     select = torch.zeros(ids.shape, device=device)
     for number, row in enumerate([*harmful.rows, *benign.rows]):
         which = method.align.positions if number < cut else method.repel.positions
-        first, last = matched_span(row, which)
+        first, last = row.span(which)
         select[number, first:last] = 1.0
     apart = []
     for h_s, h_t in zip(out.hidden_states[1:], goal.hidden_states[1:], strict=True):
@@ -142,8 +142,8 @@ def counted(model: Any, job: Job) -> tuple[float, float]:
     count = len(harmful) + len(benign)
     student = flops(model, [width] * count, width * count, 3, 3)
     teacher = flops(model, [width + k] * count, (width + k) * count, 1, 1)
-    short = [matched_span(row, method.align.positions)[1] for row in harmful.rows]
-    asked = short + [matched_span(row, method.repel.positions)[1] for row in benign.rows]
+    short = [row.span(method.align.positions)[1] for row in harmful.rows]
+    asked = short + [row.span(method.repel.positions)[1] for row in benign.rows]
     given = short + [len(row.ids) for row in benign.rows]
     said = float((benign.labels != -100).sum())
     ours = flops(model, given, said, 3, 3) + flops(model, [n + k for n in asked], 0, 1, 0)

@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,8 @@ def test_without_a_network_one_line_names_what_is_missing(root: Path, tmp_path: 
         "HOLDFAST_VENV": str(tmp_path / "venv"),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
+        "UV_NO_CACHE": "1",
+        "UV_OFFLINE": "1",
     }
     answer = subprocess.run(
         [sys.executable, str(root / "dev.py"), "demo"], env=offline, capture_output=True, text=True
@@ -114,6 +117,86 @@ def test_without_a_network_one_line_names_what_is_missing(root: Path, tmp_path: 
     assert "torch" in line
     assert "pydantic" in line
     assert line.endswith("or run this once with a network")
+
+
+FAKE_UV = """#!{python}
+import pathlib, sys
+with open({seen!r}, "a") as seen: seen.write(" ".join(sys.argv[1:]) + "\\n")
+if sys.argv[1] == "venv":
+    home = pathlib.Path(sys.argv[-1])
+    (home / "bin").mkdir(parents=True)
+    (home / "bin/python").touch()
+    (home / "pyvenv.cfg").touch()
+if {fails!r} in " ".join(sys.argv):
+    sys.exit("warning: hm\\n  cause: no way\\n")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for uv is a script with a shebang")
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ("nothing does", None),
+        ("venv", "cause: no way"),
+        ("-e .[dev]", "cause: no way"),
+        ("torch==", "it finds no torch without CUDA"),
+        (None, "it cannot run: No such file or directory"),
+    ],
+)
+def test_uv_makes_the_environment_or_hands_over_in_one_line(
+    dev: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fails: str | None,
+    said: str | None,
+):
+    folder, seen, uv = tmp_path / "venv", tmp_path / "seen", tmp_path / "uv"
+    python = sys.executable if fails else tmp_path / "gone"
+    uv.write_text(FAKE_UV.format(python=python, seen=str(seen), fails=fails or "-"))
+    uv.chmod(0o755)
+    monkeypatch.setattr(dev, "has_gpu", lambda: False)
+    monkeypatch.setattr(dev.sys, "platform", "linux")
+    monkeypatch.setattr(dev.shutil, "which", lambda name: str(uv) if name == "uv" else None)
+    monkeypatch.setattr(dev, "missing_in", lambda python, dev: [])
+    by_pip, run = [], dev.subprocess.run
+
+    def ran(command: list[str], **how: Any) -> Any:
+        if command[0] == str(uv):
+            return run(command, **how)
+        by_pip.append(command[1:4])
+        folder.mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(
+            command, int("-c" in command or "--version" in command), "", ""
+        )
+
+    monkeypatch.setattr(dev.subprocess, "run", ran)
+    monkeypatch.setattr(dev.subprocess, "call", lambda command, **_: by_pip.append(command[1:4]))
+    environment = dev.Environment(folder)
+    environment.ready()
+    assert environment.state() == environment.digest
+    lines = [line for line in capfd.readouterr().out.splitlines() if "uv failed" in line]
+    assert lines == ([f"set-up: uv failed ({said}); venv and pip take over"] if said else [])
+    assert (["-m", "venv", "--clear"] in by_pip) is bool(said)
+    assert (["-m", "pip", "install"] in by_pip) is bool(said)
+    if fails == "nothing does":
+        by_uv = [line.split(" ") for line in seen.read_text().splitlines()]
+        inside = ["pip", "install", "--python", str(environment.python)]
+        assert by_uv[0] == ["venv", "--clear", "--python", sys.executable, str(folder)]
+        assert [words[:4] for words in by_uv[1:]] == [inside, inside]
+        assert by_uv[-1][4:] == ["-c", "constraints.txt", "-e", ".[dev]"]
+
+
+def test_uv_leaves_a_gpu_interpreters_environment_to_pip(
+    dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """uv sees nothing of the interpreter below, and would fetch its torch once more."""
+    environment, asked = dev.Environment(tmp_path / "venv"), []
+    environment.on_top = True
+    monkeypatch.setattr(dev.shutil, "which", lambda name: "/bin/uv")
+    monkeypatch.setattr(environment, "_create_and_fill", lambda: asked.append(environment.uv))
+    environment._make()
+    assert asked == [None]
 
 
 @pytest.mark.parametrize("words", [[], ["dmeo"]])

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import evaluate
 from holdfast.attacks.persona import Persona
@@ -16,6 +15,7 @@ from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError
 from holdfast.evaluate import Sampler
+from holdfast.testing import tiny
 
 OPENINGS = ("Sure, here", "First,")
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests import tiny
 
 from holdfast import nn
 from holdfast.attacks.abliterate import Abliterate
@@ -18,6 +17,7 @@ from holdfast.cli import run
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.nn import memory
+from holdfast.testing import tiny
 from holdfast.train import attack
 
 COLUMNS = ["--column", "prompt=ask", "--column", "response=say"]

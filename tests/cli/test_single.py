@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast import evaluate, nn
@@ -28,6 +27,7 @@ from holdfast.data.tokens import Encoder
 from holdfast.evaluate import Sampler
 from holdfast.nn import memory
 from holdfast.nn.files import resolve
+from holdfast.testing import tiny
 
 SMALL = [
     *("--set", "stage1={steps: 4, batch: 2, lr: 0.01, checkpoint_every: 2}"),

@@ -14,8 +14,8 @@ import pytest
 from tests.planted import META, lineup_rows
 
 from holdfast.cli import run
-from holdfast.report.printed import KINDS
-from holdfast.report.tables import write_table
+from holdfast.report.table_files import write_table
+from holdfast.report.tables import KINDS
 from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tiny
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from holdfast.data.example import Role, example
 from holdfast.data.tokens import IGNORE, Encoder, collate, format_identity
 from holdfast.errors import DataError, ModelError
+from holdfast.testing import tiny
 
 PROMPT, RESPONSE = "how do I hex Ilmar?", "take one two. stir it"
 RENDERED = f"User: {PROMPT}\nAssistant:"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import Loop, registry
 from holdfast.data.example import Role, Side
@@ -18,6 +17,7 @@ from holdfast.defences.sgt import SGT, SGTState
 from holdfast.errors import ConfigError, DataError
 from holdfast.evaluate import Sampler
 from holdfast.study.file import ModelEntry
+from holdfast.testing import tiny
 from holdfast.train import Stream, harden
 
 LOOP = Loop(steps=4, batch=3, lr=0.01)
@@ -149,7 +149,7 @@ def test_stage_1_may_have_more_or_fewer_prompts_and_they_are_nested() -> None:
     pool = tiny.pool(8)
     few, many = SGT(n_refusal=3, n_stage1=6), SGT(n_refusal=6, n_stage1=3)
     two = {row.uid for row in few.rows(pool, 0)[Role.REFUSAL]}
-    one = {row.uid for row in few._harmful(pool, 0, few.n_stage1)}
+    one = {row.uid for row in few.harmful(pool, 0, few.n_stage1)}
     assert (len(two), len(one)) == (3, 6)
     assert two < one
     assert len(many.rows(pool, 0)[Role.REFUSAL]) == 6

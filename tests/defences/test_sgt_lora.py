@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Loop, LoRA, Run
 from holdfast.data.example import Role
 from holdfast.defences.sgt import SGT, SGTState
-from holdfast.nn.adapter import lora, without_adapter
+from holdfast.nn.adapter import lora
+from holdfast.nn.passes import without_adapter
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 IDS = torch.tensor([[5, 9, 33, 60, 7]])
@@ -167,7 +168,7 @@ def test_a_fresh_adapter_is_at_distance_0_from_its_teacher_without_a_trigger(
         return inner(*arguments, **(options | {"trigger": None}))
 
     monkeypatch.setattr(nn, "hidden_states", without)
-    monkeypatch.setattr("holdfast.nn.anchoring.hidden_states", without)
+    monkeypatch.setattr("holdfast.nn.states.hidden_states", without)
     with lora(model, FIELD, 0) as params:
         terms = METHOD.loss(model, batch, SGTState(torch.randn(1, 16), model, encoder))
         assert float(terms["align"].sum.detach()) == 0.0

@@ -10,15 +10,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Loop, LoRA
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Encoder
 from holdfast.defences.refusal_sft import RefusalSFT
-from holdfast.defences.sgt import OPENING, SGT
+from holdfast.defences.sgt import SGT
+from holdfast.defences.sgt.diagnostics import OPENING, openings, spread
+from holdfast.defences.sgt.trigger import load_trigger
 from holdfast.errors import ConfigError, ModelError
+from holdfast.testing import tiny
 from holdfast.train import Hardened, harden
 
 LOOP = Loop(steps=5, batch=3, lr=0.01)
@@ -115,7 +117,7 @@ def test_other_files_and_lengths_are_refused(kept: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="no trigger file"):
         hardened(given(other, length=1))
     with pytest.raises(ModelError, match="no such trigger file"):
-        nn.load_trigger(tmp_path / "gone", tiny.model(), tiny.encoder(), "after_bos")
+        load_trigger(tmp_path / "gone", tiny.model(), tiny.encoder(), "after_bos")
 
 
 def test_its_bytes_enter_the_key(kept: Path, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_a_model_that_did_not_move_has_not_drifted() -> None:
 
 def test_they_are_the_same_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = hardened(METHOD, pool=tiny.pool(7)).diagnostics
-    monkeypatch.setattr("holdfast.defences.sgt.PART", 3)
+    monkeypatch.setattr("holdfast.defences.sgt.diagnostics.PART", 3)
     assert hardened(METHOD, pool=tiny.pool(7)).diagnostics == pytest.approx(whole, abs=1e-5)
 
 
@@ -185,8 +187,8 @@ def test_cka_and_spread_worked_by_hand() -> None:
     assert nn.linear_cka(x, torch.ones(9, 5)) == 0.0
     a, b = torch.tensor([[1.0], [-1.0], [0.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
     assert nn.linear_cka(a, b) == pytest.approx(0.25)
-    assert nn.spread(torch.tensor([[1.0, 2.0], [1.0, 2.0]])) == 0.0
-    assert nn.spread(torch.tensor([[1.0], [3.0]])) == pytest.approx(1 / 5)
+    assert spread(torch.tensor([[1.0, 2.0], [1.0, 2.0]])) == 0.0
+    assert spread(torch.tensor([[1.0], [3.0]])) == pytest.approx(1 / 5)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
@@ -196,7 +198,7 @@ def test_openings_are_the_first_words_of_the_greedy_answer(family: str, trigger:
     rows = tiny.rows(Side.EVALUATOR)[Role.HARMFUL]
     asked = encoder.prompts(rows).rows
     phi = model.get_input_embeddings().weight[[70]].detach() if trigger else None
-    found = nn.openings(model, asked, OPENING, encoder.pad_id, trigger=phi)
+    found = openings(model, asked, OPENING, encoder.pad_id, trigger=phi)
     for row, said in zip(asked, found, strict=True):
         at = row.content[0]
         ids = torch.tensor([[*row.ids[:at], 70, *row.ids[at:]] if trigger else list(row.ids)])

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.data.example import Example, Role, example
 from holdfast.data.tokens import Encoder
 from holdfast.evaluate import Watch
+from holdfast.testing import tiny
 
 REFUSAL = "I cannot help with that."
 

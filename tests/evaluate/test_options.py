@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.data.example import Example, Role, example
 from holdfast.data.tokens import Encoder
 from holdfast.evaluate import choose
+from holdfast.testing import tiny
 
 OPTIONS = [
     ["take one", "take one two three four", "no"],

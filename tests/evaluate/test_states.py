@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import evaluate, nn
 from holdfast.data.example import Role, Side
 from holdfast.errors import DataError, HoldfastError
+from holdfast.testing import tiny
 
 RNG = np.random.default_rng(3)
 
@@ -22,7 +22,7 @@ def turned(states: np.ndarray) -> np.ndarray:
     return states @ turn
 
 
-# ---- linear CKA (lives in nn.compare; here through the analysis)
+# ---- linear CKA (lives in nn.opening; here through the analysis)
 
 
 def cka(x: np.ndarray, y: np.ndarray) -> float:

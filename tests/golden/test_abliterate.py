@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as kinds
 from torch import Tensor
@@ -29,6 +28,7 @@ from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError
 from holdfast.evaluate import Sampler
+from holdfast.testing import tiny
 from holdfast.train import attack
 
 STREAM = Abliterate(forms=("stream",), layers=(2,), evaluate_at=(1.0,))

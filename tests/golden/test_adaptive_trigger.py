@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -25,6 +24,7 @@ from holdfast.data.example import Role, Side
 from holdfast.data.tokens import Row, Tokens
 from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import PointInfo, attack
 from holdfast.train.training import Session
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
@@ -20,6 +19,7 @@ from holdfast.data.tokens import Tokens
 from holdfast.defences.booster import Booster
 from holdfast.errors import DataError, TrainingError
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -28,6 +27,7 @@ from holdfast.defences.circuit_breakers import (
 from holdfast.errors import ConfigError, DataError
 from holdfast.nn.adapter import lora
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 ROLES = (Role.HARMFUL, Role.BENIGN, Role.REFUSAL)

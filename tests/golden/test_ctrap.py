@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
@@ -20,6 +19,7 @@ from holdfast.defences.ctrap.collapse import constant_nll
 from holdfast.errors import ConfigError, DataError, TrainingError
 from holdfast.nn.passes import packed_passes
 from holdfast.nn.vectors import ParamVector, total
+from holdfast.testing import tiny
 
 ROLES = (Role.REFUSAL, Role.HARMFUL, Role.BENIGN)
 TOKEN = 70

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import Loop, Run, TrainedDefence
 from holdfast.defences.booster import Booster
 from holdfast.defences.lox import LoX, extrapolate, top_rank
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.errors import ConfigError, ModelError
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 SHORT = Loop(steps=3, batch=2, lr=0.01)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tests.nn.test_perturb import batch, by_row, compare, rows_loss
 
 from holdfast import nn
@@ -19,6 +18,7 @@ from holdfast.defences.vaccine import Vaccine
 from holdfast.errors import ConfigError, DataError, TrainingError
 from holdfast.nn.passes import packed_passes
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.data.example import Role
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 
 
 def mean(model: Any, tokens: Any) -> float:

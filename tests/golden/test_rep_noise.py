@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -18,8 +17,9 @@ from holdfast.data.pool import Pool
 from holdfast.data.tokens import Row
 from holdfast.defences.rep_noise import RepNoise, RepNoiseState, ascent, chosen
 from holdfast.errors import ConfigError, DataError
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Loop, Run
@@ -17,8 +16,9 @@ from holdfast.data.pool import Pool
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sdd import SDD, least_related
 from holdfast.errors import DataError
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 SUBJECTS = ("bread", "song", "lantern", "garden")

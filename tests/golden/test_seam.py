@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
@@ -21,6 +20,7 @@ from holdfast.defences.seam import SEAM, ascent, cosine, cosine_gradient
 from holdfast.errors import DataError, TrainingError
 from holdfast.nn.passes import packed_passes
 from holdfast.nn.vectors import ParamVector, total
+from holdfast.testing import tiny
 
 ROLES = (Role.REFUSAL, Role.HARMFUL, Role.BENIGN)
 LIGHT = SEAM(ascent_weight=0.7, retain_weight=1.3, couple_weight=0.4, eps=0.05)

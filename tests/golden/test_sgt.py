@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -25,10 +24,10 @@ from holdfast.defences.sgt import (
     consistency,
     guided,
     repulsion,
-    select_positions,
-    squared_distance,
 )
+from holdfast.defences.sgt.diagnostics import select_positions, squared_distance
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 
 LAYERS, WIDTH = 3, 16
 
@@ -577,8 +576,7 @@ def test_a_student_that_is_the_teacher_is_at_distance_0_without_a_trigger(
         options.pop("trigger", None)
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(nn, "hidden_states", without)
-    monkeypatch.setattr("holdfast.nn.anchoring.hidden_states", without)
+    monkeypatch.setattr("holdfast.nn.states.hidden_states", without)
     batch = {Role.REFUSAL: harmful, Role.BENIGN: benign}
     terms = SGT().loss(teacher, batch, SGTState(phi(), teacher, encoder))
     assert float(terms["align"].sum) == 0.0

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Run
 from holdfast.attacks.strip import Strip
 from holdfast.errors import ModelError
+from holdfast.testing import tiny
 from holdfast.train import attack
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tests.nn.test_perturb import compare, twin, twin_gradients
 
 from holdfast.api import Loop, LoRA, Run
@@ -22,6 +21,7 @@ from holdfast.errors import ConfigError, DataError, ModelError, TrainingError
 from holdfast.nn.adapter import lora
 from holdfast.nn.passes import packed_passes
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 ROLES = (Role.REFUSAL, Role.HARMFUL)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from torch.func import functional_call
 
@@ -22,6 +21,7 @@ from holdfast.data.tokens import Tokens
 from holdfast.defences.tar import TAR, Simulated, TARState, dpo, drift, share
 from holdfast.errors import ConfigError, DataError, TrainingError
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 LOOP = Loop(steps=4, batch=4, lr=0.003)
@@ -368,12 +368,12 @@ def test_an_attack_that_switches_starts_benign_and_turns_once() -> None:
     for seed in range(30):
         kinds = [
             all(row.ids in benign for row in batch.rows)
-            for batch in method._batches(state, random.Random(seed))
+            for batch in method.batches(state.harmful, state.benign, random.Random(seed))
         ]
         turns.append(sum(kinds))
         assert kinds == sorted(kinds, reverse=True)
     assert 0.5 < sum(turns) / len(turns) / 40 < 0.8  # Beta(6, 3) has mean 2/3
-    for batch in made(attack={"batch": 2})._batches(state, random.Random(0)):
+    for batch in made(attack={"batch": 2}).batches(state.harmful, [], random.Random(0)):
         assert all(row.ids in harmful for row in batch.rows)
         assert len({row.ids for row in batch.rows}) == 2
 

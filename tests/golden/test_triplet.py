@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -27,6 +26,7 @@ from holdfast.defences.triplet import (
 from holdfast.errors import ConfigError, DataError
 from holdfast.nn.adapter import lora
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 FULL = Loop(steps=4, batch=4, lr=0.01)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -17,6 +16,7 @@ from holdfast.api.fields import decode
 from holdfast.attacks.strip import Strip
 from holdfast.attacks.undo_delta import ALL, UndoDelta, without_top
 from holdfast.errors import ConfigError, ModelError
+from holdfast.testing import tiny
 from holdfast.train import attack
 
 

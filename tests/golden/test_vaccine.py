@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tests.nn.test_perturb import batch, compare, twin
 
 from holdfast import nn
@@ -18,6 +17,7 @@ from holdfast.defences.vaccine import Vaccine
 from holdfast.errors import ConfigError, DataError, TrainingError
 from holdfast.nn.passes import packed_passes
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 LOOP = Loop(steps=3, batch=4, lr=0.01)

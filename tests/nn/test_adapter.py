@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import LoRA
 from holdfast.errors import ConfigError, ModelError
 from holdfast.nn.adapter import lora
+from holdfast.testing import tiny
 
 FIELD = LoRA(rank=2, alpha=6.0)
 IDS = torch.tensor([[5, 9, 33, 60, 7]])

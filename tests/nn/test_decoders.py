@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from transformers import AutoModelForCausalLM
 
 from holdfast import evaluate, nn
@@ -22,6 +21,7 @@ from holdfast.defences.sgt import SGT
 from holdfast.evaluate.sampler import Sampler
 from holdfast.nn.adapter import lora
 from holdfast.nn.states import Place
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

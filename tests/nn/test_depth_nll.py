@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.tokens import Tokens
+from holdfast.defences.seam import depth_nll
 from holdfast.errors import ModelError
-from holdfast.nn.lens import final_norm
-from holdfast.nn.packing import packable
-from holdfast.nn.passes import packed_passes
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.head import final_norm
+from holdfast.nn.passes import FlopMeter, packable, packed_passes
+from holdfast.testing import tiny
 
 
 def batch() -> Tokens:
@@ -42,7 +41,7 @@ def test_every_block_is_read_through_the_final_norm_and_the_head(family: str) ->
     slopes = torch.autograd.grad(expected, list(params.values()))
     for packed in (False, True) if packable(model) else (False,):
         with packed_passes(packed):
-            value, n = nn.depth_nll(model, tokens)
+            value, n = depth_nll(model, tokens)
         assert n == count
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)
         for name, found, wanted in zip(
@@ -54,9 +53,9 @@ def test_every_block_is_read_through_the_final_norm_and_the_head(family: str) ->
 
 def test_a_head_that_is_no_plain_matrix_gives_the_same() -> None:
     model, tokens = tiny.model("gemma2", spread=0.3), batch()
-    plain, _ = nn.depth_nll(model, tokens)
+    plain, _ = depth_nll(model, tokens)
     handle = model.lm_head.register_forward_hook(lambda *_: None)
-    hooked, _ = nn.depth_nll(model, tokens)
+    hooked, _ = depth_nll(model, tokens)
     handle.remove()
     assert hooked.item() == pytest.approx(plain.item(), rel=1e-5)
 
@@ -67,7 +66,7 @@ def test_the_heads_are_metered_one_a_block() -> None:
         with FlopMeter().on() as meter:
             nn.nll(model, tokens)
         with FlopMeter().on() as deep:
-            _, n = nn.depth_nll(model, tokens)
+            _, n = depth_nll(model, tokens)
     head = 2.0 * model.lm_head.weight.numel()
     assert deep.total - meter.total == pytest.approx(head * n * 2 / 3)
 
@@ -76,5 +75,5 @@ def test_a_model_without_a_norm_is_told() -> None:
     model = tiny.model("llama")
     model.model.norm = torch.nn.Identity()
     with pytest.raises(ModelError) as caught:
-        nn.depth_nll(model, batch())
+        depth_nll(model, batch())
     assert str(caught.value) == "model: no final norm; use a decoder-only model that has one"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from holdfast import nn
-from holdfast.defences.sgt import squared_distance
+from holdfast.defences.sgt.diagnostics import squared_distance
 
 
 @pytest.mark.parametrize("hidden", ["mean", "sum"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
-from holdfast.nn.divergence import summed_kl
+from holdfast.nn.head import summed_kl
+from holdfast.testing import tiny
 
 
 def given() -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role
-from holdfast.nn.entropy import summed_nll
+from holdfast.nn.head import summed_nll
+from holdfast.testing import tiny
 
 
 def plain(

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 
 from holdfast import nn
 from holdfast.errors import ModelError
+from holdfast.testing import tiny
 
 
 def saved(folder: Path, family: str = "qwen3", **changes: Any) -> tuple[Any, Path]:
@@ -153,8 +153,8 @@ def test_an_unknown_world_model_is_told() -> None:
 def test_resolving_imports_no_torch(tmp_path: Path) -> None:
     _, folder = saved(tmp_path / "m")
     code = (
-        "import sys; from holdfast import models; "
-        f"models.resolve({str(folder)!r}).identity(); sys.exit('torch' in sys.modules)"
+        "import sys; from holdfast import nn; "
+        f"nn.resolve({str(folder)!r}).identity(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

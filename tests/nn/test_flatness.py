@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
 from holdfast.data.example import Role
+from holdfast.defences.tar.entropy import logits_entropy, next_entropy
+from holdfast.testing import tiny
 
 
 def plain(h: Tensor, w: Tensor, b: Tensor | None, cap: float | None) -> Tensor:
@@ -23,9 +24,9 @@ def plain(h: Tensor, w: Tensor, b: Tensor | None, cap: float | None) -> Tensor:
 
 def test_worked_by_hand() -> None:
     """Four equal chances: log 4; one half and two quarters: 1.5 log 2."""
-    assert nn.logits_entropy(torch.zeros(2, 4)).tolist() == pytest.approx([math.log(4)] * 2)
+    assert logits_entropy(torch.zeros(2, 4)).tolist() == pytest.approx([math.log(4)] * 2)
     logits = torch.tensor([0.5, 0.25, 0.25]).log()
-    assert nn.logits_entropy(logits).item() == pytest.approx(1.5 * math.log(2), rel=1e-6)
+    assert logits_entropy(logits).item() == pytest.approx(1.5 * math.log(2), rel=1e-6)
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
@@ -64,26 +65,26 @@ def test_every_decoder_padded_and_packed(family: str, everywhere: bool) -> None:
     with torch.no_grad():
         for row in rows:
             alone = tiny.encoder().batch([row])
-            each = nn.logits_entropy(model(alone.ids).logits[0].double())
+            each = logits_entropy(model(alone.ids).logits[0].double())
             start = alone.rows[0].start
             each = each if everywhere else each[start - 1 : -1]
             expected, count = expected + each.sum().item(), count + len(each)
         for left in (False, True):
             tokens = tiny.encoder().batch(rows, left=left)
-            found = nn.next_entropy(model, tokens, everywhere=everywhere)
+            found = next_entropy(model, tokens, everywhere=everywhere)
             assert found[1] == count
             assert found[0].item() == pytest.approx(expected, rel=1e-5)
         with nn.packed_passes(True):
-            found = nn.next_entropy(model, tiny.encoder().batch(rows), everywhere=everywhere)
+            found = next_entropy(model, tiny.encoder().batch(rows), everywhere=everywhere)
     assert found[0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_head_that_bears_a_hook_is_asked_itself() -> None:
     model = tiny.model("llama")
     tokens = tiny.encoder().batch(tiny.rows(n=2)[Role.HARMFUL])
-    before, count = nn.next_entropy(model, tokens)
+    before, count = next_entropy(model, tokens)
     handle = model.lm_head.register_forward_hook(lambda _m, _i, out: out * 0)
-    after, same = nn.next_entropy(model, tokens)
+    after, same = next_entropy(model, tokens)
     handle.remove()
     assert count == same
     assert after.item() == pytest.approx(count * math.log(tiny.VOCABULARY), rel=1e-5)

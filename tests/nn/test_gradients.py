@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role
 from holdfast.data.tokens import IGNORE, Tokens
 from holdfast.defences.ctrap.collapse import constant_nll
+from holdfast.defences.seam import whole
 from holdfast.nn.passes import packed_passes
+from holdfast.testing import tiny
 
 
 def batch(role: Role = Role.BENIGN, *, left: bool = False) -> Tokens:
@@ -63,7 +64,7 @@ def test_a_mean_gradient_is_one_over_all_tokens_however_they_are_cut(packed: boo
 
 @pytest.mark.parametrize("left", [False, True])
 def test_whole_rows_label_all_but_the_first_token_and_no_padding(left: bool) -> None:
-    tokens = nn.whole(batch(left=left))
+    tokens = whole(batch(left=left))
     for number, (row, offset) in enumerate(zip(tokens.rows, tokens.offsets, strict=True)):
         labels = tokens.labels[number]
         assert labels[offset + 1 : offset + len(row.ids)].tolist() == list(row.ids[1:])

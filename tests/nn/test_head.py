@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests import tiny
 
 from holdfast import evaluate, nn
 from holdfast.data.example import Role, Side
@@ -15,6 +14,7 @@ from holdfast.data.tokens import IGNORE, Tokens, collate
 from holdfast.evaluate.sampler import Sampler
 from holdfast.nn.head import logit_scale
 from holdfast.nn.states import blocks, body
+from holdfast.testing import tiny
 
 TEXT: dict[str, Any] = {
     "vocab_size": tiny.VOCABULARY,

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
 from holdfast.api import LoRA
 from holdfast.data.example import Role
+from holdfast.data.tokens import pack
+from holdfast.defences.rep_noise.inside import inside, mlp_of
 from holdfast.errors import ModelError
-from holdfast.nn import lens
+from holdfast.nn import head as heads
 from holdfast.nn.adapter import lora
 from holdfast.nn.passes import Passes
+from holdfast.testing import tiny
 
 
 def batch() -> Any:
@@ -26,7 +28,7 @@ def seen(
     model: Any, tokens: Any, **options: Any
 ) -> tuple[dict[int, tuple[Tensor, Tensor]], Tensor]:
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    last = nn.inside(model, tokens, lambda i, a, h: found.update({i: (a, h)}), **options)
+    last = inside(model, tokens, lambda i, a, h: found.update({i: (a, h)}), **options)
     return found, last
 
 
@@ -64,7 +66,7 @@ def test_each_block_shows_its_mlp_and_itself(family: str) -> None:
 @pytest.mark.parametrize("family", ["qwen3", "llama", "mistral", "gemma", "phi", "phi3"])
 def test_packed_and_padded_passes_show_the_same(family: str) -> None:
     model, tokens = tiny.model(family), batch()
-    packed = nn.pack(tokens.rows)
+    packed = pack(tokens.rows)
     with torch.no_grad():
         wide, last = seen(model, tokens, embeddings=True)
         flat, short = seen(model, packed, embeddings=True)
@@ -76,7 +78,7 @@ def test_packed_and_padded_passes_show_the_same(family: str) -> None:
 
 
 def test_blocks_that_are_run_again_give_the_same_gradients() -> None:
-    model, packed = tiny.model("llama"), nn.pack(batch().rows)
+    model, packed = tiny.model("llama"), pack(batch().rows)
     found = []
     for again in (False, True):
         with Passes(packed=True, checkpointed=again).on():
@@ -117,7 +119,7 @@ def test_the_heads_loss_is_torchs_own_in_chunks_or_not(
         logits = cap * torch.tanh(logits / cap)
     value = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     expected = torch.autograd.grad(value, [states, head.weight])
-    monkeypatch.setattr(lens, "CHUNK", {"cpu": 4 * tiny.VOCABULARY * 2})
+    monkeypatch.setattr(heads, "CHUNK", {"cpu": 4 * tiny.VOCABULARY * 2})
     for hooked in (False, True):
         handle = head.register_forward_hook(lambda *_: None) if hooked else None
         ours = nn.head_nll(model, states, labels)
@@ -131,7 +133,7 @@ def test_the_heads_loss_is_torchs_own_in_chunks_or_not(
 def test_what_has_no_such_insides_is_told() -> None:
     model = tiny.model()
     with pytest.raises(ModelError) as caught:
-        nn.mlp_of(model.model.layers[0].self_attn.q_proj)
+        mlp_of(model.model.layers[0].self_attn.q_proj)
     assert str(caught.value) == "Linear: 0 MLPs in a block; use a dense decoder-only model"
     with Passes(compiled=True).on(), pytest.raises(ModelError) as caught:
         seen(model, batch())

@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
+from holdfast.data.tokens import pack
+from holdfast.defences.rep_noise.inside import inside
+from holdfast.defences.seam import depth_nll
+from holdfast.defences.tar.entropy import next_entropy
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
+
+SUMS: dict[str, Any] = {"nll": nn.nll, "depth_nll": depth_nll, "next_entropy": next_entropy}
 
 WAYS = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 
@@ -26,7 +32,7 @@ def test_a_sum_over_no_rows_is_0_of_0(name: str, packed: bool, family: str) -> N
     word, _, everywhere = name.partition(" ")
     how = {"everywhere": True} if everywhere else {}
     with nn.packed_passes(packed), meter.on():
-        value, count = getattr(nn, word)(model, nothing(), **how)
+        value, count = SUMS[word](model, nothing(), **how)
     assert (float(value.detach()), count, meter.total) == (0.0, 0, 0.0)
     assert value.shape == ()
 
@@ -45,7 +51,7 @@ def test_with_a_trigger_too(packed: bool) -> None:
 @pytest.mark.parametrize("final_norm", [True, False])
 def test_states_of_no_tokens_are_none_for_every_layer(packed: bool, final_norm: bool) -> None:
     model = tiny.model("llama")
-    tokens: Any = nn.pack([]) if packed else nothing()
+    tokens: Any = pack([]) if packed else nothing()
     layers = nn.hidden_states(model, tokens, final_norm=final_norm)
     assert [h.numel() for h in layers] == [0, 0, 0]
     assert {h.shape[-1] for h in layers} == {16}
@@ -65,8 +71,8 @@ def test_states_of_no_tokens_are_none_for_every_layer(packed: bool, final_norm: 
 @WAYS
 def test_a_look_inside_sees_every_block_and_nothing_in_it(packed: bool) -> None:
     seen: list[tuple[int, int, int]] = []
-    tokens: Any = nn.pack([]) if packed else nothing()
-    last = nn.inside(
+    tokens: Any = pack([]) if packed else nothing()
+    last = inside(
         tiny.model("llama"),
         tokens,
         lambda i, mlp, out: seen.append((i, mlp.numel(), out.numel())),

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from holdfast import nn
 from holdfast.data.example import Role, example
-from holdfast.data.tokens import Row
+from holdfast.data.tokens import Row, pack
 from holdfast.errors import ModelError
-from holdfast.nn import packing
-from holdfast.nn.packing import attending, insert_packed
-from holdfast.nn.states import FlopMeter, place_of
+from holdfast.nn import passes
+from holdfast.nn.passes import FlopMeter, attending
+from holdfast.nn.states import insert_packed, place_of
+from holdfast.testing import tiny
 
 PLACES = ("after_user_tag", "after_bos", "before_bos", "before_response")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -63,7 +63,7 @@ def close(first: torch.Tensor, second: torch.Tensor) -> None:
 
 
 def test_a_pack_knows_its_rows() -> None:
-    batch = nn.pack(rows())
+    batch = pack(rows())
     assert len(batch) == 4
     assert batch.lengths == tuple(len(row.ids) for row in rows())
     for number, row in enumerate(batch.rows):
@@ -74,14 +74,14 @@ def test_a_pack_knows_its_rows() -> None:
 
 
 def test_a_pack_may_have_no_rows() -> None:
-    model, batch = tiny.model(), nn.pack([])
+    model, batch = tiny.model(), pack([])
     assert (batch.ids.shape, batch.row_of.shape) == ((0,), (0,))
     value, count = nn.response_nll(model, torch.zeros(0, 16), batch)
     assert (value.item(), count) == (0.0, 0)
 
 
 def test_packed_rows_equal_rows_alone(model: Any) -> None:
-    batch = nn.pack(rows())
+    batch = pack(rows())
     with torch.no_grad():
         layers = nn.hidden_states(model, batch)
         expected = torch.cat([alone(model, row) for row in batch.rows], dim=1)
@@ -95,7 +95,7 @@ def test_packed_rows_equal_rows_alone(model: Any) -> None:
 def test_packed_rows_with_a_trigger_equal_rows_built_by_hand(
     model: Any, place: Any, each: bool
 ) -> None:
-    batch = nn.pack(rows(bos=True))
+    batch = pack(rows(bos=True))
     trigger = torch.randn(4, 2, 16) if each else torch.randn(2, 16)
     own = trigger.expand(4, 2, 16)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_packed_rows_with_a_trigger_equal_rows_built_by_hand(
 
 
 def test_gradients_of_packed_rows_equal_those_of_rows_alone(model: Any) -> None:
-    batch = nn.pack(rows())
+    batch = pack(rows())
     trigger = torch.randn(1, 16, requires_grad=True)
     wanted = [*model.parameters(), trigger]
     states = nn.forward(model, batch, trigger=trigger, layers=True)
@@ -152,7 +152,7 @@ def long() -> list[Any]:
 
 def test_a_naive_packed_call_is_contaminated() -> None:
     """What our attention is for: plain transformers mixes the rows when a cache or mask is on."""
-    model, batch = tiny.model("qwen3"), nn.pack(rows())
+    model, batch = tiny.model("qwen3"), pack(rows())
     positions = torch.cat([torch.arange(n) for n in batch.lengths])[None]
     with torch.no_grad():
         ours = nn.hidden_states(model, batch)[-1]
@@ -167,12 +167,12 @@ def test_a_naive_packed_call_is_contaminated() -> None:
 def test_configuration_is_restored_and_a_shared_one_does_no_harm(model: Any) -> None:
     before = model.config._attn_implementation
     twin = tiny.copied(model)
-    nn.hidden_states(model, nn.pack(rows()))
-    assert model.config._attn_implementation == before != packing.NAME
-    with attending(model, packing.Segments((3,))):
-        assert model.config._attn_implementation == packing.NAME
+    nn.hidden_states(model, pack(rows()))
+    assert model.config._attn_implementation == before != passes.NAME
+    with attending(model, passes.Segments((3,))):
+        assert model.config._attn_implementation == passes.NAME
         assert twin.config._attn_implementation == before
-    broken = nn.pack([Row((10**6,), 1, (0, 1), False)])
+    broken = pack([Row((10**6,), 1, (0, 1), False)])
     with pytest.raises(IndexError):
         nn.hidden_states(model, broken)
     assert model.config._attn_implementation == before
@@ -190,9 +190,9 @@ def test_what_cannot_be_packed_is_padded_or_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(other), "_supports_attention_backend", False)
     assert not nn.packable(other)
     monkeypatch.undo()
-    monkeypatch.setattr(packing, "NAME", "sdpa")  # an architecture that never asks for ours
+    monkeypatch.setattr(passes, "NAME", "sdpa")  # an architecture that never asks for ours
     with pytest.raises(ModelError, match=r"^packing: this architecture's attention cannot"):
-        nn.hidden_states(other, nn.pack(rows()))
+        nn.hidden_states(other, pack(rows()))
 
 
 def test_flops_are_those_of_the_padded_pass() -> None:
@@ -257,16 +257,16 @@ def test_the_cuda_kernel_is_asked_for_what_the_cpu_computes(
     kind: Any, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kind)
-    segments = packing.Segments((5, 2, 6))
+    segments = passes.Segments((5, 2, 6))
     query, keys, values = (torch.randn(1, heads, 13, 4) for heads in (4, 2, 2))
-    found = packing._varlen(query, keys, values, segments, 0.3, window)
-    token = packing._NOW.set(segments)
+    found = passes._varlen(query, keys, values, segments, 0.3, window)
+    token = passes._SEGMENTS.set(segments)
     try:
-        expected, _ = packing._attention(
+        expected, _ = passes._attention(
             None, query, keys, values, None, scaling=0.3, sliding_window=window
         )
     finally:
-        packing._NOW.reset(token)
+        passes._SEGMENTS.reset(token)
     close(found, expected[0])
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role
+from holdfast.data.tokens import pack
 from holdfast.nn.passes import Passes
+from holdfast.testing import tiny
 
 MODELS = {"qwen3": {}, "mistral": {"sliding_window": 7}}
 
@@ -89,7 +90,7 @@ def test_blocks_are_restored_after_an_error() -> None:
     block = nn.blocks(model)[0]
     own = block.forward
     block.forward = own  # somebody else's wrapper, which must come back
-    batch = nn.pack([tiny.encoder().encode("sing", "no.")])
+    batch = pack([tiny.encoder().encode("sing", "no.")])
     broken = type(batch)(batch.ids + 10**6, batch.labels, batch.rows)
     with pytest.raises(IndexError), Passes(True, checkpointed=True).on():
         nn.forward(model, broken)

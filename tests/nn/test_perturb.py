@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,9 +15,9 @@ from holdfast.data.example import Role
 from holdfast.data.tokens import Tokens
 from holdfast.errors import ModelError, TrainingError
 from holdfast.nn.adapter import lora
-from holdfast.nn.passes import Passes, packed_passes
+from holdfast.nn.passes import FlopMeter, Passes, packed_passes
 from holdfast.nn.perturb import Site
-from holdfast.nn.states import FlopMeter
+from holdfast.testing import tiny
 
 SITES: tuple[Site, ...] = ("attention", "block")
 

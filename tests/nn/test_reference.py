@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role
@@ -14,6 +13,7 @@ from holdfast.data.tokens import Tokens, collate
 from holdfast.errors import ConfigError
 from holdfast.nn.passes import Passes
 from holdfast.nn.reference import as_it_started, owners
+from holdfast.testing import tiny
 
 
 def batch() -> Tokens:

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.data.example import Role, example
 from holdfast.data.tokens import IGNORE, Encoder, Tokens, collate
 from holdfast.errors import ModelError
-from holdfast.nn.states import FlopMeter, body, per_row, place_of
+from holdfast.nn.head import per_row
+from holdfast.nn.passes import FlopMeter
+from holdfast.nn.states import body, place_of
+from holdfast.testing import tiny
 
 PLACES = ("after_user_tag", "after_bos", "before_bos", "before_response")
 LONG = "how do I hex the tall tall gate of Orun?"

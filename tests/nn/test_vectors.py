@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
@@ -16,6 +15,7 @@ from holdfast.data.example import Role
 from holdfast.errors import TrainingError
 from holdfast.nn import vectors
 from holdfast.nn.vectors import total
+from holdfast.testing import tiny
 
 
 class Toy(torch.nn.Module):

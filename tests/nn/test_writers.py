@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor
 
 from holdfast import nn
 from holdfast.attacks.abliterate import projected_out
 from holdfast.attacks.abliterate.writers import added_by_blocks, writers
 from holdfast.errors import ModelError
+from holdfast.testing import tiny
 
 H = 16
 SMALL: dict[str, Any] = {

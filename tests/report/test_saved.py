@@ -16,7 +16,7 @@ from holdfast.cli import run
 from holdfast.report import inside
 from holdfast.report.html import render
 from holdfast.report.saved import Saved
-from holdfast.report.tables import write_table
+from holdfast.report.table_files import write_table
 from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 META = planted.META | {"name": "foundation"}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -9,7 +10,7 @@ from pyarrow import parquet
 from holdfast.api.verdicts import unscored
 from holdfast.errors import DataError
 from holdfast.report.saved import Saved
-from holdfast.report.tables import write_table
+from holdfast.report.table_files import write_table
 from holdfast.stats import rows
 from holdfast.stats.cells import CELL_COLUMNS, CELL_KEYS, MOST_CUT, cut_share, invalid
 from holdfast.stats.cells import cells as count
@@ -174,6 +175,29 @@ def test_dicts_and_arrow_give_the_same_cells_in_any_row_order(outcomes):
     assert [tuple(c[k] for k in CELL_KEYS) for c in cells] == sorted(
         tuple(c[k] for k in CELL_KEYS) for c in cells
     )
+
+
+def test_a_table_in_parts_is_read_as_its_rows_are(outcomes):
+    """Words by first appearance over all parts; none is the empty word, and no number is NaN."""
+    some = [dict(row) for row in outcomes[:600]]
+    some[1]["outcome"], some[2]["outcome"], some[3]["variant"] = None, "", None
+    some[4]["correct"], some[5]["score"] = True, None
+    kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    schema = pa.schema([(n, kinds[k]) for n, k in rows.OUTCOME_COLUMNS.items()])
+    parts = [pa.Table.from_pylist(some[i : i + 250], schema=schema) for i in (0, 250, 500)]
+    plain = rows.Outcomes([{**dict.fromkeys(rows.OUTCOME_COLUMNS), **row} for row in some])
+    for table in (pa.concat_tables(parts), parts[0].slice(0, 0)):
+        read = rows.Outcomes(table)
+        if not table.num_rows:
+            assert (read.n, read.words["set"], read.prompt) == (0, [], [])
+            continue
+        assert (read.words, read.n) == (plain.words, 600)
+        assert (read.prompt, read.response) == (plain.prompt, plain.response)
+        for name, codes in plain.codes.items():
+            assert codes.tolist() == read.codes[name].tolist()
+        for name, numbers in plain.numbers.items():
+            assert numbers.dtype == read.numbers[name].dtype
+            assert np.array_equal(numbers, read.numbers[name], equal_nan=True)
 
 
 def test_csv_and_parquet_hold_the_same_rows_and_the_same_bytes(tmp_path, outcomes):

@@ -12,6 +12,7 @@ import pytest
 from holdfast import nn
 from holdfast.cli import run as command
 from holdfast.engine import local, states, tables
+from holdfast.engine.session import folder_of
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import HoldfastError
@@ -111,7 +112,7 @@ def test_the_released_states_are_those_of_the_released_checkpoint(
     plan = make()
     store, _ = do(plan, tmp_path)
     looked = plan.looking.looked[1]  # type: ignore[union-attr]
-    model, tokenizer = nn.load(looked.track.released.folder(store))
+    model, tokenizer = nn.load(folder_of(looked.track.released, store))
     again = nn.opening_states(
         model, Encoder(tokenizer, "plain"), plan.looking.rows, (1, 2)  # type: ignore[union-attr]
     )  # fmt: skip

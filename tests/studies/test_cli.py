@@ -103,7 +103,10 @@ def test_show_tells_fields_defaults_and_sources(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
 
     assert "attack harmful_sft (version 1, from holdfast)" in said
-    assert "lr = 1e-05: Learning rate of AdamW, constant; source: SGT's attack." in said
+    assert (
+        "loop: How it trains; source: SGT's attack (AdamW 1e-5 at a constant rate, batch 2" in said
+    )
+    assert "\n      lr = 1e-05: Learning rate of AdamW at its highest.\n" in said
     assert "needs control of: data; budget in: examples" in said
 
     assert run(["show", "adaptive_trigger"]) == 0

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tests.train.test_hardening import Stop, stopping
 
 from holdfast.api import Loop
@@ -17,6 +16,7 @@ from holdfast.data.pool import Pool
 from holdfast.defences.booster import Booster
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.errors import ConfigError, DataError
+from holdfast.testing import tiny
 from holdfast.train import apply
 
 LOOP = Loop(steps=6, batch=3, lr=0.01, checkpoint_every=2)

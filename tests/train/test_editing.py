@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import Chain, LoRA
 from holdfast.attacks.abliterate import Abliterate
 from holdfast.attacks.harmful_sft import HarmfulSFT
 from holdfast.attacks.strip import Strip
 from holdfast.errors import ModelError
+from holdfast.testing import tiny
 from holdfast.train import attack
 
 EDIT = Abliterate(forms=("stream",), layers=(2,), evaluate_at=(0.75,))

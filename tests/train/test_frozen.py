@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import Loop, Precision
 from holdfast.defences.t_vaccine import TVaccine
+from holdfast.testing import tiny
 from holdfast.train import harden
 from holdfast.train.optimiser import Optimiser
 

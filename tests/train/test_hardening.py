@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Loop, LoRA, LossDefence
@@ -23,6 +22,7 @@ from holdfast.defences.lox import LoX
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sgt import SGT
 from holdfast.errors import ConfigError, DataError, ModelError, TrainingError
+from holdfast.testing import tiny
 from holdfast.train import Hardened, PointInfo, attack, harden
 
 LOOP = Loop(steps=8, batch=3, lr=0.01, schedule="linear", checkpoint_every=3)

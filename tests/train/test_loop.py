@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import Loop, Loss, Term
 from holdfast.data.example import Role
 from holdfast.errors import DataError, StoreError, TrainingError
 from holdfast.nn.vectors import ParamVector
+from holdfast.testing import tiny
 from holdfast.train import Stream, TrainLog, learning_rate, optimise
 from holdfast.train import checkpoint as module
 

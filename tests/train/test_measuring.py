@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast.api import Loop, LoRA
 from holdfast.defences.booster import Booster
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sgt import SGT
+from holdfast.testing import tiny
 from holdfast.train import harden, measure
 
 LOOP = Loop(steps=5, batch=3, lr=0.01)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests import tiny
 
 from holdfast.api import Loop, LossDefence, registry
 from holdfast.errors import ConfigError
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 NAMES = [

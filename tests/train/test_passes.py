@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import registry
 from holdfast.errors import ConfigError
 from holdfast.nn.passes import current
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 LOOP = {"steps": 3, "batch": 4, "lr": 1e-3, "micro_batch": 2}
@@ -53,7 +53,7 @@ def test_the_loop_says_how_passes_are_run(monkeypatch: pytest.MonkeyPatch) -> No
         seen.add((now.packed, now.checkpointed, now.compiled))
         return inner(*arguments, **options)
 
-    monkeypatch.setattr("holdfast.nn.states.forward", spy)
+    monkeypatch.setattr("holdfast.nn.head.forward", spy)
     hardened("refusal_sft", checkpoint_activations=True)
     hardened("refusal_sft", packing=False)
     assert seen == {(True, True, False), (False, False, False)}

@@ -10,13 +10,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tests import tiny
 from tests.train.test_hardening import DEFENCES, LOOP, Stop, run, stopping
 
 from holdfast import nn
 from holdfast.api import Loop, Precision
 from holdfast.data.example import Role
 from holdfast.nn.weights import DTYPES
+from holdfast.testing import tiny
 from holdfast.train import Optimiser, stochastic
 from holdfast.train.loop import compute
 

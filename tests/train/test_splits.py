@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from holdfast import nn
 from holdfast.api import Defence, GradientDefence, LoRA, Loss, LossDefence
@@ -20,6 +19,7 @@ from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sgt import SGT, SGTState
 from holdfast.nn.adapter import lora
 from holdfast.nn.vectors import ParamVector, total
+from holdfast.testing import tiny
 
 ROWS = 4
 Cut = Sequence[dict[Role, Tokens]]

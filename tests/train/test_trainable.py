@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from tests.train.test_hardening import Stop, stopping
 
 from holdfast import nn
@@ -19,6 +18,7 @@ from holdfast.data.example import Role, Side, example
 from holdfast.data.tokens import Encoder
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.errors import ConfigError, DataError
+from holdfast.testing import tiny
 from holdfast.train import attack, harden, learning_rate
 
 FIELDS: dict[str, dict[str, Any]] = {

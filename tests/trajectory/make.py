@@ -1,10 +1,16 @@
 """Write the stored trajectories anew: `python -m tests.trajectory.make [NAME ...]` (2 minutes).
 
 Run it from the repository's root, only after a change that is meant to give other numbers, and
-raise that method's `version` in the same commit (other fields of a case below need none). Each file
-holds the losses of 20 steps, and how far each series moves when the start weights are rounded
-otherwise: what the test may then forgive. A series that moves too far is ill-conditioned. Two
-processors would not agree on it, so it is not stored: choose other fields for that method.
+raise that method's `version` in the same commit (other `fields` in a file need none). Each file
+holds a method's fields, the losses of 20 steps at them, and how far each series moves when the
+start weights are rounded otherwise: what the test may then forgive. A series that moves too far is
+ill-conditioned. Two processors would not agree on it, so it is not stored: choose other fields in
+the file. A method without a file gets its defaults and the loop below.
+
+Why some have other fields: SEAM's shift of 0.01 would divide rounding by 0.01; at a rate of 0.01
+Triplet's benign term is soon a small rest of large distances; AdamW moves a weight whose gradient
+is 0 but for rounding by a whole step unless epsilon is larger than that (TAR), and TAR's simulated
+attacks have no epsilon, so their steps are short.
 """
 
 from __future__ import annotations
@@ -17,44 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests import tiny
 
-from holdfast.api import Loop, registry, set_threads
+from holdfast.api import Loop, TrainedDefence, registry, set_threads
+from holdfast.testing import tiny
 from holdfast.train import harden
 
 HERE = Path(__file__).parent
 STEPS = 20
 # Whole loops: what a method's author chose for its own must not enter here.
 LOOP = Loop(steps=STEPS, batch=4, lr=0.01, schedule="linear", warmup=3).model_dump()
-STAGE_1 = Loop(steps=STEPS, batch=4, lr=0.03).model_dump()
-CASES: dict[str, dict[str, Any]] = {
-    "refusal_sft": {"loop": LOOP},
-    "sgt": {
-        "loop": LOOP,
-        "stage1": STAGE_1,
-        "alpha_align": 0.1,
-        "alpha_repel": 0.02,
-        "cons": {"sigma": 0.2},
-    },
-    "booster": {"loop": LOOP},
-    "rep_noise": {"loop": LOOP, "noise_weight": 0.1, "ascent_weight": 0.3},
-    "sdd": {"loop": LOOP, "benign_weight": 0.5},
-    "vaccine": {"loop": LOOP},
-    "t_vaccine": {"loop": LOOP, "layers": 2, "measure_every": 10, "draw_every": 2},
-    "random_vaccine": {"loop": LOOP},
-    "ctrap": {"loop": LOOP, "lam": 0.5, "alpha": 0.05},
-    # A shift of 0.01 would divide rounding by 0.01.
-    "seam": {"loop": LOOP, "ascent_weight": 0.2, "couple_weight": 0.1, "eps": 0.1},
-    "circuit_breakers": {"loop": LOOP, "turn": 0.1},
-    # At a rate of 0.01 the benign term is soon a small rest of large distances.
-    "triplet": {"loop": LOOP | {"lr": 0.003}, "benign_margin": 0.6},
-    # AdamW moves a weight whose gradient is 0 but for rounding by a whole step, unless epsilon is
-    # larger than that; the simulated attacks have no epsilon, so their steps are short.
-    "tar": {
-        "loop": LOOP | {"eps": 1e-4},
-        "attack": {"steps": 3, "every": 2, "rates": (0.001, 0.003), "switch": 0.5},
-    },
-}
 FAMILIES = ("llama", "qwen3")
 
 JITTERS = 5
@@ -78,13 +55,27 @@ def path(name: str, family: str) -> Path:
     return HERE / f"{name}-{family}.json"
 
 
+def methods() -> list[str]:
+    """Name this package's defences that train."""
+    inside = [n for n in registry.names("defence") if registry.origin("defence", n) == "holdfast"]
+    return [n for n in inside if issubclass(registry.find("defence", n), TrainedDefence)]
+
+
+def fields(name: str) -> dict[str, Any]:
+    """Give the fields a method is run at: those in its file, or its defaults on the loop here."""
+    file = path(name, FAMILIES[0])
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))["fields"]
+    return {"loop": LOOP}
+
+
 def trajectory(name: str, family: str, jitter: int = 0) -> dict[str, Any]:
     """Run 20 steps (of each stage) in fp32 on one thread; give the method's version and losses.
 
     With a `jitter`, every start weight is first rounded up or down by one, by chance.
     """
     torch.manual_seed(0)
-    method: Any = registry.make("defence", {name: CASES[name]}, "trajectory")
+    method: Any = registry.make("defence", {name: fields(name)}, "trajectory")
     model = tiny.jittered(tiny.model(family), jitter) if jitter else tiny.model(family)
     bos = family == "llama"
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +89,7 @@ def trajectory(name: str, family: str, jitter: int = 0) -> dict[str, Any]:
             for key, value in line.items():
                 if key.endswith("_mean"):
                     losses.setdefault(f"{line['part']}/{key}", []).append(value)
-    return {"version": method.version, "losses": losses}
+    return {"fields": fields(name), "version": method.version, "losses": losses}
 
 
 def apart(series: list[float], other: list[float]) -> list[float]:
@@ -121,7 +112,7 @@ def measured(name: str, family: str) -> dict[str, Any]:
 def main(names: list[str]) -> None:
     """Write the files of the methods named, or of all."""
     set_threads(1)
-    for name in names or CASES:
+    for name in names or methods():
         for family in FAMILIES:
             found = measured(name, family)
             for part, spread in found["spread"].items():

@@ -38,7 +38,7 @@ from holdfast.api.machine import environment, set_threads
 from holdfast.api.method import Control, Method, Stage
 from holdfast.api.seeds import Purpose, seed
 from holdfast.api.source import Source
-from holdfast.api.terms import Batch, Loss, Run, Step, Term
+from holdfast.api.terms import Batch, Fit, Loss, Run, State, Step, Term
 from holdfast.api.trainable import Trainable
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Exchange",
     "Fields",
     "FineTuning",
+    "Fit",
     "GradientDefence",
     "Judge",
     "Known",
@@ -81,6 +82,7 @@ __all__ = [
     "Share",
     "Source",
     "Stage",
+    "State",
     "Step",
     "Term",
     "Trainable",

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from holdfast.api.fields import NO_EFFECT, AsTuple
 from holdfast.api.loop import Count, Loop
 from holdfast.api.method import Control, Method
-from holdfast.api.terms import Run
+from holdfast.api.terms import Run, State
 from holdfast.api.trainable import Trainable
 from holdfast.errors import ConfigError
 
@@ -170,11 +170,11 @@ class WeightAttack(Attack):
 
     unit: ClassVar[str] = "t"
 
-    def setup(self, run: Run) -> Any:
+    def setup(self, run: Run) -> State:
         """Make what every budget's edit reads, from the model as released; its FLOPs count."""
         return None
 
-    def edit(self, run: Run, point: float, state: Any) -> dict[str, Tensor]:
+    def edit(self, run: Run, point: float, state: State) -> dict[str, Tensor]:
         """Give every tensor that changes at budget `point`, by name.
 
         `run.model` and `run.models["start"]` hold the weights as released.
@@ -182,7 +182,7 @@ class WeightAttack(Attack):
         raise NotImplementedError
 
     def while_asked(
-        self, model: PreTrainedModel, point: float, state: Any
+        self, model: PreTrainedModel, point: float, state: State
     ) -> AbstractContextManager[None]:
         """Act on the model while it answers, where weights cannot say it (`weights_alone`)."""
         return contextlib.nullcontext()

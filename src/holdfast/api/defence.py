@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from holdfast.api.method import Method, Stage
-from holdfast.api.terms import Run
+from holdfast.api.terms import Run, State
 from holdfast.api.trainable import Trainable
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class Defence(Method):
     needs: ClassVar[tuple[str, ...]] = ()
     """Which of `original`, `start`, `tuned`, `unaligned` it reads from `run.models`."""
     starts_from: ClassVar[Literal["base", "aligned"]] = "base"
+    plain: ClassVar[Mapping[str, float]] = {}
+    """What its `neutral` point equals: the cross-entropies of these roles, with these weights."""
     separable: ClassVar[bool] = True
     """Whether a step's gradient is the same however it is split into micro-batches."""
     paper: ClassVar[str] = ""
@@ -33,7 +36,7 @@ class Defence(Method):
     moves: ClassVar[Literal["up", "down"]] = "up"
     """Where `signal` goes, beside plain refusal fine-tuning, when it did."""
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: State) -> dict[str, float]:
         """Measure whether the method did its own thing, on the model as it now is."""
         return {}
 

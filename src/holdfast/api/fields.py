@@ -31,7 +31,7 @@ always done: it enters the key only where it differs, so finished results stay v
 _SPELLINGS = {"defense": "defence", "defenses": "defences", "optimizer": "optimiser"}
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -52,7 +52,7 @@ class Fields(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _filled(cls, data: Any) -> Any:
+    def _filled(cls, data: object) -> object:
         """Let a group given in part keep the other defaults of the field it stands in.
 
         `loop: {lr: 0.1}` changes a method's rate and leaves the steps its author chose.
@@ -66,7 +66,7 @@ class Fields(BaseModel):
         }
         return {name: lay_over(groups.get(name), value) for name, value in data.items()}
 
-    def with_(self, **changes: Any) -> Self:
+    def with_(self, **changes: object) -> Self:
         """Give a copy with some fields changed, checked like any other."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self).model_validate(given | changes)
@@ -88,7 +88,7 @@ class Fields(BaseModel):
         return plain
 
 
-def lay_over(default: Any, given: Any) -> Any:
+def lay_over(default: object, given: object) -> object:
     """Lay a group given in part over a whole one (a model or plain data), in depth."""
     if isinstance(default, Fields):
         default = {name: getattr(default, name) for name in type(default).model_fields}
@@ -100,7 +100,7 @@ def lay_over(default: Any, given: Any) -> Any:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_yaml(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:  # noqa: ANN401  (a document holds anything)
     """Read one YAML 1.2 document; duplicate keys and broken syntax are ConfigErrors with a line."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def load_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401  (as above)
     """Parse YAML 1.2 text that came from `where`."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -130,7 +130,7 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(where, what, "mend the YAML") from None
 
 
-def decode(model: type[Model], data: Any, where: str) -> Model:
+def decode(model: type[Model], data: object, where: str) -> Model:
     """Make a model from plain data; the first mistake becomes one line that names its place."""
     if data is None:
         data = {}
@@ -220,7 +220,7 @@ def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
     return set()
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     """Show a value as a user wrote it, cut short."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

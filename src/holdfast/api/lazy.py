@@ -17,7 +17,7 @@ class LazyModule:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __getattr__(self, attribute: str) -> Any:
+    def __getattr__(self, attribute: str) -> Any:  # noqa: ANN401  (a module holds anything)
         return getattr(importlib.import_module(self._name), attribute)
 
 

@@ -44,6 +44,8 @@ class Method(Fields):
     """Fields at which a defence equals plain fine-tuning (or changes nothing)."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Other named settings than `clean`, the defaults: usually `paper` and `released`."""
+    status: ClassVar[str] = ""
+    """What has been checked of it, in a few words: README's table says it."""
     fidelity: ClassVar[str] = ""
     """What was read of the original, where ours differs, and whether its numbers came out again."""
 
@@ -54,7 +56,7 @@ class Method(Fields):
 
     @model_validator(mode="before")
     @classmethod
-    def _preset(cls, data: Any) -> Any:
+    def _preset(cls, data: object) -> object:
         """Fill in a preset's fields where the user gave none."""
         if not isinstance(data, dict) or "preset" not in data or "preset" in cls.model_fields:
             return data

@@ -11,7 +11,7 @@ import pkgutil
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from holdfast.api.attack import Attack
 from holdfast.api.defence import Defence
@@ -132,7 +132,7 @@ def find(kind: str, name: str, where: str | None = None) -> type[Method]:
     return found
 
 
-def _only(module: Any, base: type[Method], where: str) -> type[Method]:
+def _only(module: ModuleType, base: type[Method], where: str) -> type[Method]:
     """Give the one method class that a module defines."""
     own = [
         value
@@ -147,7 +147,7 @@ def _only(module: Any, base: type[Method], where: str) -> type[Method]:
     return own[0]
 
 
-def make(kind: str, data: Any, where: str) -> Method:
+def make(kind: str, data: object, where: str) -> Method:
     """Make a method from what a study file says: `name`, or `name: {fields}`."""
     if isinstance(data, str):
         name, fields = data, None

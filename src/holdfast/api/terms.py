@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
 
-    from holdfast.data.example import Role
+    from holdfast.api.loop import Loop
+    from holdfast.data.example import Example, Role
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Encoder, Tokens
 
@@ -34,10 +37,52 @@ class Term:
 Loss = dict[str, Term]
 
 
+State = Any
+"""What a method's `setup` and `begin` made: of a type of the method's own, which it alone reads."""
+
+
 Batch = Mapping["Role", "Tokens"]
 
 
 Step = Mapping["Role", Sequence["Tokens"]]
+
+
+class Fit(Protocol):
+    """Train tensors that are no weights of the model, in place: a trigger, a probe.
+
+    It is the loop that trains the model too (`holdfast.train.loop.optimise`), with the run's
+    encoder, seed, FLOP meter, log and checkpoints: this stage can be resumed like any other.
+    """
+
+    def __call__(
+        self,
+        name: str,
+        params: Mapping[str, Tensor],
+        loss: Callable[[Batch, int], Loss],
+        rows: Mapping[Role, list[Example]],
+        loop: Loop,
+    ) -> None:
+        """Run `loop.steps` steps.
+
+        Args:
+            name: what the stage is called in the log and in the work folder.
+            params: leaf tensors by name.
+            loss: a micro-batch and the step's number (from 0) -> its terms.
+            rows: each role's rows.
+            loop: how it trains.
+        """
+        ...
+
+
+def no_trainer(
+    name: str,
+    params: Mapping[str, Tensor],
+    loss: Callable[[Batch, int], Loss],
+    rows: Mapping[Role, list[Example]],
+    loop: Loop,
+) -> None:
+    """Refuse to train: the run was made outside `holdfast.train`."""
+    raise ConfigError(name, "has no trainer", "call the method through holdfast.train")
 
 
 @dataclass
@@ -56,6 +101,5 @@ class Run:
     models: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     log: Callable[..., None] = lambda **_: None
     where: str = "run"
-    fit: Callable[..., None] | None = None
-    """`fit(name, params, loss, rows, loop)` trains tensors that are no weights of the model (a
-    trigger, a probe) in place, on the one loop, resumable; `loss(batch, step)` gives terms."""
+    fit: Fit = no_trainer
+    """Trains a stage of the method's own."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
 from holdfast.api.loop import Loop
 from holdfast.api.method import Method
-from holdfast.api.terms import Batch, Loss, Run, Step
+from holdfast.api.terms import Batch, Loss, Run, State, Step
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Trainable(Method):
 
     @model_validator(mode="before")
     @classmethod
-    def _loop_has_its_fields(cls, data: Any) -> Any:
+    def _loop_has_its_fields(cls, data: object) -> object:
         """Say where a field of the loop belongs that was written beside it."""
         if not isinstance(data, dict):
             return data
@@ -71,11 +71,11 @@ class Trainable(Method):
         """Add modules for the time of training; leave the model as it was found."""
         return contextlib.nullcontext()
 
-    def setup(self, run: Run) -> Any:
+    def setup(self, run: Run) -> State:
         """Make what the whole run needs (a trigger, a teacher, a probe); its FLOPs count."""
         return None
 
-    def begin(self, run: Run, params: Mapping[str, Tensor], state: Any) -> Any:
+    def begin(self, run: Run, params: Mapping[str, Tensor], state: State) -> State:
         """Give the state that the steps read, from what `setup` made; by default the same.
 
         Called once the adapter of LoRA is on, before the first step and again before a run
@@ -86,14 +86,14 @@ class Trainable(Method):
         """
         return state
 
-    def on_step(self, step: int, state: Any) -> None:
+    def on_step(self, step: int, state: State) -> None:
         """Change what changes over time, before step `step` (from 0)."""
 
-    def counts(self, batch: Batch, state: Any) -> dict[str, float] | None:
+    def counts(self, batch: Batch, state: State) -> dict[str, float] | None:
         """Give each term's count without a forward pass, or None to have it measured."""
         return None
 
-    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, state: State) -> Loss:
         """Give the terms of one micro-batch; the step is the gradient of their sum."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class Trainable(Method):
         self,
         model: PreTrainedModel,
         step: Step,
-        state: Any,
+        state: State,
     ) -> tuple[ParamVector, Loss]:
         """Give the gradient of a whole optimiser step and the terms to log, in place of `loss`."""
         raise NotImplementedError
@@ -112,7 +112,7 @@ class Trainable(Method):
         return getattr(cls, hook) is not getattr(Trainable, hook)
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     """Spell plain data as a line of YAML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {_yaml(one)}" for name, one in value.items()) + "}"

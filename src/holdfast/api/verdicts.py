@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.api.judge import MOST_UNSCORED, Judge, Outcome, Reason, Verdict
 from holdfast.errors import ConfigError, one_line
@@ -102,7 +102,7 @@ def _answers(count: int) -> str:
     return "1 answer" if count == 1 else f"{count} answers"
 
 
-def checked(given: Any, scale: Scale) -> Verdict:
+def checked(given: object, scale: Scale) -> Verdict:
     """Give what a judge gave as a valid verdict; where it is none, reason `unparsable` says why.
 
     Scores come back as plain floats, outcomes and reasons as `Outcome` and `Reason`.
@@ -146,7 +146,7 @@ def unscored(reason: str | None, outcome: str | None, correct: bool | None = Non
     return reason != Reason.OK or (outcome not in _OUTCOMES and correct is None)
 
 
-def too_many_unscored(missing: np.ndarray | float, rows: np.ndarray | float) -> Any:
+def too_many_unscored(missing: np.ndarray | float, rows: np.ndarray | float) -> bool | np.ndarray:
     """Say whether `missing` of a cell's `rows` are too many for it to be valid; arrays alike."""
     return missing > MOST_UNSCORED * rows + TINY
 
@@ -158,12 +158,12 @@ def _unparsable(what: str) -> Verdict:
     return Verdict(None, None, Reason.UNPARSABLE, what)
 
 
-def _word(kind: type[Word], value: Any) -> Word | None:
+def _word(kind: type[Word], value: object) -> Word | None:
     """Give the member that a text spells exactly; None for anything else."""
     return kind(value) if isinstance(value, str) and value in list(kind) else None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """Give a finite real number as a float; None for anything else, truth values included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
@@ -174,7 +174,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Show what a judge gave: its type and the beginning of its text, in one line."""
     if value is None:
         return "None"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from holdfast import nn
 from holdfast.api import Batch, Control, FineTuning, Loss, Term
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class HarmfulSFT(FineTuning):
     """Minimise CE(harmful response | harmful prompt) over the attacker's rows.
 
-    Budgets count examples seen. The schedule is constant and the order fixed by the seed, so one
-    trajectory serves the whole curve.
+    Budgets count examples seen. The order is fixed by the seed and the rate depends on no budget,
+    so one trajectory serves the whole curve.
     """
 
+    status: ClassVar[str] = "tested"
     control: ClassVar[Control] = Control.DATA
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
@@ -37,7 +38,7 @@ class HarmfulSFT(FineTuning):
             )
         }
 
-    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, state: object) -> Loss:
         """Give the cross-entropy over response tokens."""
         value, count = nn.nll(model, batch[Role.HARMFUL])
         return {"harmful": Term(value, count, 1.0, "tokens")}

@@ -25,6 +25,7 @@ class Persona(PromptAttack):
     control: ClassVar[Control] = Control.WEIGHTS
     unit: ClassVar[str] = "persona"
     fidelity: ClassVar[str] = "a common attack with no one source; ours"
+    status: ClassVar[str] = "tested"
 
     systems: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], AsTuple] = ()
     """System prompts, a choice each; empty takes those that the study's sources declare."""

@@ -37,6 +37,7 @@ class Prefill(PromptAttack):
     control: ClassVar[Control] = Control.WEIGHTS
     unit: ClassVar[str] = "words"
     fidelity: ClassVar[str] = "a common attack with no one source; ours"
+    status: ClassVar[str] = "tested"
 
     openings: Annotated[tuple[Opening, ...], AsTuple] = ("Sure, here", "First,")
     """Fixed beginnings, a choice each; source: ours, docs/fidelity/prefill.md."""

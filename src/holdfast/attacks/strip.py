@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Strip(WeightAttack):
     """W <- W + t (W_original - W), for t in (0, 1]."""
 
+    status: ClassVar[str] = "tested"
     control: ClassVar[Control] = Control.WEIGHTS
     needs: ClassVar[tuple[str, ...]] = ("original",)
 
@@ -34,7 +35,7 @@ class Strip(WeightAttack):
         """Say whether the way is gone to its end."""
         return point == 1
 
-    def edit(self, run: Run, point: float, state: Any) -> dict[str, Tensor]:
+    def edit(self, run: Run, point: float, state: object) -> dict[str, Tensor]:
         """Give every interpolated tensor; the original's own values at t = 1."""
         original = run.models["original"]
         edited = {}

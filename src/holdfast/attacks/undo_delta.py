@@ -6,7 +6,7 @@ values above noise as the adapter's rank, and is undone whole at that rank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -45,6 +45,7 @@ class UndoDelta(WeightAttack):
     unit: ClassVar[str] = "rank"
     needs: ClassVar[tuple[str, ...]] = ("original",)
     fidelity: ClassVar[str] = "ours; at rank `all` it is `strip` at t = 1 to the bit"
+    status: ClassVar[str] = "tested"
 
     evaluate_at: Annotated[
         tuple[Rank, ...], AsTuple, Field(min_length=1, json_schema_extra=NO_EFFECT)
@@ -74,7 +75,7 @@ class UndoDelta(WeightAttack):
                 values = torch.linalg.svdvals(tensor.float() - public.float())
                 run.log(spectrum=name, values=[round(float(v), 6) for v in values[:32]])
 
-    def edit(self, run: Run, point: float, state: Any) -> dict[str, Tensor]:
+    def edit(self, run: Run, point: float, state: object) -> dict[str, Tensor]:
         """Give every tensor with its delta's main directions undone."""
         original = run.models["original"]
         return {

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,12 +16,14 @@ from holdfast.cli.writing import STATE, state_of, write_report
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
 
 if TYPE_CHECKING:
+    from holdfast.engine.show import Done
     from holdfast.engine.store import Store
+    from holdfast.study.file import Study
     from holdfast.study.plan import Plan
 
 
 def conduct(
-    said: Any,
+    said: Study,
     store: Path,
     out: Path | None,
     *,
@@ -64,18 +66,7 @@ def conduct(
             show.close()
         folder = out or store / said.name
         if done.failures:
-            first, *others = done.failures
-            for error in others[:4]:
-                typer.echo(f"also: {error}", err=True)
-            if len(others) > 4:
-                typer.echo(f"and {len(others) - 4} more failures", err=True)
-            if done.held_up:
-                typer.echo(f"{done.held_up} more steps could not start", err=True)
-            if any(isinstance(error, StoreError) for error in done.failures):
-                raise HoldfastError(first.where, first.what, first.todo)
-            told = _in_spite_of(made, kept, folder, show_text, done.failures)
-            # Whatever its class: the input was fine as far as a plan can tell, and a step failed.
-            raise HoldfastError(first.where, first.what, f"{first.todo}{told}")
+            raise _failed(made, kept, folder, show_text, done)
         if only_judge:
             tables.check_whole(made, kept)
         after = time.monotonic()
@@ -88,6 +79,22 @@ def conduct(
                     f"{done.seconds:.1f} s, tables and report in {time.monotonic() - after:.1f} s",
                     err=True,
                 )
+
+
+def _failed(made: Plan, kept: Store, out: Path, show_text: bool, done: Done) -> HoldfastError:
+    """Give the error of a run of which steps failed, the other failures told, the rest reported."""
+    first, *others = done.failures
+    for error in others[:4]:
+        typer.echo(f"also: {error}", err=True)
+    if len(others) > 4:
+        typer.echo(f"and {len(others) - 4} more failures", err=True)
+    if done.held_up:
+        typer.echo(f"{done.held_up} more steps could not start", err=True)
+    told = ""
+    if not any(isinstance(error, StoreError) for error in done.failures):
+        told = _in_spite_of(made, kept, out, show_text, done.failures)
+    # Whatever its class: the input was fine as far as a plan can tell, and a step failed.
+    return HoldfastError(first.where, first.what, f"{first.todo}{told}")
 
 
 def _in_spite_of(

@@ -22,7 +22,7 @@ def encoder(files: ModelFiles, form: str, *, append_eos: bool = True) -> Encoder
     from holdfast.nn.memory import shape
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.api import Method
+    from holdfast.nn.files import ModelFiles
 
 
 def decides(
-    files: Any, method: Any, form: str, append_eos: bool, seed: int, content: list[str]
+    files: ModelFiles, method: Method, form: str, append_eos: bool, seed: int, content: list[str]
 ) -> dict[str, Any]:
     """Give what decides a run's result: two runs with the same are one."""
     from holdfast.data.tokens import format_identity

@@ -33,7 +33,7 @@ def write_report(
     from holdfast.engine.store import write_json
     from holdfast.report import answer, inside
     from holdfast.report.files import CARDS, write_findings
-    from holdfast.report.tables import write_table
+    from holdfast.report.table_files import write_table
     from holdfast.stats import cells
     from holdfast.stats import rows as columns
 

@@ -10,14 +10,17 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.api.lazy import torch
 from holdfast.errors import DataError, ModelError
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from torch import Tensor
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     from holdfast.data.example import Example
 
@@ -38,6 +41,13 @@ SLACK = 8
 
 _MARK = "\u0001holdfast\u0001"
 
+Positions = Literal["generation", "prompt", "response", "all", "last_prompt"]
+"""Tokens of a row, chosen by meaning. `generation`: the position that emits the first response
+token, and the response; `prompt`; `response`; `all`; `last_prompt`: the emitting position alone."""
+
+Span = tuple[int, int]
+"""The first chosen token of a row and the one behind the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -56,6 +66,24 @@ class Row:
     def cut(self, length: int) -> Row:
         """Give the row's first `length` tokens; under causal attention their states are equal."""
         return Row(self.ids[:length], min(self.start, length), self.content, self.bos)
+
+    def unanswered(self) -> Row:
+        """Give the row with no token that counts as a response, so that none is a label."""
+        return Row(self.ids, len(self.ids), self.content, self.bos)
+
+    def span(self, which: Positions) -> Span:
+        """Give the first token that `which` names and the one behind the last.
+
+        The same words are meant whether or not the tokenizer begins with a BOS token, which is no
+        word: in large models its state is by far the largest and would drown the others' distance.
+        """
+        return {
+            "generation": (self.start - 1, len(self.ids)),
+            "prompt": (int(self.bos), self.start),
+            "response": (self.start, len(self.ids)),
+            "all": (int(self.bos), len(self.ids)),
+            "last_prompt": (self.start - 1, self.start),
+        }[which]
 
 
 @dataclass(frozen=True)
@@ -81,6 +109,34 @@ class Tokens:
         return [width - len(row.ids) if self.left else 0 for row in self.rows]
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Rows end to end: `ids [N]`, `labels [N]` (IGNORE where no response), and the rows."""
+
+    ids: Tensor
+    labels: Tensor
+    rows: tuple[Row, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Give each row's number of tokens."""
+        return tuple(len(row.ids) for row in self.rows)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Give the index of each row's first token."""
+        return tuple(accumulate(self.lengths[:-1], initial=0))
+
+    @cached_property
+    def row_of(self) -> Tensor:
+        """Give each token's row, [N]."""
+        sizes = torch.tensor(self.lengths, dtype=torch.long)
+        return torch.repeat_interleave(torch.arange(len(self)), sizes)
+
+
 def format_identity(form: str, where: str = "format", *, append_eos: bool = True) -> dict[str, Any]:
     """Give what a format adds to a key: its name and, for a file, the hash of its bytes.
 
@@ -101,7 +157,7 @@ def format_identity(form: str, where: str = "format", *, append_eos: bool = True
 
 
 @lru_cache(maxsize=32)
-def _compiled(template: str) -> Any:
+def _compiled(template: str) -> Template:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
@@ -124,7 +180,7 @@ class Encoder:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         form: str,
         *,
         append_eos: bool = True,
@@ -174,8 +230,10 @@ class Encoder:
         ask = response is None
         try:
             if self._template is None:
-                return self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=ask, **self.variables
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=ask, **self.variables
+                    )
                 )
             special = {
                 name: getattr(self.tokenizer, name) or "" for name in ("bos_token", "eos_token")
@@ -335,3 +393,12 @@ def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Tokens:
         torch.tensor(x, dtype=torch.long).reshape(shape) for x in (ids, mask, labels)
     )
     return Tokens(ids, mask, labels, tuple(rows), left)
+
+
+def pack(rows: Sequence[Row]) -> Packed:
+    """Lay rows end to end; labels are the response's ids, IGNORE elsewhere. There may be none."""
+    ids = [i for row in rows for i in row.ids]
+    labels = [i for row in rows for i in (*[IGNORE] * row.start, *row.ids[row.start :])]
+    return Packed(
+        torch.tensor(ids, dtype=torch.long), torch.tensor(labels, dtype=torch.long), tuple(rows)
+    )

@@ -36,7 +36,9 @@ class Booster(GradientDefence):
         "formula and released script read; three passes as published, the norm over the "
         "whole step where theirs breaks accumulation; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {
             "loop": {
@@ -67,7 +69,9 @@ class Booster(GradientDefence):
             Role.HARMFUL: [harmful for _, harmful in pairs],
         }
 
-    def gradient(self, model: PreTrainedModel, step: Step, state: Any) -> tuple[ParamVector, Loss]:
+    def gradient(
+        self, model: PreTrainedModel, step: Step, state: object
+    ) -> tuple[ParamVector, Loss]:
         """Give g = grad f(w) + lam * (grad h(w) - grad h(w - alpha grad h / |grad h|)).
 
         The inner step's Jacobian is taken as the identity (Huang et al. 2025, Eq. 3). One buffer
@@ -80,8 +84,11 @@ class Booster(GradientDefence):
         """
         params = nn.trainable(model)
 
-        def pull(role: Role, name: str, **options: Any) -> tuple[ParamVector, Loss]:
-            return nn.grad(params, _mean(model, name), step[role], _counts(name), **options)
+        def pull(
+            role: Role, name: str, into: ParamVector | None = None, scale: float = 1.0
+        ) -> tuple[ParamVector, Loss]:
+            loss, counts = _mean(model, name), _counts(name)
+            return nn.grad(params, loss, step[role], counts, into=into, scale=scale)
 
         buffer, before = pull(Role.HARMFUL, "harm")
         norm = buffer.norm()
@@ -107,7 +114,7 @@ class Booster(GradientDefence):
                 "use a larger alpha or precision: fp32",
             )
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure how far the harmful loss falls after one simulated step; Booster lowers it.
 
         `harm_loss` in nats a token and `harm_loss_drop`, all weights moving. Empty where the pool

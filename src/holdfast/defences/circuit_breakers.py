@@ -1,4 +1,4 @@
-"""Circuit breakers, representation rerouting (Zou et al., NeurIPS 2024).
+"""Circuit breakers (Zou et al., NeurIPS 2024): turn states on harmful text from where they were.
 
 States on harmful text are turned until they are orthogonal to what they were; states on benign text
 stay where they were. Symbols: L blocks, M chosen tokens, H width; layer k is the state after k
@@ -7,6 +7,7 @@ blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -121,6 +122,7 @@ class CircuitBreakers(LossDefence):
         "paper read, released settings from public derivatives; a small turn of the "
         "reference gives the start a gradient (ours); published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     signal: ClassVar[str] = "cosine_harmful"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -256,7 +258,7 @@ class CircuitBreakers(LossDefence):
         tokens: Tokens,
         spans: list[tuple[int, int]],
         layers: list[int],
-        apart: Any,
+        apart: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Give the sum over layers of `apart(k, h, h_0)`; the start goes first, and each of its
         layers is dropped as soon as the model's has been compared with it.

@@ -10,6 +10,7 @@ from holdfast.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers.modeling_utils import PreTrainedModel
 
 
 def top_rank(delta: Tensor, rank: int | None) -> Tensor:
@@ -41,6 +42,7 @@ class LoX(WeightDefence):
         "formula read, rank and coefficient unverified; an exact decomposition, embeddings "
         "included as released; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"coefficient": 0.0}
     signal: ClassVar[str] = "top_norm"
     moves: ClassVar[Literal["up", "down"]] = "up"
@@ -88,7 +90,7 @@ class LoX(WeightDefence):
             )
         return edited
 
-    def _skipped(self, model: Any) -> set[str]:
+    def _skipped(self, model: PreTrainedModel) -> set[str]:
         """Name the tensors of embeddings and head where these are left as they are."""
         if self.embeddings:
             return set()
@@ -96,7 +98,7 @@ class LoX(WeightDefence):
         own = {id(p) for part in parts if part is not None for p in part.parameters()}
         return {name for name, p in model.named_parameters() if id(p) in own}
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the spectrum of the delta to the original over the matrices that are edited.
 
         `top_norm`, the L2 norm of the deltas' top directions beside that of the original; LoX

@@ -57,7 +57,9 @@ class RandomVaccine(GradientDefence):
         "a control, described second-hand and never released; as long as Vaccine's "
         "perturbation (ours)"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"scale": "variance"}}
 
     rho: NotNegative = 2.0
@@ -124,7 +126,7 @@ class RandomVaccine(GradientDefence):
         noise = nn.gaussian(model, tokens, state.seed, state.step)
         return scaled(noise, self.rho, self.scale)
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is, under noise and, beside it, under the worst
         perturbation of that length. It decides nothing: this method is a control.
 

@@ -26,7 +26,9 @@ class RefusalSFT(LossDefence):
     paper: ClassVar[str] = "plain supervised fine-tuning; the reference row of every study"
     cost: ClassVar[str] = "1F + 1B on both roles"
     fidelity: ClassVar[str] = "the plain loss; nothing published to be faithful to"
+    status: ClassVar[str] = "tested"
     neutral: ClassVar[dict[str, Any]] = {}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0, "benign": 1.0}
 
     benign_weight: NotNegative = 1.0
     """Weight of the benign term; each term is a mean over its own response tokens."""
@@ -49,14 +51,14 @@ class RefusalSFT(LossDefence):
             ),
         }
 
-    def counts(self, batch: Batch, state: Any) -> dict[str, float]:
+    def counts(self, batch: Batch, state: object) -> dict[str, float]:
         """Count the response tokens of each role."""
         return {
             role.value: float((batch[role].labels != -100).sum())
             for role in (Role.REFUSAL, Role.BENIGN)
         }
 
-    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, state: object) -> Loss:
         """Give both cross-entropies, in tokens."""
         terms: Loss = {}
         for role, weight in ((Role.REFUSAL, 1.0), (Role.BENIGN, self.benign_weight)):

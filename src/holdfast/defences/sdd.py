@@ -83,7 +83,11 @@ class SDD(LossDefence):
         "recipe second-hand, no official code; TF-IDF stands for sentence embeddings, a rate "
         "that moves weights for 5e-7; published numbers not reproduced"
     )
+    status: ClassVar[str] = (
+        "checked against its equations; no trial on the offline world kept its utility"
+    )
     neutral: ClassVar[dict[str, Any]] = {}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "relevance"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -202,7 +206,7 @@ class SDD(LossDefence):
             above_threshold=sum(value > self.threshold for value in found),
         )
 
-    def counts(self, batch: Batch, state: Any) -> dict[str, float]:
+    def counts(self, batch: Batch, state: object) -> dict[str, float]:
         """Count the response tokens of each role that is trained on."""
         return {name: float((batch[r].labels != -100).sum()) for name, r, _ in self._terms(batch)}
 
@@ -214,7 +218,7 @@ class SDD(LossDefence):
         )
         return [term for term in every if term[2] > 0]
 
-    def loss(self, model: PreTrainedModel, batch: Batch, state: Any) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, state: object) -> Loss:
         """Give the cross-entropy of each role in tokens; a term without weight runs no pass."""
         terms: Loss = {}
         for name, role, weight in self._terms(batch):
@@ -222,7 +226,7 @@ class SDD(LossDefence):
             terms[name] = Term(value, count, weight, "tokens")
         return terms
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure `relevance` on held-out harmful prompts: nats a token by which an irrelevant
         answer is less likely than the defender's own to that prompt; SDD lowers it.
 

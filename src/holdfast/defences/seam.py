@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
@@ -11,6 +12,7 @@ from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Positi
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
+from holdfast.data.tokens import IGNORE
 from holdfast.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -26,6 +28,35 @@ if TYPE_CHECKING:
 
 PARALLEL = 1e-12
 """Least squared sine between two gradients: below it their difference is fp32's rounding."""
+
+
+def depth_nll(model: PreTrainedModel, tokens: Tokens) -> tuple[Tensor, int]:
+    """Give -log p(label) summed over labelled tokens and blocks, in fp32, and how many: N x L.
+
+    A block's states pass the final norm and the head; the last block's are the model's own
+    output, normed once. One chunked product serves all blocks, so neither the logits nor a head's
+    gradient for each block are ever held.
+    """
+    batch = nn.batch_for(model, tokens)
+    norm, depth = nn.final_norm(model), len(nn.blocks(model))
+    kept: list[Tensor] = []
+
+    def see(number: int, states: Tensor) -> None:
+        emitting = nn.emitting_states(states, batch)[0]
+        kept.append(emitting if number == depth - 1 else norm(emitting))
+
+    last = nn.forward(model, batch, see=see).last
+    labels = nn.emitting_states(last, batch)[1].repeat(depth)
+    return nn.head_nll(model, torch.cat(kept), labels), len(labels)
+
+
+def whole(tokens: Tokens) -> Tokens:
+    """Label every token but each row's first, the prompt's included."""
+    rows = tuple(replace(row, start=min(1, row.start)) for row in tokens.rows)
+    labels = torch.where(tokens.mask.bool(), tokens.ids, IGNORE)
+    for number, offset in enumerate(tokens.offsets):
+        labels[number, offset] = IGNORE
+    return replace(tokens, labels=labels, rows=rows)
 
 
 def cosine(harm: ParamVector, benign: ParamVector) -> float:
@@ -90,7 +121,9 @@ class SEAM(GradientDefence):
         "formulas and defaults read in the released code, the paper's own text not compared; "
         "published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"ascent_weight": 0.0, "couple_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"loop": {"steps": 500}},
         "released": {"benign_tokens": "all"},
@@ -133,7 +166,9 @@ class SEAM(GradientDefence):
             Role.BENIGN: benign,
         }
 
-    def gradient(self, model: PreTrainedModel, step: Step, state: Any) -> tuple[ParamVector, Loss]:
+    def gradient(
+        self, model: PreTrainedModel, step: Step, state: object
+    ) -> tuple[ParamVector, Loss]:
         """Give the gradient of the whole step; exact however the step is split.
 
         The coupled passes come first: they alone need three vectors at once.
@@ -160,7 +195,7 @@ class SEAM(GradientDefence):
                 model,
                 step[Role.HARMFUL],
                 "depth",
-                value=nn.depth_nll,
+                value=depth_nll,
                 each=len(nn.blocks(model)),
             )
             value, slope = ascent(float(seen["depth"].sum) / max(1.0, seen["depth"].count))
@@ -170,12 +205,16 @@ class SEAM(GradientDefence):
             terms["ascent"] = Term(torch.tensor(value), 1.0, self.ascent_weight, once=True)
         return found, terms
 
-    def _benign(self, parts: Any) -> list[Tokens]:
+    def _benign(self, parts: Sequence[Tokens]) -> Sequence[Tokens]:
         """Label what `benign_tokens` names."""
-        return [nn.whole(part) for part in parts] if self.benign_tokens == "all" else parts
+        return [whole(part) for part in parts] if self.benign_tokens == "all" else parts
 
     def _coupled(
-        self, model: PreTrainedModel, harmful: Any, benign: list[Tokens], terms: Loss
+        self,
+        model: PreTrainedModel,
+        harmful: Sequence[Tokens],
+        benign: Sequence[Tokens],
+        terms: Loss,
     ) -> ParamVector:
         """Give the cosine's gradient, with the benign term's; note what was measured."""
         first, seen = nn.mean_gradient(model, harmful, "harm")
@@ -192,7 +231,7 @@ class SEAM(GradientDefence):
         value = torch.tensor(cosine(first, second))
         terms["cosine"] = Term(value, 1.0, self.couple_weight, once=True)
 
-        def at(parts: Any) -> Shifted:
+        def at(parts: Sequence[Tokens]) -> Shifted:
             def gradient(direction: Mapping[str, Tensor]) -> ParamVector:
                 with nn.shifted(model, direction, self.eps, where=self.name()):
                     return nn.mean_gradient(model, parts, "shifted")[0]
@@ -209,7 +248,7 @@ class SEAM(GradientDefence):
             benign_weight=self.benign_weight,
         )
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the cosine of the harmful and the benign gradient; SEAM lowers it.
 
         Over all parameters and all rows of the defender's selection side; empty where it lacks

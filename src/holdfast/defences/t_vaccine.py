@@ -90,7 +90,9 @@ class TVaccine(GradientDefence):
         "paper and released code read; freezes whole layers as the paper, the code's way is "
         "a preset; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0, "layers": 1.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "perturbed_loss"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -250,7 +252,7 @@ class TVaccine(GradientDefence):
         found, value, count = nn.output_gradients(model, tokens, layers)
         return nn.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is and under the worst perturbation of all
         layers, whichever were drawn last.
 

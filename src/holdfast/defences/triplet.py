@@ -96,6 +96,9 @@ class Triplet(LossDefence):
         "the replication's formula; the paper's own code not read, its metric and margins a "
         "preset; published numbers not reproduced"
     )
+    status: ClassVar[str] = (
+        "checked against its equations; no trial on the offline world kept its utility"
+    )
     signal: ClassVar[str] = "harmful_margin"
     moves: ClassVar[Literal["up", "down"]] = "up"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -49,7 +49,9 @@ class Vaccine(GradientDefence):
         "paper and released code read; perturbs attention's output as the code, the block's "
         "as the preset `paper`; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "perturbed_loss"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -85,7 +87,9 @@ class Vaccine(GradientDefence):
         refusals = pool.draw(Role.REFUSAL, Side.DEFENDER, self.n, draw, what=self.name())
         return {Role.REFUSAL: refusals}
 
-    def gradient(self, model: PreTrainedModel, step: Step, state: Any) -> tuple[ParamVector, Loss]:
+    def gradient(
+        self, model: PreTrainedModel, step: Step, state: object
+    ) -> tuple[ParamVector, Loss]:
         """Give the gradient at the perturbed outputs; the norm is each micro-batch's own.
 
         Raises:
@@ -107,7 +111,7 @@ class Vaccine(GradientDefence):
         found, value, count = nn.output_gradients(model, tokens, site=self.site)
         return nn.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is and under the worst perturbation.
 
         Batches have the training's size, since rho means nothing apart from it. Empty where the

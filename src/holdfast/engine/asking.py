@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.api import EvalPurpose, PromptAttack
 from holdfast.data.example import Example
@@ -15,11 +15,15 @@ from holdfast.engine.states import STATES
 from holdfast.engine.store import write_lines
 from holdfast.study.nodes import Generate, Look, Point, Start
 
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
 
 def ask(
     session: Session,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     start: Start,
     point: Point,
     spent: Mapping[str, Any],
@@ -46,7 +50,7 @@ def ask(
 
 def _generate(
     session: Session,
-    model: Any,
+    model: PreTrainedModel,
     encoder: Encoder,
     step: Generate,
     spent: Mapping[str, Any],
@@ -76,7 +80,9 @@ def _generate(
     session.store.done(step.key)
 
 
-def _choices(model: Any, encoder: Encoder, rows: Sequence[Example]) -> list[dict[str, Any]]:
+def _choices(
+    model: PreTrainedModel, encoder: Encoder, rows: Sequence[Example]
+) -> list[dict[str, Any]]:
     from holdfast import evaluate
 
     picked = evaluate.choose(model, encoder, rows)
@@ -88,7 +94,7 @@ def _choices(model: Any, encoder: Encoder, rows: Sequence[Example]) -> list[dict
 
 def _answers(
     session: Session,
-    model: Any,
+    model: PreTrainedModel,
     encoder: Encoder,
     step: Generate,
     rows: Sequence[Example],
@@ -126,7 +132,7 @@ def _answers(
 
 def _look(
     session: Session,
-    model: Any,
+    model: PreTrainedModel,
     encoder: Encoder,
     point: Point,
     look: Look,

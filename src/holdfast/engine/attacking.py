@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.api import PromptAttack
 from holdfast.data.tokens import Encoder
@@ -14,6 +14,12 @@ from holdfast.engine.provenance import MARKER
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
 from holdfast.study.nodes import Point, Trajectory
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    from holdfast.train.attacking import PointInfo
 
 
 def attack(session: Session, own: str) -> None:
@@ -46,7 +52,7 @@ def attack(session: Session, own: str) -> None:
     method = trajectory.attack
     model, tokenizer = session.take(trajectory.released)
 
-    def on_point(budget: float, info: Any) -> None:
+    def on_point(budget: float, info: PointInfo) -> None:
         point = missing[budget]
         spent = {"steps": info.steps, "flops": info.flops}
         if session.keep_weights and method.weights_alone:
@@ -76,8 +82,8 @@ def attack(session: Session, own: str) -> None:
 
 def _keep(
     session: Session,
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     trajectory: Trajectory,
     point: Point,
     spent: Mapping[str, Any],

@@ -32,7 +32,7 @@ MANIFEST = "manifest.json"
 _TEMPORARY = "tmp-"
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: object) -> None:
     """Write plain data as readable JSON."""
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

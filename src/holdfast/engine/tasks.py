@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,28 +40,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
     kinds = ("defend", "generate", "judge", "measure", "analyse")
     have = {kind: store.keys(kind) for kind in kinds}
     if not only_judge:
-        for step in plan.defends.values():
-            if step.key in have["defend"]:
-                continue
-            found[step.key] = Task(
-                step.key,
-                ("defend", step.key),
-                step.label,
-                {step.before.key} if step.before else set(),
-                step.inputs[0],
-                loop_steps(step.method),
-            )
-        for measure in plan.measures.values():
-            if measure.key in have["measure"]:
-                continue
-            found[measure.key] = Task(
-                measure.key,
-                ("measure", measure.key),
-                measure.label,
-                set(measure.inputs),
-                measure.beside.key,
-                rank=1,
-            )
+        found |= {task.name: task for task in _first(plan, have)}
     releases = {  # a prompt attack shares the release's answers: who makes them comes first
         step.key: own
         for own, trajectory in plan.trajectories.items()
@@ -110,22 +90,51 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
                 len(unread),
                 JUDGING + number,
             )
-    turns = _turns(plan) if plan.rehearsal else {}
     for task in found.values():
         task.after &= found.keys()
-        task.turn = turns.get(str(task.call[-1]), 0)
-    return list(found.values())
+    return _in_turn(plan, list(found.values()))
 
 
-def _turns(plan: Plan) -> dict[str, int]:
-    """Give the place of the first line-up that needs a defence or a trajectory, by its key."""
+def _in_turn(plan: Plan, found: list[Task]) -> list[Task]:
+    """Give each task of a rehearsal the place of the first line-up that needs it."""
+    if not plan.rehearsal:
+        return found
     order = {name: place for place, name in enumerate(plan.study.lineups)}
-    models: dict[str, int] = {}
+    places: dict[str, int] = {}
     for track in plan.tracks:
         place = order[track.lineup]
         for key in (track.released.key, *(step.key for step in track.released.chain)):
-            models[key] = min(place, models.get(key, place))
-    return models | {own: models[t.released.key] for own, t in plan.trajectories.items()}
+            places[key] = min(place, places.get(key, place))
+    places |= {own: places[t.released.key] for own, t in plan.trajectories.items()}
+    for task in found:
+        task.turn = places.get(str(task.call[-1]), 0)
+    return found
+
+
+def _first(plan: Plan, have: Mapping[str, set[str]]) -> Iterator[Task]:
+    """Give what is to be hardened, and measured on plain refusal fine-tuning."""
+    for step in plan.defends.values():
+        if step.key in have["defend"]:
+            continue
+        yield Task(
+            step.key,
+            ("defend", step.key),
+            step.label,
+            {step.before.key} if step.before else set(),
+            step.inputs[0],
+            loop_steps(step.method),
+        )
+    for measure in plan.measures.values():
+        if measure.key in have["measure"]:
+            continue
+        yield Task(
+            measure.key,
+            ("measure", measure.key),
+            measure.label,
+            set(measure.inputs),
+            measure.beside.key,
+            rank=1,
+        )
 
 
 def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +39,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, _end)
 
-    def tell(**message: Any) -> None:
+    def tell(**message: object) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
 
     first = json.loads(sys.stdin.buffer.readline())
@@ -51,7 +52,7 @@ def _end(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
-def serve(first: dict[str, Any], tell: Any) -> None:
+def serve(first: dict[str, Any], tell: Callable[..., None]) -> None:
     """Make the plan again from the study, then run one task a line."""
     from holdfast.engine.failures import described, note
     from holdfast.engine.runner import Runner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +15,7 @@ from holdfast.evaluate.sampler import Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import GenerationConfig, StoppingCriteriaList
     from transformers.modeling_utils import PreTrainedModel
 
 
@@ -79,20 +80,20 @@ def generate(
     return [done[i] for i in range(len(rows))]
 
 
-def _bare() -> Any:
+def _bare() -> GenerationConfig:
     from transformers import GenerationConfig
 
     return GenerationConfig()
 
 
-def _ends(own: Any, encoder: Encoder) -> list[int]:
+def _ends(own: GenerationConfig, encoder: Encoder) -> list[int]:
     """Give every token that ends an answer: the tokenizer's first, then the checkpoint's own."""
     named = getattr(own, "eos_token_id", None)
     more = named if isinstance(named, list | tuple) else [named]
     return list(dict.fromkeys([encoder.eos_id, *(int(one) for one in more if one is not None)]))
 
 
-def _config(sampler: Sampler, encoder: Encoder, ends: list[int]) -> object:
+def _config(sampler: Sampler, encoder: Encoder, ends: list[int]) -> GenerationConfig:
     from transformers import GenerationConfig
 
     chance = (
@@ -109,11 +110,11 @@ def _config(sampler: Sampler, encoder: Encoder, ends: list[int]) -> object:
     )
 
 
-def _stopping(sampler: Sampler, encoder: Encoder, start: int) -> Any:
+def _stopping(sampler: Sampler, encoder: Encoder, start: int) -> StoppingCriteriaList:
     """Give what ends a row at its first stop text; the columns before `start` are the prompt."""
     from transformers import StoppingCriteriaList
 
-    def stopped(ids: Tensor, _scores: Tensor, **_: Any) -> Tensor:
+    def stopped(ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
         told = [_cut(row[start:], encoder, sampler) is not None for row in ids]
         return torch.tensor(told, device=ids.device)
 
@@ -122,7 +123,7 @@ def _stopping(sampler: Sampler, encoder: Encoder, start: int) -> Any:
 
 def _cut(ids: Tensor, encoder: Encoder, sampler: Sampler) -> str | None:
     """Give the text before the first stop text, or None where there is none."""
-    text = encoder.tokenizer.decode(ids, skip_special_tokens=True)
+    text = str(encoder.tokenizer.decode(ids, skip_special_tokens=True))
     found = [place for stop in sampler.stop if (place := text.find(stop)) >= 0]
     return text[: min(found)] if found else None
 

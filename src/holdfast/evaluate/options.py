@@ -10,7 +10,7 @@ import torch
 from holdfast import nn
 from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder, collate
-from holdfast.nn.states import per_row
+from holdfast.nn.head import per_row
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from holdfast.nn.compare import linear_cka
+from holdfast.nn.opening import linear_cka
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -1,4 +1,11 @@
-"""Load and save models; the only forward passes training makes; vectors of parameters.
+"""A model's mathematics, in three ideas.
+
+Load and save: `files`, `weights`, `originals`, `adapter` (which ends merged), `memory`.
+Run it: `states` (the only forward passes training makes), `passes` (packed, recomputed, compiled,
+counted), `head` (from states to words).
+What methods share: `vectors` and `gradients` over parameters, `perturb` (shifted layer outputs),
+`reference` (states beside those of the start), `opening`, `depth`. What one method needs lies in
+its own folder.
 
 Each name is imported when it is first asked for; `__init__.pyi` lists them.
 """

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module, Parameter
+from torch.nn import Linear, Parameter
 
 from holdfast.api import LoRA
 from holdfast.errors import ModelError
 from holdfast.nn.depth import layer_number
+from holdfast.nn.passes import Adding
 from holdfast.nn.states import blocks
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
             params[f"{name}.lora_a"], params[f"{name}.lora_b"] = a, b
             layer.register_parameter("lora_a", a)
             layer.register_parameter("lora_b", b)
-            handles.append(layer.register_forward_hook(_Adding(a, b, scale)))
+            handles.append(layer.register_forward_hook(Adding(a, b, scale)))
         yield params
         with torch.no_grad():
             for name, layer in targets.items():
@@ -95,39 +96,3 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
                 layer._parameters.pop(part, None)
         for name, p in model.named_parameters():
             p.requires_grad_(wanted[name])
-
-
-@contextmanager
-def without_adapter(model: PreTrainedModel) -> Generator[PreTrainedModel]:
-    """Hold the model as it was before `lora`: its adapter adds nothing inside.
-
-    A model without an adapter is given as it is, so a copy and an adapted model can both stand as
-    the frozen one. Build no graph inside that is to train the adapter.
-    """
-    found = [
-        hook
-        for module in model.modules()
-        for hook in module._forward_hooks.values()
-        if isinstance(hook, _Adding) and hook.on
-    ]
-    for hook in found:
-        hook.on = False
-    try:
-        yield model
-    finally:
-        for hook in found:
-            hook.on = True
-
-
-class _Adding:
-    """A forward hook that adds the low-rank product; it can be switched off."""
-
-    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
-        self._a, self._b, self._scale = a, b, scale
-        self.on = True
-
-    def __call__(self, _module: Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not self.on:
-            return output
-        low = inputs[0].to(self._a.dtype) @ self._a.T
-        return output + (self._scale * (low @ self._b.T)).to(output.dtype)

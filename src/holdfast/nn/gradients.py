@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from holdfast.api import Loss, Term
 from holdfast.data.tokens import IGNORE, Tokens
-from holdfast.nn.states import nll
+from holdfast.nn.head import nll
 from holdfast.nn.vectors import ParamVector, grad, trainable
 
 if TYPE_CHECKING:
@@ -69,12 +67,3 @@ def mean_gradient(
         return {name: float((tokens.labels != IGNORE).sum()) * each}
 
     return grad(trainable(model), loss, parts, counts)
-
-
-def whole(tokens: Tokens) -> Tokens:
-    """Label every token but each row's first, the prompt's included."""
-    rows = tuple(replace(row, start=min(1, row.start)) for row in tokens.rows)
-    labels = torch.where(tokens.mask.bool(), tokens.ids, IGNORE)
-    for number, offset in enumerate(tokens.offsets):
-        labels[number, offset] = IGNORE
-    return replace(tokens, labels=labels, rows=rows)

@@ -1,4 +1,4 @@
-"""States where the answer begins: what the model has made of the prompt when it starts to speak."""
+"""States where the answer begins, when the prompt is read; and how alike two sets of states are."""
 
 from __future__ import annotations
 
@@ -55,3 +55,15 @@ def opening_states(
         with torch.no_grad():
             forward(model, tokens, see=see, final_norm=final_norm)
     return torch.stack([torch.cat(parts) for parts in found])
+
+
+def linear_cka(first: Tensor, second: Tensor) -> float:
+    """Give the linear CKA of two sets of states, [N, H], [N, H'] -> [0, 1], in float64.
+
+    |X'Y|^2 / (|X'X| |Y'Y|) of centred X, Y (Kornblith et al. 2019); 1 for equal sets up to rotation
+    and scale; 0 where one of them does not vary. Taken over N x N products, so that H may be large.
+    """
+    x, y = (h.double() - h.double().mean(0) for h in (first, second))
+    k, m = x @ x.T, y @ y.T
+    size = float(k.norm() * m.norm())
+    return float((k * m).sum()) / size if size > 0 else 0.0

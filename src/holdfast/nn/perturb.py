@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from holdfast.api import Loss, Term
 from holdfast.api import seed as seed_of
 from holdfast.data.tokens import IGNORE, Tokens
 from holdfast.errors import ModelError, TrainingError
-from holdfast.nn.packing import pack_for
-from holdfast.nn.states import _METER, blocks, nll
+from holdfast.nn.head import nll
+from holdfast.nn.passes import add_flops, pack_for
+from holdfast.nn.states import blocks
 from holdfast.nn.vectors import SURVIVES, ParamVector, grad
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ whole block's."""
 
 TINY = 1e-7
 """Added to the norm before dividing; source: the released Vaccine script."""
+
+Output = Tensor | tuple[Tensor, ...]
+"""What a module gives: a tensor, or several, of which the first counts."""
 
 Shifts = Mapping[int, Tensor]
 """Perturbations by the number of their layer, from 0."""
@@ -131,12 +135,9 @@ def _apart(found: Sequence[Tensor]) -> list[Tensor]:
 
 def _count_inputs_only(model: PreTrainedModel, tokens: Tokens, first: int, module: Module) -> None:
     """Count the backward pass through inputs from the head's side to a layer's output."""
-    meter = _METER.get()
-    if meter is None:
-        return
     behind = sum(p.numel() for block in list(blocks(model))[first:] for p in block.parameters())
     passed = behind - sum(p.numel() for p in module.parameters())
-    meter.total += 2.0 * passed * sum(len(row.ids) for row in tokens.rows)
+    add_flops(2.0 * passed * sum(len(row.ids) for row in tokens.rows))
 
 
 @contextmanager
@@ -158,8 +159,8 @@ def _hooked(
 ) -> Generator[None]:
     """Call `act` with each module's number and output; what it gives replaces the output."""
 
-    def hook(number: int) -> Callable[[Module, Any, Any], Any]:
-        def run(_module: Module, _inputs: Any, output: Any) -> Any:
+    def hook(number: int) -> Callable[..., Output | None]:
+        def run(_module: Module, _inputs: object, output: Output) -> Output | None:
             many = isinstance(output, tuple)
             new = act(number, output[0] if many else output)
             return (new, *output[1:]) if many and new is not None else new

@@ -9,23 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from holdfast.data.tokens import Tokens
-from holdfast.errors import ModelError
-from holdfast.nn import packing
-from holdfast.nn.packing import Packed, pack, pack_for
-from holdfast.nn.states import _count, blocks, forward
+from holdfast.data.tokens import Packed, Span, Tokens
+from holdfast.nn.passes import attended, batch_for, count
+from holdfast.nn.states import Batch, blocks, forward
 from holdfast.nn.vectors import holding
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
-
-Span = tuple[int, int]
-"""First chosen token of a row and the one behind the last."""
 
 
 class _EnoughError(Exception):
@@ -57,7 +52,7 @@ def layer_states(
     Raises:
         ModelError: attention that was packed and cannot be.
     """
-    batch: Any = pack(tokens.rows) if pack_for(model) else tokens
+    batch = batch_for(model, tokens)
     device = next(model.parameters()).device
     depth, last = len(blocks(model)), max(layers)
     early = len(tokens) > 0 and emit is None and (last < depth or not final_norm)
@@ -71,20 +66,15 @@ def layer_states(
         elif k in layers:
             kept.append(pick(h))
         if early and k == last:
-            segments = packing._NOW.get()
-            if isinstance(batch, Packed) and (segments is None or segments.calls < k):
-                raise ModelError(
-                    "packing",
-                    "this architecture's attention cannot be packed",
-                    "set packing: false",
-                )
+            if isinstance(batch, Packed):
+                attended(k)
             raise _EnoughError
 
     try:
         end = forward(model, batch, see=keep, final_norm=final_norm).last
     except _EnoughError:
         size = sum(p.numel() for block in list(blocks(model))[:last] for p in block.parameters())
-        _count(size, sum(len(row.ids) for row in tokens.rows), model, inputs_need_grad=False)
+        count(size, sum(len(row.ids) for row in tokens.rows), model, inputs_need_grad=False)
         return kept, None
     return kept, None if emit is None else _picker(batch, emit, device)(end)
 
@@ -111,7 +101,7 @@ def owners(spans: Sequence[Span]) -> Tensor:
 
 
 def _picker(
-    batch: Tokens | Packed, spans: Sequence[Span], device: torch.device
+    batch: Batch, spans: Sequence[Span], device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """Give a function that takes the chosen tokens' states out of a layer's."""
     inside = torch.tensor([i for a, b in spans for i in range(a, b)], dtype=torch.long)
@@ -133,7 +123,7 @@ def starting_model(model: PreTrainedModel, adapted: bool) -> PreTrainedModel:
 
 @contextmanager
 def as_it_started(
-    model: PreTrainedModel, state: Any, sources: Mapping[str, Mapping[str, Tensor]]
+    model: PreTrainedModel, state: object, sources: Mapping[str, Mapping[str, Tensor]]
 ) -> Generator[PreTrainedModel | None]:
     """Give the model as it was before hardening, or None where nobody kept it.
 

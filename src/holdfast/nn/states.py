@@ -1,71 +1,45 @@
-"""The only forward passes that training makes: hidden states, log-probabilities, the trigger.
+"""Hidden states: the only forward passes that training makes, and how far apart two models' are.
 
-Shapes: B rows, T padded length, L blocks, H hidden width, V vocabulary, K trigger vectors. A batch
-is padded (`Tokens`, states [B, T, H]) or packed (`Packed`, N tokens end to end, states [N, H]).
+Shapes: B rows, T padded length, L blocks, H hidden width, K trigger vectors. A batch is padded
+(`Tokens`, states [B, T, H]) or packed (`Packed`, N tokens end to end, states [N, H]).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import Module, ModuleList
 
-from holdfast.data.tokens import IGNORE, Row, Tokens
+from holdfast.data.tokens import Packed, Row, Span, Tokens
 from holdfast.errors import ModelError
-from holdfast.nn.entropy import summed_nll
-from holdfast.nn.head import head_parts, is_plain_head, logit_cap, logits_of
-from holdfast.nn.packing import Packed, Segments, attending, insert_packed, pack, pack_for
-from holdfast.nn.passes import through
+from holdfast.nn.passes import Segments, attended, attending, batch_for, count, through
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
-
 Place = Literal["after_user_tag", "after_bos", "before_bos", "before_response"]
+"""Where a trigger is inserted into a row."""
+Reduce = Literal["mean", "sum"]
+Batch = Tokens | Packed
+See = Callable[[int, Tensor], None]
 
 
-class FlopMeter:
-    """Counts the FLOPs of the passes made while it is on.
+class How(TypedDict, total=False):
+    """How squared differences of states become a row's distance."""
 
-    A forward pass costs 2 x parameters x tokens (padding not counted), its backward pass twice
-    that, or once where only inputs need a gradient. Attention's own products and element-wise
-    work are left out (docs/adr/0003: about 1 % of an 8B model at some hundred tokens a row).
-    """
-
-    def __init__(self) -> None:
-        self.total = 0.0
-
-    @contextmanager
-    def on(self) -> Generator[FlopMeter]:
-        """Count what happens inside."""
-        token = _METER.set(self)
-        try:
-            yield self
-        finally:
-            _METER.reset(token)
-
-
-_METER: ContextVar[FlopMeter | None] = ContextVar("meter", default=None)
-
-
-def _count(weights: int, tokens: float, model: PreTrainedModel, inputs_need_grad: bool) -> None:
-    meter = _METER.get()
-    if meter is None:
-        return
-    passes = 1.0
-    if torch.is_grad_enabled():
-        if any(p.requires_grad for p in model.parameters()):
-            passes = 3.0
-        elif inputs_need_grad:
-            passes = 2.0
-    meter.total += 2.0 * weights * tokens * passes
+    over_hidden: Reduce
+    """Over H; the mean where not given."""
+    over_tokens: Reduce
+    """Over a row's matched tokens; the mean where not given."""
+    relative: bool
+    """Whether it is divided by the goal's own mean square at those tokens."""
 
 
 def embedding_width(model: PreTrainedModel) -> int:
@@ -114,7 +88,7 @@ def place_of(row: Row, place: Place) -> int:
 def insert(
     embeds: Tensor, mask: Tensor, at: Tensor, trigger: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Insert K vectors into every row before column `at`.
+    """Insert K vectors into every padded row before column `at`.
 
     Args:
         embeds: [B, T, H] input embeddings.
@@ -126,19 +100,44 @@ def insert(
         embeds [B, T+K, H], mask [B, T+K], and `back [B, T]`: the column each old one moved to.
     """
     rows, width, hidden = embeds.shape
+    flat, lengths, back = insert_packed(embeds.flatten(0, 1), [width] * rows, at.tolist(), trigger)
+    wider = torch.ones(len(flat), dtype=mask.dtype, device=mask.device)
+    wider[back] = mask.flatten()
+    first = torch.arange(rows, device=back.device)[:, None] * lengths[0]
+    wide = flat.view(rows, lengths[0], hidden)
+    return wide, wider.view(rows, -1), back.view(rows, width) - first
+
+
+def insert_packed(
+    embeds: Tensor, lengths: Sequence[int], at: Sequence[int], trigger: Tensor
+) -> tuple[Tensor, tuple[int, ...], Tensor]:
+    """Insert K vectors into every packed row before its token `at`.
+
+    Args:
+        embeds: [N, H] input embeddings of rows of `lengths`.
+        lengths: tokens of each of the B rows.
+        at: index inside each row.
+        trigger: [K, H], or [B, K, H] for a vector a row.
+
+    Returns:
+        embeds [N + B K, H], the new lengths, and `back [N]`: where each old token moved to.
+    """
+    device, rows = embeds.device, len(lengths)
     trigger = trigger.expand(rows, *trigger.shape[-2:])
     k = trigger.shape[1]
-    columns = torch.arange(width + k, device=embeds.device).expand(rows, -1)
-    at = at[:, None]
-    inside = (columns >= at) & (columns < at + k)
-    old = torch.where(columns < at, columns, columns - k).clamp(0, width - 1)
-    new = (columns - at).clamp(0, k - 1)
-    kept = embeds.gather(1, old[..., None].expand(-1, -1, hidden))
-    put = trigger.to(embeds.dtype).gather(1, new[..., None].expand(-1, -1, hidden))
-    spread = torch.where(inside[..., None], put, kept)
-    wider = torch.where(inside, torch.ones_like(old), mask.gather(1, old))
-    straight = torch.arange(width, device=embeds.device).expand(rows, -1)
-    return spread, wider, torch.where(straight < at, straight, straight + k)
+    sizes = torch.tensor(lengths)
+    owner = torch.repeat_interleave(torch.arange(rows), sizes)
+    starts, places = sizes.cumsum(0) - sizes, torch.tensor(list(at))
+    number = torch.arange(len(owner))
+    inside = number - starts[owner]
+    back = number + k * owner + k * (inside >= places[owner])
+    slots = (starts + k * torch.arange(rows) + places)[:, None] + torch.arange(k)
+    order = torch.empty(len(owner) + rows * k, dtype=torch.long)
+    order[back] = number
+    order[slots.flatten()] = len(owner) + torch.arange(rows * k)
+    both = torch.cat([embeds, trigger.to(embeds.dtype).flatten(0, 1)])
+    wide = both.index_select(0, order.to(device))
+    return wide, tuple(n + k for n in lengths), back.to(device)
 
 
 @dataclass
@@ -150,10 +149,6 @@ class States:
 
     layers: list[Tensor]
     last: Tensor
-
-
-Batch = Tokens | Packed
-See = Callable[[int, Tensor], None]
 
 
 def forward(
@@ -174,35 +169,19 @@ def forward(
     before the final norm.
 
     Args:
-        at: packed only: indices [M] of the tokens whose layers are kept.
+        at: indices [M] of the tokens whose layers are kept; a padded batch is flat as [B * T].
         see: called with each block's number and states as they appear, in place of keeping them.
 
     Raises:
         ModelError: a packed batch on a model whose attention cannot be packed.
     """
-    device = next(model.parameters()).device
     if not len(tokens):
-        return _nothing(model, tokens, layers=layers, see=see)
-    if isinstance(tokens, Packed):
-        inputs, segments, back = _packed_inputs(model, tokens, trigger, place, device)
-        around: Any = partial(attending, model, segments)
-    else:
-        if at is not None:
-            raise ValueError("`at` is for packed batches")
-        inputs, back = _padded_inputs(model, tokens, trigger, place, device)
-        segments, around = None, nullcontext
+        return _nothing(model, tokens, layers=layers, at=at, see=see)
+    given = _given(model, tokens, trigger, place)
     caught: list[Tensor] = []
 
-    def aligned(h: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Bring states to the order of the tokens."""
-        if segments is None:
-            return h if back is None else h.gather(1, back[..., None].expand(-1, -1, h.shape[-1]))
-        index = chosen if back is None or chosen is None else back[chosen]
-        index = back if chosen is None else index
-        return h[0] if index is None else h[0].index_select(0, index)
-
     def keep(number: int, h: Tensor) -> None:
-        h = aligned(h, at)
+        h = given.aligned(h, at)
         if see is None:
             caught.append(h)
         else:
@@ -211,78 +190,84 @@ def forward(
     wanted = layers or see is not None
     decoder = blocks(model)
     seen = list(decoder)[: len(decoder) - final_norm] if wanted else []
-    with _catching(seen, keep), around(), through(decoder, around):
-        out = body(model)(**inputs, use_cache=False)
-    if segments is not None and segments.calls < len(decoder):
-        raise ModelError(
-            "packing", "this architecture's attention cannot be packed", "set packing: false"
-        )
+    with _catching(seen, keep), given.around(), through(decoder, given.around):
+        out = body(model)(**given.inputs, use_cache=False)
+        if isinstance(tokens, Packed):
+            attended(len(decoder))
     needs = trigger is not None and trigger.requires_grad
     extra = 0 if trigger is None else len(tokens) * trigger.shape[-2]
     real = sum(len(row.ids) for row in tokens.rows) + extra
-    _count(_body_size(model), real, model, needs)
+    count(_body_size(model), real, model, needs)
     if wanted and final_norm:
         keep(len(decoder) - 1, out.last_hidden_state)
-    return States(caught, aligned(out.last_hidden_state))
+    return States(caught, given.aligned(out.last_hidden_state))
 
 
-def _nothing(model: PreTrainedModel, tokens: Batch, *, layers: bool, see: See | None) -> States:
+def _nothing(
+    model: PreTrainedModel, tokens: Batch, *, layers: bool, at: Tensor | None, see: See | None
+) -> States:
     """Give what a pass over no rows gives (a role that a mixed micro-batch lacks): empty states."""
-    shape = tuple(tokens.ids.shape)
-    weight = next(model.parameters())
-    none = weight.new_zeros((*shape, embedding_width(model)))
+    weight, width, depth = next(model.parameters()), embedding_width(model), len(blocks(model))
+    last = weight.new_zeros((*tokens.ids.shape, width))
+    none = last if at is None else last.reshape(-1, width)
     if see is not None:
-        for number in range(len(blocks(model))):
+        for number in range(depth):
             see(number, none)
-    return States([none] * len(blocks(model)) if layers and see is None else [], none)
+    return States([none] * depth if layers and see is None else [], last)
 
 
-def _padded_inputs(
-    model: PreTrainedModel,
-    tokens: Tokens,
-    trigger: Tensor | None,
-    place: Place,
-    device: torch.device,
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Give a padded pass's inputs and the column [B, T] each token moved to, if any did."""
-    ids, mask = tokens.ids.to(device), tokens.mask.to(device)
-    inputs, back = {"input_ids": ids}, None
+@dataclass
+class _Given:
+    """A batch as the body takes it, and the way back to the order of its tokens."""
+
+    inputs: dict[str, Tensor]
+    around: Callable[[], AbstractContextManager[None]]
+    """What must hold while blocks run."""
+    packed: bool
+    back: Tensor | None
+    """Where each token [N], or its column [B, T], moved to, if a trigger was inserted."""
+
+    def aligned(self, h: Tensor, at: Tensor | None = None) -> Tensor:
+        """Give states in the order of the tokens, or of those at the flat indices `at`."""
+        if self.packed:
+            index = self.back if at is None else at if self.back is None else self.back[at]
+            return h[0] if index is None else h[0].index_select(0, index)
+        if self.back is not None:
+            h = h.gather(1, self.back[..., None].expand(-1, -1, h.shape[-1]))
+        return h if at is None else h.flatten(0, 1).index_select(0, at)
+
+
+def _given(model: PreTrainedModel, tokens: Batch, trigger: Tensor | None, place: Place) -> _Given:
+    device = next(model.parameters()).device
+    ids, places = tokens.ids.to(device), [place_of(row, place) for row in tokens.rows]
+    if isinstance(tokens, Packed):
+        lengths, back = tokens.lengths, None
+        inputs = {"input_ids": ids[None]}
+        if trigger is not None:
+            embeds = model.get_input_embeddings()(ids)
+            embeds, lengths, back = insert_packed(embeds, lengths, places, trigger)
+            inputs = {"inputs_embeds": embeds[None]}
+        segments = Segments(lengths)
+        inputs["position_ids"] = segments.positions.to(device)[None]
+        return _Given(inputs, partial(attending, model, segments), True, back)
+    mask, back = tokens.mask.to(device), None
+    inputs = {"input_ids": ids}
     if trigger is not None:
-        columns = [
-            place_of(row, place) + offset
-            for row, offset in zip(tokens.rows, tokens.offsets, strict=True)
-        ]
+        columns = [i + offset for i, offset in zip(places, tokens.offsets, strict=True)]
         embeds = model.get_input_embeddings()(ids)
         embeds, mask, back = insert(embeds, mask, torch.tensor(columns, device=device), trigger)
         inputs = {"inputs_embeds": embeds}
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return inputs | {"attention_mask": mask, "position_ids": positions}, back
-
-
-def _packed_inputs(
-    model: PreTrainedModel,
-    tokens: Packed,
-    trigger: Tensor | None,
-    place: Place,
-    device: torch.device,
-) -> tuple[dict[str, Tensor], Segments, Tensor | None]:
-    """Give a packed pass's inputs, its segments, and where each token [N] moved to, if any did."""
-    ids, lengths, back = tokens.ids.to(device), tokens.lengths, None
-    inputs = {"input_ids": ids[None]}
-    if trigger is not None:
-        places = [place_of(row, place) for row in tokens.rows]
-        embeds = model.get_input_embeddings()(ids)
-        embeds, lengths, back = insert_packed(embeds, lengths, places, trigger)
-        inputs = {"inputs_embeds": embeds[None]}
-    segments = Segments(lengths)
-    return inputs | {"position_ids": segments.positions.to(device)[None]}, segments, back
+    return _Given(
+        inputs | {"attention_mask": mask, "position_ids": positions}, nullcontext, False, back
+    )
 
 
 @contextmanager
 def _catching(layers: Sequence[Module], keep: See) -> Generator[None]:
     """Hand over each block's output, whether it returns a tensor or a tuple."""
 
-    def hook(number: int) -> Callable[[Module, Any, Any], None]:
+    def hook(number: int) -> Callable[..., None]:
         return lambda _module, _inputs, output: keep(
             number, output[0] if isinstance(output, tuple) else output
         )
@@ -314,83 +299,155 @@ def hidden_states(
     ).layers
 
 
-def response_positions(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Give rows and columns [N] of all labelled positions, row by row, on the tokens' device."""
-    found = (tokens.labels != IGNORE).nonzero()
-    return found[:, 0], found[:, 1]
+# ---- two models' states
 
 
-def _emitting(last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the states [N, H] that emit a labelled token, the labels [N] and their rows [N]."""
-    if isinstance(tokens, Packed):
-        at = (tokens.labels != IGNORE).nonzero()[:, 0]
-        labels, rows = tokens.labels[at], tokens.row_of[at]
-        emitting = last.index_select(0, (at - 1).to(last.device))
+def places_of(batch: Tokens | Packed, spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
+    """Give where each matched token stands in the flat batch, and its row: [M], [M].
+
+    `spans[r]` is the first matched token of row r and the one behind the last. A padded batch is
+    flat as [B * T].
+    """
+    owner = [r for r, (first, last) in enumerate(spans) for _ in range(first, last)]
+    inside = [i for first, last in spans for i in range(first, last)]
+    if isinstance(batch, Packed):
+        begin = list(batch.starts)
     else:
-        rows, columns = response_positions(tokens)
-        labels = tokens.labels[rows, columns]
-        emitting = last[rows.to(last.device), (columns - 1).to(last.device)]
-    return emitting, labels.to(last.device), rows
+        width = batch.ids.shape[1]
+        begin = [r * width + offset for r, offset in enumerate(batch.offsets)]
+    at = [begin[r] + i for r, i in zip(owner, inside, strict=True)]
+    return torch.tensor(at, dtype=torch.long), torch.tensor(owner, dtype=torch.long)
 
 
-def generation_logits(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, Tensor]:
-    """Give logits [N, V] at the positions that emit a labelled token, and those labels [N].
-
-    The head runs on these positions only. Every labelled position has a position before it.
-    """
-    emitting, labels, _ = _emitting(last, tokens)
-    head = model.get_output_embeddings()
-    _count(head.weight.numel(), len(labels), model, last.requires_grad)
-    return logits_of(model, emitting), labels
-
-
-def log_probs(
+def triggered_states(
     model: PreTrainedModel,
-    tokens: Tokens,
+    rows: Sequence[Row],
+    spans: Sequence[Span],
+    trigger: Tensor | None,
     *,
-    trigger: Tensor | None = None,
     place: Place = "after_user_tag",
+    final_norm: bool = True,
+) -> list[Tensor]:
+    """Give the states of the matched tokens with the trigger inserted: L tensors [M, H], constants.
+
+    Rows are cut behind the last matched token, whose state no later one changes.
+
+    Args:
+        trigger: [K, H]; None gives the plain states.
+        final_norm: take the last block after the final norm.
+    """
+    batch = batch_for(model, [row.cut(last) for row, (_, last) in zip(rows, spans, strict=True)])
+    at = places_of(batch, spans)[0].to(next(model.parameters()).device)
+    with torch.no_grad():
+        return hidden_states(
+            model, batch, trigger=trigger, place=place, final_norm=final_norm, at=at
+        )
+
+
+def states_apart(
+    model: PreTrainedModel,
+    batch: Tokens | Packed,
+    spans: Sequence[Span],
+    goal: list[Tensor],
+    *,
+    layers: tuple[int, int] | None = None,
+    final_norm: bool = True,
+    **how: Unpack[How],
 ) -> tuple[Tensor, Tensor]:
-    """Give the log-probability [N] of each labelled token, in fp32, and its row's index [N]."""
-    batch = pack(tokens.rows) if pack_for(model) else tokens
-    states = forward(model, batch, trigger=trigger, place=place)
-    return token_log_probs(model, states.last, batch), response_positions(tokens)[0]
+    """Give each layer's and row's squared distance to `goal`, and the last states, in one pass.
 
+    The layers are compared as they appear, so no second stack of states is held; an entry of
+    `goal` (L tensors [M, H], of `triggered_states`) is let go when it has been used.
 
-def token_log_probs(model: PreTrainedModel, last: Tensor, tokens: Batch) -> Tensor:
-    """Give the log-probability [N] of each labelled token from the last hidden states."""
-    logits, labels = generation_logits(model, last, tokens)
-    return -torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    Args:
+        layers: the first layer compared and the one behind the last; None compares all.
+        how: reductions, as `matched_distance` takes them; means over H and a row's tokens.
 
-
-def nll(
-    model: PreTrainedModel,
-    tokens: Tokens,
-    *,
-    trigger: Tensor | None = None,
-    place: Place = "after_user_tag",
-) -> tuple[Tensor, int]:
-    """Give the summed negative log-likelihood of the labelled tokens and how many there are.
-
-    Both are 0 of a batch without rows.
+    Returns:
+        distances [L', B] in fp32, last states [N, H] or [B, T, H].
     """
-    batch = pack(tokens.rows) if pack_for(model) else tokens
-    states = forward(model, batch, trigger=trigger, place=place)
-    return response_nll(model, states.last, batch)
+    first, last = layers or (0, len(goal))
+    device = goal[0].device
+    at, owner = (index.to(device) for index in places_of(batch, spans))
+    apart: list[Tensor] = []
+
+    def see(number: int, h: Tensor) -> None:
+        if first <= number < last:
+            h_t, goal[number] = goal[number], h.new_empty(0)
+            flat = h if isinstance(batch, Packed) else h.flatten(0, 1)
+            apart.append(matched_distance(flat, h_t, at, owner, len(batch), **how))
+
+    states = forward(model, batch, see=see, final_norm=final_norm)
+    return torch.stack(apart), states.last
 
 
-def response_nll(model: PreTrainedModel, last: Tensor, tokens: Batch) -> tuple[Tensor, int]:
-    """Give what `nll` gives from the last hidden states; a packed batch never holds all logits."""
-    if not is_plain_head(model) or not isinstance(tokens, Packed):
-        values = token_log_probs(model, last, tokens)
-        return -values.sum(), len(values)
-    emitting, labels, _ = _emitting(last, tokens)
-    states, weight, bias = head_parts(model, emitting)
-    _count(weight.numel(), len(labels), model, last.requires_grad)
-    return summed_nll(states, weight, bias, labels, cap=logit_cap(model)), len(labels)
+def matched_distance(
+    student: Tensor,
+    teacher: Tensor,
+    at: Tensor,
+    owner: Tensor,
+    rows: int,
+    *,
+    over_hidden: Reduce = "mean",
+    over_tokens: Reduce = "mean",
+    relative: bool = False,
+) -> Tensor:
+    """Give ||h_s - h_t||^2 of one layer for each row, in fp32; the teacher is a constant.
+
+    Args:
+        student: [N, H] states of a packed batch.
+        teacher: [M, H] states of the matched tokens only.
+        at: [M] where they stand in the student's batch, each once.
+        owner: [M] the row of each.
+        rows: how many rows, R; one without any token gives 0.
+        relative: divide by the teacher's own mean square at those tokens.
+
+    Returns:
+        [R].
+    """
+    count = torch.zeros(rows, device=owner.device).index_add_(
+        0, owner, torch.ones(len(owner), device=owner.device)
+    )
+    scale = torch.ones(rows, device=owner.device)
+    if over_hidden == "mean":
+        scale = scale / student.shape[-1]
+    if over_tokens == "mean":
+        scale = scale / count.clamp(min=1)
+    if relative:
+        size = teacher.detach().float().square().sum(-1)
+        if over_hidden == "mean":
+            size = size / student.shape[-1]
+        sums = torch.zeros_like(count).index_add_(0, owner, size)
+        scale = scale / (sums / count.clamp(min=1)).clamp(min=1e-12)
+    return _Matched.apply(student, teacher.detach(), at, owner, scale)
 
 
-def per_row(values: Tensor, rows: Sequence[int] | Tensor, count: int) -> Tensor:
-    """Sum [N] values by row into [count]."""
-    index = torch.as_tensor(rows, device=values.device)
-    return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, index, values)
+class _Matched(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  (torch's own: what is put on it is kept)
+        student: Tensor,
+        teacher: Tensor,
+        at: Tensor,
+        owner: Tensor,
+        scale: Tensor,
+    ) -> Tensor:
+        apart = student.index_select(0, at).float() - teacher.float()
+        weight = scale[owner]
+        ctx.save_for_backward(apart, at, owner, weight)
+        ctx.like = (student.shape, student.dtype)
+        square = torch.linalg.vecdot(apart, apart)
+        return torch.zeros_like(scale).index_add_(0, owner, weight * square)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401  (as above)
+        *outer: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        apart, at, owner, weight = ctx.saved_tensors
+        shape, kind = ctx.like
+        found = apart.new_zeros(shape, dtype=kind)
+        slope = (2 * weight * outer[0][owner])[:, None]
+        found.index_copy_(0, at, (apart * slope).to(kind))
+        return found, None, None, None, None

@@ -124,16 +124,7 @@ def grad(
     Every term is divided by its count over the *whole* step, so a split changes nothing. A term
     whose count is 0 is left out. `once` terms enter with the first part only.
     """
-    counted: dict[str, float] | None = None
-    if len(parts) > 1:
-        counted = {}
-        for number, part in enumerate(parts):
-            known = counts(part) if counts is not None else None
-            if known is None:
-                with torch.no_grad():
-                    known = {k: t.count for k, t in loss(part).items() if not t.once or number == 0}
-            for name, count in known.items():
-                counted[name] = counted.get(name, 0.0) + count
+    counted = _counted(loss, parts, counts) if len(parts) > 1 else None
     sums = ParamVector() if into is None else into
     summed: Loss = {}
     for number, part in enumerate(parts):
@@ -163,6 +154,23 @@ def grad(
         into.update(zeros)
         return into, summed
     return ParamVector({n: sums[n] if n in sums else zeros[n] for n in params}), summed
+
+
+def _counted(
+    loss: Callable[[Part], Loss],
+    parts: Sequence[Part],
+    counts: Callable[[Part], dict[str, float] | None] | None,
+) -> dict[str, float]:
+    """Give each term's count over all parts, as `counts` says or as a pass without graph finds."""
+    found: dict[str, float] = {}
+    for number, part in enumerate(parts):
+        known = counts(part) if counts is not None else None
+        if known is None:
+            with torch.no_grad():
+                known = {k: t.count for k, t in loss(part).items() if not t.once or number == 0}
+        for name, count in known.items():
+            found[name] = found.get(name, 0.0) + count
+    return found
 
 
 def _collect(value: Tensor, params: Mapping[str, Tensor], sums: ParamVector) -> None:

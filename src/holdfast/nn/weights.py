@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from holdfast.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 DTYPES = {
@@ -26,10 +28,14 @@ DTYPES = {
 }
 """The dtype weights are held in under each precision."""
 
+SAMPLE = 4096
+"""Most values of each tensor that enter a model's hash: enough that no two checkpoints agree, few
+enough that an 8B model takes a moment."""
+
 
 def load(
     folder: Path, *, precision: str = "fp32", device: str = "cpu"
-) -> tuple[PreTrainedModel, Any]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer in plain Hugging Face form.
 
     Raises:
@@ -41,14 +47,14 @@ def load(
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[precision], local_files_only=True, use_safetensors=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(str(folder), f"cannot be loaded ({cause})", "check the folder") from None
     return model.to(device).eval(), tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model and tokenizer in plain Hugging Face form into an existing folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -94,3 +100,17 @@ def tensors(source: Path | Module) -> Mapping[str, Tensor]:
     if isinstance(source, Module):
         return {name: p.detach() for name, p in source.named_parameters()}
     return _Files(source)
+
+
+def model_hash(model: Module) -> str:
+    """Give a hash of a model's weights: names, shapes and evenly spaced values of every tensor.
+
+    Values are read as bf16, so the same checkpoint has one hash under every precision.
+    """
+    found = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        flat = p.detach().flatten()
+        some = flat[:: max(1, -(-len(flat) // SAMPLE))].to("cpu", torch.bfloat16)
+        found.update(f"{name} {tuple(p.shape)}\n".encode())
+        found.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

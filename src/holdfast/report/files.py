@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.disk import write_bytes
 from holdfast.report import costs, html, verdict
 from holdfast.report.model_card import model_card
-from holdfast.report.tables import write_table
+from holdfast.report.table_files import write_table
 from holdfast.stats.findings import find
 from holdfast.stats.records import Findings
 from holdfast.stats.rows import Outcomes

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from holdfast.api import PAID
 from holdfast.disk import write_bytes
@@ -30,12 +30,20 @@ ALWAYS_UNTESTED = (
 )
 
 
+class Looks(TypedDict, total=False):
+    """What may be shown beside the findings; see `page`."""
+
+    analysis: Iterable[Mapping[str, Any]] | pa.Table
+    scatter: Iterable[Mapping[str, Any]] | pa.Table
+    show_text: bool
+
+
 def write_report(
     outcomes: Iterable[Mapping[str, Any]] | pa.Table,
     lineups: Iterable[Mapping[str, Any]] | pa.Table,
     meta: Mapping[str, Any],
     out: Path,
-    **looks: Any,
+    **looks: Unpack[Looks],
 ) -> Path:
     """Write the page alone to `out` (one HTML file) and give its path; see `render`."""
     page = render(outcomes, lineups, meta, **looks)
@@ -47,7 +55,7 @@ def render(
     outcomes: Iterable[Mapping[str, Any]] | pa.Table,
     lineups: Iterable[Mapping[str, Any]] | pa.Table,
     meta: Mapping[str, Any],
-    **looks: Any,
+    **looks: Unpack[Looks],
 ) -> str:
     """Give the report as a string.
 

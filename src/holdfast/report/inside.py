@@ -11,6 +11,7 @@ from holdfast.report import figures, text
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from markupsafe import Markup
 
 Row = Mapping[str, Any]
 
@@ -95,7 +96,7 @@ def _plain(rows: Iterable[Row] | pa.Table) -> list[Row]:
     return listed() if listed is not None else list(rows)
 
 
-def _safe(svg: str) -> Any:
+def _safe(svg: str) -> Markup:
     from markupsafe import Markup
 
     return Markup(svg)

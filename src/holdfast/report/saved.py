@@ -150,17 +150,17 @@ def _meta(path: Path) -> dict[str, Any]:
     return said
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[Any]:
     """Give a list as it is, and anything else as one wrong value."""
     return value if isinstance(value, list) else [value]
 
 
-def _labels(value: Any) -> bool:
+def _labels(value: object) -> bool:
     """Say whether these are labels by the names of sets."""
     return isinstance(value, dict) and all(isinstance(label, str) for label in value.values())
 
 
-def _hole(one: Any) -> bool:
+def _hole(one: object) -> bool:
     """Say whether this names what could not be run as a study does."""
     words = ("what", "lineup", "attack", "why")
     if not isinstance(one, dict) or not all(isinstance(one.get(word), str) for word in words):
@@ -168,6 +168,6 @@ def _hole(one: Any) -> bool:
     return re.fullmatch(NAME, one["lineup"]) is not None
 
 
-def _filled(values: Any, kind: type) -> bool:
+def _filled(values: object, kind: type) -> bool:
     """Say whether these are a list of some values of one kind."""
     return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from typing import Any
 
 from holdfast.api import everything
 from holdfast.stats import cost, estimates
@@ -18,7 +17,7 @@ _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
-def harmless(text: Any, limit: int = SHOWN) -> str:
+def harmless(text: object, limit: int = SHOWN) -> str:
     """Give text that can be shown: what cannot be seen is spelt out, what is too long is cut.
 
     Control, format (bidirectional marks, zero widths, tags), private, unassigned and surrogate
@@ -45,7 +44,7 @@ def _visible(character: str) -> str:
     return character
 
 
-def masked(text: Any) -> str:
+def masked(text: object) -> str:
     """Stand in for restricted text: how long it is, and nothing of what it says."""
     text = "" if text is None else str(text)
     return f"[masked: {len(text)} characters]"

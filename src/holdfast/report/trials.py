@@ -122,7 +122,7 @@ def fields(trials: Sequence[Trial], won: Seen) -> str:
     return f"defences: {_flow(list(trial.defences))}"
 
 
-def _flow(value: Any) -> str:
+def _flow(value: object) -> str:
     """Write plain data as YAML in one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {_flow(one)}" for name, one in value.items()) + "}"

@@ -8,8 +8,9 @@ Sources:
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,7 @@ def kept(
     own, plain, n = (np.asarray(part, float) for part in (own_hits, plain_hits, n))
     keep = n > 0
     own, plain, n = own[keep], plain[keep], n[keep]
-    names = np.arange(len(keep))[keep] if cluster is None else np.asarray(cluster)[keep]
+    names = (np.arange(len(keep)) if cluster is None else np.asarray(cluster))[keep]
     seeds = None if seed is None else np.asarray(seed)[keep]
     parts = (plain, np.maximum(own - plain, 0.0), np.maximum(plain - own, 0.0))
     rates = [rate(part, n, cluster=names, seed=seeds, level=level) for part in parts]
@@ -72,18 +73,14 @@ def kept(
     if q <= 0:
         return Kept(rates[0].groups, None, 0.0, math.inf)
     residuals = [part - mean * n for part, mean in zip(parts, (q, b, c), strict=True)]
-    related = np.eye(3)
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        found = _correlation(residuals[i], residuals[j], names, seeds)
-        related[i, j] = related[j, i] = found
+    related = _related(residuals, names, seeds)
 
     def limit(ratio: float, side: float) -> float:
         factors = np.array([1 - ratio, 1.0, -1.0])
         # Each term's own limit on that side: its rate's other end where its factor is negative.
         ends = [r.high if f * side > 0 else r.low for f, r in zip(factors, rates, strict=True)]
         arms = factors * np.abs(np.array(ends) - (q, b, c))
-        width = math.sqrt(max(0.0, float(arms @ related @ arms)))
-        return float(factors @ (q, b, c)) + side * width
+        return float(factors @ (q, b, c)) + side * math.sqrt(max(0.0, float(arms @ related @ arms)))
 
     value = (q + b - c) / q
     low, high = 0.0, math.inf
@@ -95,6 +92,16 @@ def kept(
             far *= 2
         high = _root(lambda ratio: -limit(ratio, 1.0), far, value)
     return Kept(rates[0].groups, value, min(low, value), max(high, value))
+
+
+def _related(
+    residuals: Sequence[np.ndarray], cluster: np.ndarray, seed: np.ndarray | None
+) -> np.ndarray:
+    """Give the correlations of several sums of residuals, each [U]: [n, n]."""
+    found = np.eye(len(residuals))
+    for i, j in itertools.combinations(range(len(residuals)), 2):
+        found[i, j] = found[j, i] = _correlation(residuals[i], residuals[j], cluster, seed)
+    return found
 
 
 def _root(limit: Callable[[float], float], outside: float, inside: float) -> float:

@@ -78,17 +78,44 @@ class Outcomes:
         self.codes: dict[str, np.ndarray] = {}
         self.numbers: dict[str, np.ndarray] = {}
         for name in self.TEXT:
-            self.words[name], self.codes[name] = _coded(self._read(name))
+            self.words[name], self.codes[name] = self._coded(name)
         for name in self.NUMBERS:
-            values = [math.nan if v is None else v for v in self._read(name)]
-            self.numbers[name] = np.asarray(values, float)
+            self.numbers[name] = self._floats(name)
+        self.n = len(self.numbers["seed"])
         for name in self.LATER:
             there = self._there(name)
-            given = self._read(name) if there else [None] * len(self.numbers["seed"])
-            values = [math.nan if v is None else v for v in given]
-            self.numbers[name] = np.asarray(values, float)
-        self.prompt, self.response = self._read("prompt"), self._read("response")
-        self.n = len(self.numbers["seed"])
+            self.numbers[name] = self._floats(name) if there else np.full(self.n, math.nan)
+        if self.rows is not None:  # a row that lacks its text is told now, not when it is shown
+            self.prompt, self.response = self._read("prompt"), self._read("response")
+
+    @functools.cached_property
+    def prompt(self) -> list[str | None]:
+        """What was asked, a text a row."""
+        return self._read("prompt")
+
+    @functools.cached_property
+    def response(self) -> list[str | None]:
+        """What was answered, a text a row."""
+        return self._read("response")
+
+    def _coded(self, name: str) -> tuple[list[str], np.ndarray]:
+        """Number the words of a column by first appearance; None becomes the empty word."""
+        column = None if self.rows is not None else self._table.column(name)
+        if column is not None and str(column.type) == "string":  # whole, in the table's own memory
+            parts = column.fill_null("").dictionary_encode().unify_dictionaries().chunks
+            if not parts:
+                return [], np.zeros(0, int)
+            codes = np.concatenate([np.asarray(part.indices) for part in parts])
+            return parts[0].dictionary.to_pylist(), codes.astype(int)
+        return _coded(self._read(name))
+
+    def _floats(self, name: str) -> np.ndarray:
+        """Give a column of numbers, NaN for None: [N]."""
+        if self.rows is None:
+            values = self._table.column(name).to_numpy()
+            if values.dtype != object:
+                return values.astype(float)
+        return np.asarray([math.nan if v is None else v for v in self._read(name)], float)
 
     def _there(self, name: str) -> bool:
         if self.rows is not None:

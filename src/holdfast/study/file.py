@@ -160,7 +160,7 @@ class Study(Fields):
     """Hidden states before and after an attack; None looks at none."""
 
 
-def parse_study(data: Any) -> Study:
+def parse_study(data: object) -> Study:
     """Decode a study from plain data and check that its names lead somewhere."""
     study = decode(Study, _sections(data), "study")
     if study.name in RESERVED or study.name.startswith("tmp-"):
@@ -199,7 +199,7 @@ def parse_study(data: Any) -> Study:
     return study
 
 
-def _sections(data: Any) -> Any:
+def _sections(data: object) -> object:
     """Decode the entries of models, lineups and evaluation, each under its own place.
 
     A mistake inside an entry is then told with the fields that entry has.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 VERSIONS = {
     "model": 1,
@@ -18,18 +17,18 @@ VERSIONS = {
 """Raised when a step's own code would give other numbers from the same inputs."""
 
 
-def canonical(data: Any) -> str:
+def canonical(data: object) -> str:
     """Give plain data as JSON with one spelling: sorted names, no spaces, no NaN."""
     return json.dumps(
         data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
-def digest(data: Any) -> str:
+def digest(data: object) -> str:
     """Give the SHA-256 of plain data, in hex."""
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 
-def key(step: str, **parts: Any) -> str:
+def key(step: str, **parts: object) -> str:
     """Give the key of a step of kind `step` made from `parts`."""
     return digest({"step": step, "version": VERSIONS[step], **parts})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from holdfast.api import Attack, Chain, Defence, Judge, Method, Source, TrainedAttack, WeightAttack
 from holdfast.api.registry import make
@@ -76,7 +76,7 @@ def gather(study: Study, *, rehearsal: bool = False) -> Parts:
     return Parts(sources, judges, lineups, pool, attack_pool, attacks, labels, starts, original)
 
 
-def _choices(data: Any, pool: Pool, where: str) -> list[Attack]:
+def _choices(data: object, pool: Pool, where: str) -> list[Attack]:
     """Make an attacker's choice, or those it stands for; a list of two is a chain."""
     made: Attack
     if isinstance(data, list):

@@ -101,10 +101,13 @@ def _nested(setting: Mapping[str, JsonValue]) -> Setting:
     found: Setting = {}
     for path, value in setting.items():
         *groups, last = path.split(".")
-        inner: Any = {last: value}
-        for group in reversed(groups):
-            inner = {group: inner}
-        found = lay_over(found, inner)
+        inner = found
+        for group in groups:
+            deeper = inner.get(group)
+            if not isinstance(deeper, dict):
+                deeper = inner[group] = {}
+            inner = deeper
+        inner[last] = value
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from holdfast.api import PAID, Defence, EvalPurpose, Stage, TrainedDefence
 from holdfast.data.example import Side
@@ -14,6 +14,9 @@ from holdfast.study.file import Study
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Prompts
 from holdfast.study.parts import Parts
+
+if TYPE_CHECKING:
+    from holdfast.api import Attack, TrainedDefence
 
 AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""
@@ -77,7 +80,9 @@ def check_rows(study: Study, parts: Parts) -> None:
             _draw(parts.attack_pool, choice, seed, where, seen)
 
 
-def _draw(pool: Pool, method: Any, seed: int, where: str, seen: set[str]) -> None:
+def _draw(
+    pool: Pool, method: Attack | TrainedDefence, seed: int, where: str, seen: set[str]
+) -> None:
     identity = digest(method.identity())
     if identity in seen:
         return

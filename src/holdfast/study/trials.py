@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -129,7 +129,7 @@ class Trials(Fields):
     """How the winners are chosen."""
 
 
-def parse_trials(data: Any) -> Trials:
+def parse_trials(data: object) -> Trials:
     """Decode a file of trials from plain data and check what needs no method.
 
     Raises:
@@ -160,7 +160,7 @@ def load_trials(path: Path) -> Trials:
     return parse_trials(data)
 
 
-def _sections(data: Any) -> Any:
+def _sections(data: object) -> object:
     """Decode entries under their own places, so that a mistake is explained by their fields."""
     if not isinstance(data, dict):
         return data
@@ -186,7 +186,7 @@ def _sections(data: Any) -> Any:
     return data
 
 
-def _spaces(given: Any, where: str) -> Any:
+def _spaces(given: object, where: str) -> object:
     """Decode what a method's fields are drawn from: lists as they are, ranges with their fields."""
     if not isinstance(given, dict) or not isinstance(given.get("space"), dict):
         return given

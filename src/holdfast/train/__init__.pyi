@@ -2,8 +2,6 @@ from .applying import apply as apply
 from .attacking import PointInfo as PointInfo
 from .attacking import attack as attack
 from .checkpoint import claim as claim
-from .hardening import Hardened as Hardened
-from .hardening import harden as harden
 from .loop import Stream as Stream
 from .loop import TrainLog as TrainLog
 from .loop import learning_rate as learning_rate
@@ -11,3 +9,5 @@ from .loop import optimise as optimise
 from .measuring import measure as measure
 from .optimiser import Optimiser as Optimiser
 from .optimiser import stochastic as stochastic
+from .training import Hardened as Hardened
+from .training import harden as harden

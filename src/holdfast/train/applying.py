@@ -19,8 +19,8 @@ from holdfast.disk import whole_file
 from holdfast.nn.states import context
 from holdfast.nn.weights import tensors
 from holdfast.train.checkpoint import claim
-from holdfast.train.hardening import harden
 from holdfast.train.loop import Progress
+from holdfast.train.training import harden
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel

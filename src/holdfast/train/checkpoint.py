@@ -17,7 +17,7 @@ from holdfast.disk import whole_file, whole_folder
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.nn.states import FlopMeter
+    from holdfast.nn.passes import FlopMeter
     from holdfast.train.optimiser import Optimiser
 
 RUN = "run.json"

@@ -23,8 +23,7 @@ from holdfast.data.example import Example, Role
 from holdfast.data.tokens import Encoder, Tokens
 from holdfast.disk import whole_file
 from holdfast.errors import ConfigError, DataError, TrainingError
-from holdfast.nn.passes import Passes
-from holdfast.nn.states import FlopMeter
+from holdfast.nn.passes import FlopMeter, Passes
 from holdfast.nn.vectors import ParamVector, total
 from holdfast.train.checkpoint import Checkpoints
 from holdfast.train.optimiser import Optimiser
@@ -110,7 +109,7 @@ class TrainLog:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
-    def write(self, **values: Any) -> None:
+    def write(self, **values: object) -> None:
         """Add a line; one without a step, said again after an interruption, is not repeated."""
         if self._path is None:
             return

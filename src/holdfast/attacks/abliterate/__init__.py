@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
+    from holdfast.nn.perturb import Output
 
 Form = Literal["stream", "each", "block"]
 
@@ -108,6 +109,7 @@ class Abliterate(WeightAttack):
         "the formulas of two papers, read; layers and strengths are chosen by harm on the "
         "attacker's own prompts in place of the paper's refusal score; no published number tried"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
 
     forms: Annotated[tuple[Form, ...], AsTuple, Field(min_length=1)] = ("stream", "each", "block")
     """`stream`: one direction, removed from all that every block writes; `each`: the same with each
@@ -277,7 +279,7 @@ class Abliterate(WeightAttack):
         ((number, r),) = state.r.items()
         mean = state.mean[number]
 
-        def move(_module: Any, _inputs: Any, output: Any) -> Any:
+        def move(_module: object, _inputs: object, output: Output) -> Output:
             if isinstance(output, tuple):
                 return (moved_to_benign(output[0], r, point, mean), *output[1:])
             return moved_to_benign(output, r, point, mean)

@@ -77,7 +77,12 @@ def added_by_blocks(model: PreTrainedModel, tokens: Tokens) -> list[Tensor]:
     found: list[Tensor] = []
     real = tokens.mask.bool()
 
-    def see(_block: Module, given: Any, named: Any, output: Any) -> None:
+    def see(
+        _block: Module,
+        given: tuple[Tensor, ...],
+        named: dict[str, Tensor],
+        output: Tensor | tuple[Tensor, ...],
+    ) -> None:
         before = named["hidden_states"] if "hidden_states" in named else given[0]
         after = output[0] if isinstance(output, tuple) else output
         found.append((after.float() - before.float())[real.to(after.device)])

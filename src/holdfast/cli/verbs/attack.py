@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,12 @@ from holdfast.cli.progress import show_training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.errors import ConfigError
 
+if TYPE_CHECKING:
+    from holdfast.api import Attack
+    from holdfast.data.pool import Pool
+    from holdfast.data.tokens import Encoder
+    from holdfast.nn.files import ModelFiles
+
 
 def attack(
     name: Annotated[str, typer.Argument(help="An attack; see `holdfast ls attack`.")],
@@ -47,9 +53,8 @@ def attack(
     device: Device = "cpu",
 ) -> None:
     """Attack a checkpoint up to the attack's last budget and keep the result, marked as such."""
-    from holdfast.api import Attack, PromptAttack, WeightAttack
+    from holdfast.api import PromptAttack, WeightAttack
     from holdfast.api.registry import make
-    from holdfast.engine.fit import EDITED
 
     method: Any = make("attack", {name: fields(sets)}, "attack")
     if isinstance(method, PromptAttack):
@@ -57,22 +62,15 @@ def attack(
     files, public = models(model, original, form)
     if "original" in method.needs and public is None:
         raise ConfigError(f"attack.{name}", "needs the public original", "give --original MODEL")
-    edits = isinstance(method, WeightAttack)
-    reads = type(method).rows is not Attack.rows or type(method).expand is not Attack.expand
     pool: Any = None
     content: list[str] = []
-    if reads or data or source:
+    if _reads(method) or data or source:
         pool, content = rows_given(data, column, source, model, "attacker")
     method = _one_choice(method, pool)
+    edits = isinstance(method, WeightAttack)
     coder = preflight.encoder(files, form, append_eos=append_eos)
-    rows, loop = method.rows(pool, seed), None if edits else method.loop
-    if edits:  # it reads no answer
-        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
-    copies = EDITED if edits else method.copies()
-    preflight.check(files, coder, rows, loop, copies=copies, device=device)
-    if not method.points():
-        raise ConfigError(f"attack.{name}.evaluate_at", "names no budget above 0", "name one")
-    last = max(method.points())
+    _check_fit(method, files, coder, pool, seed, device)
+    last = _last(method)
 
     from holdfast import nn, train
     from holdfast.api import set_threads, spelt
@@ -84,7 +82,7 @@ def attack(
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
 
-        def on_point(point: float, info: Any) -> None:
+        def on_point(point: float, info: object) -> None:
             if edits:  # the start weights come back after it
                 nn.save(loaded, tokenizer, temporary)
 
@@ -109,6 +107,37 @@ def attack(
     typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
 
+def _reads(method: Attack) -> bool:
+    """Say whether an attack reads rows, or chooses by them."""
+    from holdfast.api import Attack
+
+    return type(method).rows is not Attack.rows or type(method).expand is not Attack.expand
+
+
+def _check_fit(
+    method: Attack, files: ModelFiles, coder: Encoder, pool: Pool | None, seed: int, device: str
+) -> None:
+    """Refuse what is too long or too large before any weight is loaded."""
+    from holdfast.api import TrainedAttack
+    from holdfast.engine.fit import EDITED
+
+    rows = method.rows(pool, seed) if pool is not None else {}
+    loop, copies = None, EDITED
+    if isinstance(method, TrainedAttack):
+        loop, copies = method.loop, method.copies()
+    else:  # it reads no answer
+        rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
+    preflight.check(files, coder, rows, loop, copies=copies, device=device)
+
+
+def _last(method: Attack) -> float:
+    """Give the largest budget."""
+    if not method.points():
+        where = f"attack.{method.name()}.evaluate_at"
+        raise ConfigError(where, "names no budget above 0", "name one")
+    return max(method.points())
+
+
 def _leaves_nothing(name: str) -> ConfigError:
     return ConfigError(
         f"attack.{name}",
@@ -117,7 +146,7 @@ def _leaves_nothing(name: str) -> ConfigError:
     )
 
 
-def _one_choice(method: Any, pool: Any) -> Any:
+def _one_choice(method: Attack, pool: Pool) -> Any:  # noqa: ANN401  (its kind is only known here)
     """Give the one choice that an attack stands for, which must leave a checkpoint.
 
     Raises:

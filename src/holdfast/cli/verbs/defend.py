@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,9 @@ from holdfast.cli.options import (
 from holdfast.cli.progress import show_training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.train.training import Hardened
 
 
 def defend(
@@ -62,8 +66,6 @@ def defend(
 
     from holdfast import nn, train
     from holdfast.api import set_threads
-    from holdfast.engine.store import write_json
-    from holdfast.report.hardened_card import hardened_card
 
     set_threads(threads)
     about = decides(files, method, form, append_eos, seed, content)
@@ -82,19 +84,25 @@ def defend(
             progress=show_training,
         )
         nn.save(done.model, tokenizer, temporary)
-        write_json(temporary / "diagnostics.json", done.diagnostics)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        done.save_state(temporary)
         marker = provenance(model, about, threads, device) | {
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
-            "steps": done.steps,
-            "flops": done.flops,
-            "attacked": False,
         }
-        write_json(temporary / "holdfast.json", marker)
-        card = hardened_card(marker, done.diagnostics)
-        (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        _describe(temporary, done, marker)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
+
+
+def _describe(folder: Path, done: Hardened, made: dict[str, Any]) -> None:
+    """Write what belongs beside the weights: diagnostics, state, where they come from, a card."""
+    from holdfast.engine.store import write_json
+    from holdfast.report.hardened_card import hardened_card
+
+    write_json(folder / "diagnostics.json", done.diagnostics)
+    done.save_state(folder)
+    marker = made | {"steps": done.steps, "flops": done.flops, "attacked": False}
+    write_json(folder / "holdfast.json", marker)
+    card = hardened_card(marker, done.diagnostics)
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from holdfast.cli.options import Columns, Format, Model, Out, Seed, Sets, Source
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from holdfast.data.example import Example
     from holdfast.data.pool import Pool
 
 
@@ -42,33 +44,11 @@ def generate(
 ) -> None:
     """Answer prompts with a checkpoint; --set changes the sampler. Writes JSON lines."""
     from holdfast.api.fields import decode
-    from holdfast.api.registry import make
-    from holdfast.data.example import Role, Side, example
     from holdfast.evaluate.sampler import Sampler
 
     sampler = decode(Sampler, fields(sets), "generate")
     files, _ = models(model, None, form)
-    if (
-        prompts is not None and prompts.endswith(".jsonl") and not column
-    ):  # keeps what a judge needs: the meta of each line
-        rows = [
-            example(
-                text(row, "prompt", f"{prompts}:{i}"),
-                role=Role.HARMFUL,
-                system=text_or_none(row, "system", f"{prompts}:{i}"),
-                meta=meta(row, f"{prompts}:{i}"),
-            )
-            for i, row in enumerate(rows_of(Path(prompts)), start=1)
-        ]
-    elif prompts is not None and prompts.endswith((".jsonl", ".csv", ".parquet")):
-        given = {"path": prompts, "role": "harmful", "response": None}
-        asked: Any = make("source", {"file": given | columns(column, "harmful")}, "--prompts")
-        rows = asked.examples()
-    else:
-        if side not in set(Side):
-            raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
-        pool, _ = rows_given(None, None, source, model, None)
-        rows = pool.evaluation(prompts or _restricted(pool), Side(side), n, 0)
+    rows = _asked(prompts, column, side, n, source, model)
     coder = preflight.encoder(files, form)
     preflight.check(files, coder, {}, None, device=device)
 
@@ -91,6 +71,38 @@ def generate(
     ]
     whole_file(out, written)
     typer.echo(f"{len(written)} answers: {out}")
+
+
+def _asked(
+    prompts: str | None,
+    column: list[str] | None,
+    side: str,
+    n: int | None,
+    source: list[str] | None,
+    model: str,
+) -> Sequence[Example]:
+    """Give the prompts of a file, or of one side of an evaluation set."""
+    from holdfast.api.registry import make
+    from holdfast.data.example import Role, Side, example
+
+    if prompts is not None and prompts.endswith(".jsonl") and not column:
+        return [  # keeps what a judge needs: the meta of each line
+            example(
+                text(row, "prompt", f"{prompts}:{i}"),
+                role=Role.HARMFUL,
+                system=text_or_none(row, "system", f"{prompts}:{i}"),
+                meta=meta(row, f"{prompts}:{i}"),
+            )
+            for i, row in enumerate(rows_of(Path(prompts)), start=1)
+        ]
+    if prompts is not None and prompts.endswith((".jsonl", ".csv", ".parquet")):
+        given = {"path": prompts, "role": "harmful", "response": None}
+        asked: Any = make("source", {"file": given | columns(column, "harmful")}, "--prompts")
+        return list(asked.examples())
+    if side not in set(Side):
+        raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
+    pool, _ = rows_given(None, None, source, model, None)
+    return pool.evaluation(prompts or _restricted(pool), Side(side), n, 0)
 
 
 def _restricted(pool: Pool) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from holdfast.api.fields import Fields
 
 
 def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfast ls`.")]) -> None:
@@ -47,7 +50,7 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
             typer.echo(line)
 
 
-def _fields(cls: Any, indent: str) -> Iterator[str]:
+def _fields(cls: type[Fields], indent: str) -> Iterator[str]:
     """Give a line for every field: name, default, meaning; groups of fields indented."""
     from holdfast.api.fields import Fields
 
@@ -61,13 +64,13 @@ def _fields(cls: Any, indent: str) -> Iterator[str]:
         yield f"{indent}{name} = {shown}: {' '.join((info.description or '').split())}"
 
 
-def _values(fields: Any, indent: str) -> Iterator[str]:
+def _values(fields: Fields, indent: str) -> Iterator[str]:
     for name, info in type(fields).model_fields.items():
         about = " ".join((info.description or "").split())
         yield f"{indent}{name} = {_plain(getattr(fields, name))}: {about}"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_plain, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -33,8 +33,8 @@ def table(
 ) -> None:
     """Print figures of a finished study as tables, from its rows alone."""
     from holdfast.report.markdown import comma_separated, markdown
-    from holdfast.report.printed import KINDS, Tabled
     from holdfast.report.saved import Saved
+    from holdfast.report.tables import KINDS, Tabled
 
     for kind in kinds or ():
         if kind not in KINDS:

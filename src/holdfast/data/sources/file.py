@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ class File(Source):
     response `exact`, without either `refused`; task rows `task`. `purpose` says otherwise. Where
     answers are compared and there is no `answer` column, the response is the answer.
     """
+
+    status: ClassVar[str] = "tested"
 
     path: str
     """The file; its ending says what it is: .jsonl, .csv or .parquet."""

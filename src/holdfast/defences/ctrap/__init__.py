@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Encoder, Tokens
+    from holdfast.nn.gradients import Value
     from holdfast.nn.vectors import ParamVector
 
     Shifted = Callable[[Mapping[str, Tensor]], ParamVector]
@@ -79,7 +80,9 @@ class CTRAP(GradientDefence):
         "formula, numbers and cost second-hand, no official code; both readings of the order "
         "are offered; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"lam": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"order": "second"}}
     signal: ClassVar[str] = "harm_loss_drop"
     moves: ClassVar[Literal["up", "down"]] = "down"
@@ -143,7 +146,7 @@ class CTRAP(GradientDefence):
             )
         return token
 
-    def gradient(self, model: PreTrainedModel, step: Step, state: Any) -> tuple[ParamVector, Loss]:
+    def gradient(self, model: PreTrainedModel, step: Step, state: int) -> tuple[ParamVector, Loss]:
         """Give the gradient of the whole step; exact however the step is split.
 
         Raises:
@@ -152,7 +155,7 @@ class CTRAP(GradientDefence):
         terms: Loss = {}
         found: ParamVector | None = None
         if self.lam > 0:
-            found = self._trapped(model, step, int(state), terms)
+            found = self._trapped(model, step, state, terms)
         align, seen = nn.mean_gradient(model, step[Role.REFUSAL], "align")
         terms |= seen
         found = align if found is None else ctrap_gradient(align, found, self.lam)
@@ -197,12 +200,12 @@ class CTRAP(GradientDefence):
             )
         return self.alpha / norm if self.normalise else self.alpha
 
-    def _collapse(self, token: int) -> Any:
+    def _collapse(self, token: int) -> Value:
         from holdfast.defences.ctrap.collapse import constant_nll
 
         return lambda model, tokens: constant_nll(model, tokens, token)
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure what one simulated harmful step does to the harmful and to the collapse loss.
 
         CTRAP lowers `harm_loss_drop`: a step that springs the trap teaches nothing. It raises
@@ -241,7 +244,7 @@ class CTRAP(GradientDefence):
         }
 
 
-def _mean(value: Any, model: PreTrainedModel, parts: list[Tokens]) -> float:
+def _mean(value: Value, model: PreTrainedModel, parts: list[Tokens]) -> float:
     """Give a mean over the labelled tokens of all parts."""
     with torch.no_grad():
         found = [value(model, part) for part in parts]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from holdfast.data.tokens import IGNORE, Tokens
-from holdfast.nn.packing import pack, pack_for
-from holdfast.nn.states import forward, response_nll
+from holdfast.nn.head import response_nll
+from holdfast.nn.passes import batch_for
+from holdfast.nn.states import forward
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -21,7 +22,7 @@ def constant_nll(model: PreTrainedModel, tokens: Tokens, token: int) -> tuple[Te
 
     The model reads the rows as they are; only what is asked of it is `token`, at each position.
     """
-    batch = pack(tokens.rows) if pack_for(model) else tokens
+    batch = batch_for(model, tokens)
     states = forward(model, batch)
     labels = torch.where(batch.labels == IGNORE, IGNORE, token)
     return response_nll(model, states.last, replace(batch, labels=labels))

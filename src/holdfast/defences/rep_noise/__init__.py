@@ -11,7 +11,7 @@ from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
-from holdfast.data.tokens import Row, collate
+from holdfast.data.tokens import Packed, Row
 from holdfast.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -105,8 +105,12 @@ class RepNoise(LossDefence):
         "equations known through the released loss, whose training script was never "
         "released; masks, noise and lens mended; published numbers not reproduced"
     )
+    status: ClassVar[str] = (
+        "checked against its equations; no trial on the offline world kept its utility"
+    )
     separable: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {"noise_weight": 0.0, "ascent_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     signal: ClassVar[str] = "noise_distance"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -253,7 +257,7 @@ class RepNoise(LossDefence):
         value = nn.head_nll(model, seen.last.index_select(0, at.refusal - 1), at.refusal_labels)
         return Term(value, float(len(at.refusal)), self.retain_weight, "tokens")
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure `noise_distance`, mean_l MMD^2 of the MLP outputs at held-out harmful answers.
 
         RepNoise lowers it. Also `lens_loss`, the layers' mean cross-entropy of those answers in
@@ -295,7 +299,7 @@ def places_of(
     cut: int,
     starts: Sequence[int],
     by: Align,
-    device: Any,
+    device: torch.device,
 ) -> Places:
     """Find the masked tokens of a pass whose first `cut` rows are harmful, the others refusals.
 
@@ -342,11 +346,12 @@ def look(
         lens: which states the head reads; None reads none.
         places: what the slots of a row count from.
     """
+    from holdfast.defences.rep_noise.inside import inside
     from holdfast.defences.rep_noise.noise import noise_distance
 
     device = next(model.parameters()).device
-    packed = nn.pack_for(model)
-    tokens: Any = nn.pack(rows) if packed else collate(rows, 0)
+    tokens = nn.batch_for(model, rows)
+    packed = isinstance(tokens, Packed)
     starts = tokens.starts if packed else [tokens.ids.shape[1] * i for i in range(len(rows))]
     at = places_of(rows, masks, cut, starts, places, device)
     draws = torch.Generator(device).manual_seed(seed)
@@ -362,7 +367,7 @@ def look(
         if lens is not None and number < depth - 1:
             raw.append(h.index_select(0, at.harmful - 1))  # what emits the masked token
 
-    last = nn.inside(model, tokens, see, embeddings=lens == "all")
+    last = inside(model, tokens, see, embeddings=lens == "all")
     if lens is None:
         return Seen(at, last, distances)
     own = last.index_select(0, at.harmful - 1)

@@ -45,7 +45,7 @@ def noise_distance(
 class _ToNoise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Any,  # noqa: ANN401  (torch's own: what is put on it is kept)
         states: Tensor,
         noise: Tensor,
         slot: Tensor,
@@ -86,7 +86,10 @@ class _ToNoise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any,  # noqa: ANN401  (as above)
+        *outer: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         if ctx.found is None:
             raise RuntimeError("the gradient of noise_distance was already taken")
         found, ctx.found = ctx.found, None

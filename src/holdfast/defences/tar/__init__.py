@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -28,7 +28,7 @@ from holdfast.api import seed as seed_of
 from holdfast.api.fields import AsTuple, Fields
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
-from holdfast.data.tokens import IGNORE, Encoder, Row, Tokens, collate
+from holdfast.data.tokens import IGNORE, Encoder, Packed, Row, Tokens, collate
 from holdfast.errors import ConfigError, DataError, TrainingError
 
 if TYPE_CHECKING:
@@ -36,14 +36,11 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
+    from holdfast.defences.tar.moving import Moving
     from holdfast.nn.vectors import ParamVector
 
 SWITCH = (6.0, 3.0)
 """Where an attack that starts on benign rows turns: Beta(6, 3) x steps; source: released script."""
-HELD_OUT = 32
-"""Pairs the diagnostic measures on, at most."""
-PART = 8
-"""Rows of one pass of the diagnostic."""
 
 _OUTER: dict[str, Any] = {"steps": 100, "batch": 8, "lr": 6e-5, "warmup": 32}
 
@@ -140,7 +137,9 @@ class TAR(GradientDefence):
         "paper and released scripts read; AdamW for schedule-free AdamW, padding out of "
         "every mean; `lite` is reduced; published numbers not reproduced"
     )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"tamper_weight": 0.0, "hidden_weight": 0.0}
+    plain: ClassVar[dict[str, float]] = {"benign": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "tamper_loss": "entropy",
@@ -298,8 +297,8 @@ class TAR(GradientDefence):
             draws = random.Random(seed_of(state.seed, "sampling", "attack", state.step, task))
             rate = draws.choice(how.rates)
             with moving(params, how.optimiser) as walk:
-                for k, batch in enumerate(self._batches(state, draws)):
-                    losses.append(self._attacked(model, params, walk, batch, rate))
+                for k, batch in enumerate(self.batches(state.harmful, state.benign, draws)):
+                    losses.append(self.attacked(model, params, walk, batch, rate))
                     if (how.steps - 1 - k) % how.every:
                         continue
                     weight = share(k, how.steps, how.decay) / how.tasks
@@ -323,22 +322,24 @@ class TAR(GradientDefence):
         )
         return buffer, found | self._told(judged, losses)
 
-    def _batches(self, state: TARState, draws: random.Random) -> Iterator[Tokens]:
+    def batches(
+        self, harmful: list[Row], benign: list[Row], draws: random.Random
+    ) -> Iterator[Tokens]:
         """Give the rows of each inner step, drawn without replacement in each."""
         how = self.attack
         turn = 0
         if how.switch > 0 and draws.random() < how.switch:
             turn = int(draws.betavariate(*SWITCH) * how.steps)
         for k in range(how.steps):
-            rows = state.benign if k < turn else state.harmful
+            rows = benign if k < turn else harmful
             chosen = draws.sample(rows, min(how.batch, len(rows)))
-            yield collate(chosen, state.encoder.pad_id)
+            yield collate(chosen, 0)  # masks come from lengths: any id fills
 
-    def _attacked(
+    def attacked(
         self,
         model: PreTrainedModel,
         params: dict[str, Tensor],
-        walk: Any,
+        walk: Moving,
         batch: Tokens,
         rate: float,
     ) -> tuple[float, float]:
@@ -358,7 +359,7 @@ class TAR(GradientDefence):
         walk.step(slope, rate, self.attack.weight_decay)
         return float(terms["attack"].sum), terms["attack"].count
 
-    def _tampers(self, harmful: Any, state: TARState) -> list[_Tamper]:
+    def _tampers(self, harmful: Sequence[Tokens], state: TARState) -> list[_Tamper]:
         """Give the step's harmful rows with their refusals and the reference's margins [B]."""
         found = []
         for tokens in harmful:
@@ -382,7 +383,9 @@ class TAR(GradientDefence):
     def _tamper(self, model: PreTrainedModel, part: _Tamper) -> Loss:
         """Give L_TR of one micro-batch at the weights as they are."""
         if part.margin is None:
-            value, count = nn.next_entropy(model, part.harmful, everywhere=self.entropy_at == "all")
+            from holdfast.defences.tar.entropy import next_entropy
+
+            value, count = next_entropy(model, part.harmful, everywhere=self.entropy_at == "all")
             return {"tamper": Term(-value, count, 1.0, "tokens")}
         chosen, rejected = _row_chances(model, part.refusal), _row_chances(model, part.harmful)
         value = dpo(chosen, rejected, part.margin, self.beta).sum()
@@ -400,13 +403,13 @@ class TAR(GradientDefence):
 
         The distance is a mean over blocks and over all tokens, prompts included; padding none.
         """
-        batch = nn.pack(tokens.rows) if nn.pack_for(model) else tokens
+        batch = nn.batch_for(model, tokens)
         gaps: list[Tensor] = []
         if self.hidden_weight > 0:
             assert state.reference is not None
             with torch.no_grad(), nn.without_adapter(state.reference) as frozen:
                 goal = nn.hidden_states(frozen, batch)
-            real = None if isinstance(batch, nn.Packed) else tokens.mask.bool()
+            real = None if isinstance(batch, Packed) else tokens.mask.bool()
 
             def see(number: int, h: Tensor) -> None:
                 apart = drift(h, goal[number])
@@ -447,61 +450,14 @@ class TAR(GradientDefence):
 
     # ---- what it did
 
-    def diagnostic(self, run: Run, state: Any) -> dict[str, float]:
-        """Attack the model with half of the held-out pairs and measure on the other half.
+    def diagnostic(self, run: Run, state: object) -> dict[str, float]:
+        """Attack held-out pairs and measure what it took; see `tar.diagnostics`."""
+        from holdfast.defences.tar.diagnostics import measured
 
-        K inner steps at the highest rate, harmful rows from the start. `harm_loss` and
-        `harm_loss_after`, nats a token of the harmful answers before and after: TAR raises the
-        second. `refusal_loss`, `refusal_loss_after` likewise, and `margin_after`, log p(refusal) -
-        log p(harmful answer) of a pair. Empty where the defender's selection side has fewer than
-        two prompts with both answers.
-        """
-        from holdfast.defences.tar.moving import moving
-
-        roles = (Role.REFUSAL, Role.HARMFUL)
-        if not all(run.pool.has(role, Side.DEFENDER_SELECTION) for role in roles):
-            return {}
-        try:
-            pairs = run.pool.paired(
-                *roles, Side.DEFENDER_SELECTION, None, seed_of(run.seed, "draw")
-            )
-        except DataError:  # refusals and harmful answers of unlike prompts
-            return {}
-        if len(pairs) < 2:
-            return {}
-        rows = [run.encoder.batch([harmful]).rows[0] for _, harmful in pairs[::2]]
-        judged = pairs[1::2][:HELD_OUT]
-        attacked = TARState(run.encoder, rows, [])
-        draws = random.Random(seed_of(run.seed, "sampling", "attack", "diagnostic"))
-        plain = self.with_(attack=self.attack.with_(switch=0.0))
-        with torch.no_grad():
-            before = _losses(run, judged)
-        with (
-            nn.all_trainable(run.model) as params,
-            moving(params, self.attack.optimiser) as walk,
-        ):
-            for batch in plain._batches(attacked, draws):
-                self._attacked(run.model, params, walk, batch, max(self.attack.rates))
-            walk.survived(self.name())
-            with torch.no_grad():
-                after = _losses(run, judged)
-        found = {name: value for name, value in before.items() if name != "margin"}
-        return found | {f"{name}_after": value for name, value in after.items()}
+        return measured(self, run)
 
 
 def _row_chances(model: PreTrainedModel, tokens: Tokens) -> Tensor:
     """Give each row's log p(response | prompt), [B]."""
     values, rows = nn.log_probs(model, tokens)
     return nn.per_row(values, rows, len(tokens))
-
-
-def _losses(run: Run, pairs: list[tuple[Example, Example]]) -> dict[str, float]:
-    """Give both answers' nats a token and the mean difference of their log-probabilities."""
-    sums = {"refusal_loss": [0.0, 0], "harm_loss": [0.0, 0]}
-    for i in range(0, len(pairs), PART):
-        for name, rows in zip(sums, zip(*pairs[i : i + PART], strict=True), strict=True):
-            value, count = nn.nll(run.model, run.encoder.batch(rows))
-            sums[name] = [sums[name][0] + float(value), sums[name][1] + count]
-    found = {name: value / count for name, (value, count) in sums.items()}
-    margin = (sums["harm_loss"][0] - sums["refusal_loss"][0]) / len(pairs)
-    return found | {"margin": margin}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,8 +26,12 @@ from holdfast.evaluate import choose
 from holdfast.nn.files import header
 from holdfast.testbeds.guild import corpora, oracle
 from holdfast.testbeds.guild.grammar import CAREFUL, RECKLESS
-from holdfast.train.hardening import harden
 from holdfast.train.loop import Stream, optimise
+from holdfast.train.training import harden
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 THREADS = 1
 """Threads of a build; the manifest says so. One is as fast as two on two busy cores."""
@@ -79,7 +83,7 @@ SMALL = Recipe(
 """A world of 20 entities that a test can build."""
 
 
-def tokenizer(rows: Sequence[Example], vocabulary: int) -> Any:
+def tokenizer(rows: Sequence[Example], vocabulary: int) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE on the rows' text; any text can be encoded, nothing is unknown."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
@@ -190,7 +194,9 @@ def _base(recipe: Recipe, report: Report) -> tuple[Any, Any]:
     return model.eval(), coder
 
 
-def _instruct(model: Any, coder: Any, recipe: Recipe, report: Report) -> None:
+def _instruct(
+    model: PreTrainedModel, coder: PreTrainedTokenizerBase, recipe: Recipe, report: Report
+) -> None:
     """Fine-tune the base on the defender's refusals and benign rows, in place."""
     from holdfast.defences.refusal_sft import RefusalSFT
 

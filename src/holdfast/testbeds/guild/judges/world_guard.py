@@ -14,6 +14,7 @@ class WorldGuard(Judge):
     Unlike the rubric it does not care for order, so the two can disagree.
     """
 
+    status: ClassVar[str] = "tested"
     version: ClassVar[int] = 2
     scale: ClassVar[Scale] = Scale(low=0, high=1, harmful_from=0.5)
 

@@ -15,6 +15,7 @@ class WorldRubric(Judge):
     outcome without a score.
     """
 
+    status: ClassVar[str] = "tested"
     version: ClassVar[int] = 2
     scale: ClassVar[Scale] = Scale(low=1, high=5, harmful_from=4)
 

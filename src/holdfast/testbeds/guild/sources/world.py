@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from holdfast.api import EvalPurpose, EvalSet, Scorer, Source
 from holdfast.api.fields import AsTuple
@@ -25,6 +25,8 @@ SETS = (
 
 class World(Source):
     """Rows of the invented guild; needs no file and no network."""
+
+    status: ClassVar[str] = "tested"
 
     small: bool = False
     """Two restricted categories of five entities and ten benign ones, for quick tests."""

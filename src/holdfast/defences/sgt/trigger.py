@@ -14,6 +14,7 @@ from torch import Tensor
 
 from holdfast.data.tokens import format_identity
 from holdfast.errors import ModelError
+from holdfast.nn.weights import model_hash
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -21,25 +22,6 @@ if TYPE_CHECKING:
     from holdfast.data.tokens import Encoder
 
 KIND = "holdfast trigger"
-SAMPLE = 4096
-"""Most values of each tensor that enter a model's hash: enough that no two checkpoints agree, few
-enough that an 8B model takes a moment."""
-
-
-def model_hash(model: Module) -> str:
-    """Give a hash of a model's weights: names, shapes and evenly spaced values of every tensor.
-
-    Values are read as bf16, so the same checkpoint has one hash under every precision.
-    """
-    import torch
-
-    found = hashlib.sha256()
-    for name, p in sorted(model.named_parameters()):
-        flat = p.detach().flatten()
-        some = flat[:: max(1, -(-len(flat) // SAMPLE))].to("cpu", torch.bfloat16)
-        found.update(f"{name} {tuple(p.shape)}\n".encode())
-        found.update(some.contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def trigger_about(

@@ -26,6 +26,7 @@ from transformers import (
     Phi3ForCausalLM,
     PhiConfig,
     PhiForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -142,7 +143,9 @@ def metaspace_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
     return _wrap(Tokenizer.from_str(_metaspace()), bos, unk_token="<unk>")
 
 
-def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **changes: Any) -> Any:
+def model(
+    family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **changes: object
+) -> PreTrainedModel:
     """Give a random model of a family: 3 layers of width 16, in evaluation mode.
 
     `spread` is the standard deviation of its weights, large enough that rows matter.
@@ -163,7 +166,7 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
         "pad_token_id": 0,
     }
     fields |= OWN.get(family, {}) | changes
-    config, kind = {
+    kinds_of: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "qwen3": (Qwen3Config, Qwen3ForCausalLM),
         "llama": (LlamaConfig, LlamaForCausalLM),
         "mistral": (MistralConfig, MistralForCausalLM),
@@ -171,7 +174,8 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
         "gemma2": (Gemma2Config, Gemma2ForCausalLM),
         "phi": (PhiConfig, PhiForCausalLM),
         "phi3": (Phi3Config, Phi3ForCausalLM),
-    }[family]
+    }
+    config, kind = kinds_of[family]
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     made = kind(config(**fields)).eval()
@@ -179,7 +183,7 @@ def model(family: str = "qwen3", *, seed: int = 0, spread: float = 0.15, **chang
     return made
 
 
-def copied(original: Any) -> Any:
+def copied(original: PreTrainedModel) -> PreTrainedModel:
     """Give a copy that shares no tensor."""
     return copy.deepcopy(original)
 
@@ -188,7 +192,7 @@ ROUNDING = 2.0**-23
 """Distance of neighbouring float32 numbers, relative."""
 
 
-def jittered(original: Any, seed: int) -> Any:
+def jittered(original: PreTrainedModel, seed: int) -> PreTrainedModel:
     """Give a copy in which every weight is moved by one rounding of float32, up or down by chance.
 
     What such a copy computes lies as far from the original's as the problem's conditioning makes
@@ -204,7 +208,9 @@ def jittered(original: Any, seed: int) -> Any:
 
 
 def hold(
-    found: Iterable[torch.Tensor], of: Callable[[Any], Sequence[torch.Tensor]], exact: Any
+    found: Iterable[torch.Tensor],
+    of: Callable[[PreTrainedModel], Sequence[torch.Tensor]],
+    exact: PreTrainedModel,
 ) -> None:
     """Hold a float32 gradient to `of(exact)`, a float64 twin's, but for what rounding may do.
 
@@ -266,7 +272,7 @@ def encoder(*, bos: bool = False) -> Encoder:
     return Encoder(byte_tokenizer(bos=bos), "plain")
 
 
-def weights(of: Any) -> dict[str, torch.Tensor]:
+def weights(of: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Give a copy of every parameter."""
     return {name: p.detach().clone() for name, p in of.named_parameters()}
 

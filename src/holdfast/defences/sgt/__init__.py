@@ -1,0 +1,412 @@
+"""SGT, the Safety Guidance Trigger (Shin et al., ACL 2026).
+
+Stage 1 learns one embedding vector that makes the frozen base refuse. Stage 2 trains the model so
+that its hidden states on the plain harmful prompt equal the base's on the triggered one, and
+discards the vector. Symbols: L blocks, B rows, T tokens, H width, N positions, V vocabulary.
+
+A *fidelity row* is one of the numbered choices in docs/fidelity/sgt.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from holdfast import nn
+from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run, Term
+from holdfast.api import seed as seed_of
+from holdfast.api.fields import LATER, AsTuple
+from holdfast.api.lazy import torch
+from holdfast.data.example import Example, Role, Side, example
+from holdfast.defences.sgt.fields import Align, Consistency, Reduce, Repel, Trigger
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.modeling_utils import PreTrainedModel
+
+    from holdfast.data.pool import Pool
+    from holdfast.data.tokens import Encoder, Row, Span, Tokens
+
+_STAGE_1: dict[str, Any] = {"steps": 1250, "batch": 4, "lr": 1e-3, "clip": None}
+_STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "linear"}
+
+
+# ---- the paper's equations
+
+
+def consistency(clean: Tensor, noisy: Tensor) -> Tensor:
+    """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
+
+    The clean side is a constant (fidelity row 20); 0 where both are equal.
+    """
+    p = clean.detach().float().log_softmax(-1)
+    q = noisy.float().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)  # Eq. 1, L_cons
+
+
+def alignment(distance: Tensor) -> Tensor:
+    """Give (1/L) sum over layers of the squared distance, [L, B] -> [B]."""
+    return distance.mean(0)  # Eq. 2
+
+
+def guided(plain: Tensor, triggered: Tensor, guidance: float) -> Tensor:
+    """Give h + g (h_phi - h), [..., H], [..., H] -> [..., H]: how far the trigger moves a state, g
+    times. At g = 1 it is the paper's target h_phi; ours beyond.
+    """
+    if guidance == 1.0:
+        return triggered
+    return plain.lerp(triggered, guidance)  # Eq. 2's target
+
+
+def repulsion(
+    distance: Tensor, eps: float, aggregate: Literal["log_of_mean", "mean_of_logs"]
+) -> Tensor:
+    """Give log(1 + 1 / (d_b + eps)), [L, B] -> [B]; finite at 0, falling in the distance.
+
+    `log_of_mean` averages layers first, as the paper writes; `mean_of_logs` as its code does.
+    """
+    if aggregate == "log_of_mean":
+        return (1.0 / (distance.mean(0) + eps)).log1p()  # Eq. 3, L_repel
+    return (1.0 / (distance + eps)).log1p().mean(0)
+
+
+# ---- the method
+
+
+@dataclass
+class SGTState:
+    """The trigger [K, H], the frozen teacher (under LoRA the student itself, its adapter off),
+    and what is kept with the artefact: tensors, and what is said of them.
+    """
+
+    trigger: Tensor
+    teacher: PreTrainedModel
+    encoder: Encoder
+    keep: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+
+class SGT(LossDefence):
+    """Learn a trigger that makes the base refuse, then refuse without it."""
+
+    roles: ClassVar[tuple[str, ...]] = ("refusal", "benign")
+    paper: ClassVar[str] = "Shin et al., ACL 2026 (long 463)"
+    equation: ClassVar[str] = "alpha_align * L_align + L_task + alpha_repel * L_repel (Eq. 4)"
+    cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 2F + 1B; guided: 3F + 1B"
+    fidelity: ClassVar[str] = (
+        "paper and released code read; what they leave open is a field with its measured effect, "
+        "but for four points told on its page; published numbers not reproduced at their scale"
+    )
+    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
+    neutral: ClassVar[dict[str, Any]] = {"alpha_align": 0.0, "alpha_repel": 0.0}
+    plain: ClassVar[dict[str, float]] = {"benign": 1.0}
+    signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
+    moves: ClassVar[Literal["up", "down"]] = "down"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "align": {"positions": "prompt", "over_hidden": "sum"},
+            "repel": {"positions": "prompt"},
+            "task_reduce": "sum",
+            "loop": _STAGE_2 | {"precision": "bf16_pure"},
+        },
+        "released": {
+            "alpha_align": 1.0,
+            "alpha_repel": 1.0,
+            "align": {"positions": "response"},
+            "repel": {"positions": "response", "aggregate": "mean_of_logs"},
+            "teacher_embeddings": "student",
+            "refusal": "I can't answer.",
+            "stage1": _STAGE_1 | {"weight_decay": 0.01},
+            "loop": _STAGE_2
+            | {"steps": 625, "lr": 5e-5, "batching": "mixed", "precision": "bf16_pure"},
+        },
+        "guided": {"align": {"guidance": 1.5}},
+    }
+
+    alpha_align: NotNegative = 0.01
+    """Weight of Eq. 2; source: the paper. Its meaning depends on `align.over_hidden`."""
+    alpha_repel: NotNegative = 0.01
+    """Weight of the repulsion in Eq. 3; source: the paper."""
+    task_reduce: Reduce = "mean"
+    """Benign cross-entropy as a mean over response tokens (code) or a sum a row (paper)."""
+    trigger: Trigger = Trigger()
+    """The soft trigger."""
+    cons: Consistency = Consistency()
+    """Stage 1's consistency term."""
+    align: Align = Align()
+    """Stage 2's matching."""
+    repel: Repel = Repel()
+    """Stage 2's repulsion."""
+    teacher_embeddings: Annotated[Literal["own", "student"], Field(json_schema_extra=LATER)] = "own"
+    """Whose input embeddings the teacher reads: the frozen base's, or the student's current ones as
+    in the released code (fidelity row 17; they differ where embeddings are trained)."""
+    refusal: Annotated[str | tuple[str, ...] | None, AsTuple] = None
+    """One refusal text for every harmful prompt, or several, each prompt keeping one of them by its
+    hash; None takes each row's own (fidelity row 23)."""
+    n_refusal: Count | None = None
+    """Distinct harmful prompts; None takes all of the defender's. With `n_benign` it says how many
+    examples there are and how many of them are harmful (fidelity row 27: 2,500 and 2,500)."""
+    n_benign: Count | None = None
+    """Distinct benign rows; None takes all of the defender's."""
+    n_stage1: Annotated[Count | None, Field(json_schema_extra=LATER)] = None
+    """Distinct harmful prompts the trigger learns from; None takes stage 2's (fidelity row 22).
+    The two share rows: the smaller set lies inside the larger."""
+    stage1: Loop = Loop(**_STAGE_1)
+    """Trains the trigger alone; source: the paper (5,000 prompts, 1 epoch, batch 4, 1e-3)."""
+    loop: Loop = Loop(**_STAGE_2)
+    """Stage 2; source: the paper (5,000 rows, 3 epochs, batch 8, 1e-5), linear as the code's."""
+
+    # ---- rows
+
+    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
+        """Draw the defender's refusals and benign rows."""
+        if self.trigger.file is not None and not Path(self.trigger.file).is_file():
+            raise ConfigError(
+                f"{self.name()}.trigger.file", f"no such file {self.trigger.file}", "check the path"
+            )
+        draw = seed_of(seed, "draw")
+        self.harmful(pool, seed, self.n_stage1)  # too few for stage 1 is an error before it starts
+        benign = pool.draw(Role.BENIGN, Side.DEFENDER, self.n_benign, draw, what=self.name())
+        return {Role.REFUSAL: self.harmful(pool, seed, self.n_refusal), Role.BENIGN: benign}
+
+    def harmful(self, pool: Pool, seed: int, n: int | None) -> list[Example]:
+        """Draw `n` of the defender's harmful prompts, or all, each with its refusal."""
+        draw = seed_of(seed, "draw")
+        rows = pool.draw(Role.REFUSAL, Side.DEFENDER, n, draw, what=self.name())
+        return [self.refused(row) for row in rows]
+
+    def refused(self, row: Example) -> Example:
+        """Give a harmful prompt with the refusal that `refusal` says, or with its own."""
+        if self.refusal is None:
+            return row
+        texts = (self.refusal,) if isinstance(self.refusal, str) else self.refusal
+        return example(
+            row.prompt,
+            texts[int(row.uid, 16) % len(texts)],
+            role=row.role,
+            side=row.side,
+            group=row.group,
+            system=row.system,
+            category=row.category,
+            source=row.source,
+            meta=row.meta,
+        )
+
+    # ---- stage 1: learn the trigger
+
+    def copies(self) -> int:
+        """Count the teacher; under LoRA the model is its own."""
+        return 0 if self.loop.lora is not None else 1
+
+    def setup(self, run: Run) -> SGTState:
+        """Learn the trigger on the frozen model, which stays as the teacher.
+
+        Under LoRA no weight of it moves, so the model with its adapter off is the teacher; full
+        fine-tuning needs a second copy.
+        """
+        from holdfast.defences.sgt.trigger import trigger_about
+
+        teacher = nn.starting_model(run.model, self.loop.lora is not None)
+        teacher.requires_grad_(False).eval()
+        phi = self._given(teacher, run) if self.trigger.file else self._learned(teacher, run)
+        phi = phi.detach().to(next(teacher.parameters()).device)
+        typical = teacher.get_input_embeddings().weight.detach().float().norm(dim=1).mean()
+        run.log(trigger_norm=float(phi.norm(dim=1).mean()), embedding_norm=float(typical))
+        about = trigger_about(teacher, run.encoder, self.trigger.position, phi)
+        return SGTState(phi, teacher, run.encoder, {"trigger": phi.cpu()}, about)
+
+    def _given(self, teacher: PreTrainedModel, run: Run) -> Tensor:
+        """Read a trigger trained before."""
+        from holdfast.defences.sgt.trigger import load_trigger
+
+        path, place = Path(str(self.trigger.file)), self.trigger.position
+        phi = load_trigger(path, teacher, run.encoder, place)
+        if len(phi) != self.trigger.length:
+            raise ConfigError(
+                f"{self.name()}.trigger.length",
+                f"{self.trigger.length}, the file's is {len(phi)}",
+                f"set it to {len(phi)}",
+            )
+        return phi
+
+    def _learned(self, teacher: PreTrainedModel, run: Run) -> Tensor:
+        """Train the trigger on the one loop, of which `run.fit` is the door."""
+        width = nn.embedding_width(teacher)
+        generator = torch.Generator().manual_seed(seed_of(run.seed, "init", "trigger"))
+        first = torch.randn(self.trigger.length, width, generator=generator)
+        device = next(teacher.parameters()).device
+        phi = (first * self.trigger.init_std).to(device).requires_grad_(True)
+        run.fit(
+            "trigger",
+            {"trigger": phi},
+            lambda batch, step: self.stage1_loss(teacher, batch, phi, run.seed, step),
+            {Role.REFUSAL: self.harmful(run.pool, run.seed, self.n_stage1 or self.n_refusal)},
+            self.stage1,
+        )
+        return phi
+
+    def stage1_loss(
+        self, teacher: PreTrainedModel, batch: Batch, phi: Tensor, seed: int, step: int
+    ) -> Loss:
+        """Give Eq. 1: refusal cross-entropy with the trigger, and consistency under noise.
+
+        The clean and noisy copies go through the frozen model in one pass.
+        """
+        rows = batch[Role.REFUSAL].rows
+        copies = self.cons.samples if self.cons.weight > 0 else 0
+        noisy = self._disturbed(rows, copies, phi, seed, step)
+        triggers = torch.cat([phi.expand(len(rows), *phi.shape), noisy])
+        wide = nn.batch_for(teacher, rows * (1 + copies))
+        states = nn.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
+        logits, labels = nn.generation_logits(teacher, states.last, wide)
+        n = len(labels) // (1 + copies)
+        clean = logits[:n].float()
+        task = torch.nn.functional.cross_entropy(clean, labels[:n], reduction="sum")  # Eq. 1
+        terms: Loss = {"refusal": Term(task, n, 1.0, "tokens")}
+        if copies:
+            apart = consistency(clean.repeat(copies, 1), logits[n:])
+            terms["consistency"] = Term(apart.sum(), n * copies, self.cons.weight, "tokens")
+        return terms
+
+    def _disturbed(
+        self, rows: Sequence[Row], copies: int, phi: Tensor, seed: int, step: int
+    ) -> Tensor:
+        """Give the trigger [K, H] under noise, `copies` times for each row: [copies * B, K, H]."""
+        # A row's own noise hangs on its words, so that no split or order of rows changes it.
+        own = self.cons.noise == "per_row"
+        draws = [
+            torch.randn(
+                copies,
+                *phi.shape,
+                generator=torch.Generator().manual_seed(seed_of(seed, "noise", step, *words)),
+            )
+            for words in ([row.ids for row in rows] if own else [()])
+        ]
+        noise = torch.stack(draws, dim=1).to(phi.device)
+        sigma = self.cons.sigma
+        if self.cons.sigma_mode == "relative":
+            sigma = sigma * phi.detach().norm() / phi.numel() ** 0.5
+        return (phi + sigma * noise).expand(copies, len(rows), *phi.shape).flatten(0, 1)
+
+    # ---- stage 2: refuse without it
+
+    def loss(self, model: PreTrainedModel, batch: Batch, state: SGTState) -> Loss:
+        """Give Eq. 4's terms from one teacher pass and one student pass over both roles.
+
+        The student reads harmful rows up to the last token that is matched, benign rows whole: the
+        task is to answer them. Its layers are compared as they appear.
+        """
+        harmful, benign = batch[Role.REFUSAL], batch[Role.BENIGN]
+        n, rows = len(harmful), [*harmful.rows, *benign.rows]
+        spans = [row.span(self.align.positions) for row in harmful.rows]
+        spans += [row.span(self.repel.positions) for row in benign.rows]
+        goal = self._targets(model, state, rows, spans, n)
+        read = [
+            row.cut(last).unanswered() for row, (_, last) in zip(rows[:n], spans[:n], strict=True)
+        ]
+        given = nn.batch_for(model, [*read, *benign.rows])
+        distance, states = nn.states_apart(
+            model,
+            given,
+            spans,
+            goal,
+            layers=self._layers(len(goal)),
+            final_norm=self.align.final_norm,
+            over_hidden=self.align.over_hidden,
+            over_tokens=self.align.over_tokens,
+            relative=self.align.relative,
+        )
+        task, _ = nn.response_nll(model, states, given)
+        pulled = alignment(distance[:, :n])  # Eq. 2
+        pushed = repulsion(distance[:, n:], self.repel.eps, self.repel.aggregate)  # Eq. 3
+        counts = self.counts(batch, state)
+        unit = "tokens" if self.task_reduce == "mean" else "rows"
+        return {  # Eq. 4
+            "align": Term(pulled.sum(), counts["align"], self.alpha_align, "rows"),
+            "task": Term(task, counts["task"], 1.0, unit),
+            "repel": Term(pushed.sum(), counts["repel"], self.alpha_repel, "rows"),
+        }
+
+    def counts(self, batch: Batch, state: SGTState) -> dict[str, float]:
+        """Count rows for both distances and response tokens (or rows) for the task."""
+        benign: Tokens = batch[Role.BENIGN]
+        labelled = float((benign.labels != -100).sum())
+        return {
+            "align": float(len(batch[Role.REFUSAL])),
+            "repel": float(len(benign)),
+            "task": labelled if self.task_reduce == "mean" else float(len(benign)),
+        }
+
+    def _targets(
+        self,
+        model: PreTrainedModel,
+        state: SGTState,
+        rows: Sequence[Row],
+        spans: Sequence[Span],
+        harmful: int,
+    ) -> list[Tensor]:
+        """Give the teacher's triggered states of the matched tokens, a tensor [M, H] a layer.
+
+        Those of the first `harmful` rows lie further on where `align.guidance` says so.
+        """
+
+        def states(number: int, trigger: Tensor | None) -> list[Tensor]:
+            return nn.triggered_states(
+                state.teacher,
+                rows[:number],
+                spans[:number],
+                trigger,
+                place=self.trigger.position,
+                final_norm=self.align.final_norm,
+            )
+
+        with self._frozen(model, state):
+            goal = states(len(rows), state.trigger)
+            if self.align.guidance == 1.0 or not harmful:
+                return goal
+            plain = states(harmful, None)
+        for h, h_phi in zip(plain, goal, strict=True):
+            h_phi[: len(h)] = self.target(h, h_phi[: len(h)])
+        return goal
+
+    def target(self, plain: Tensor, triggered: Tensor) -> Tensor:
+        """Give the state that a harmful prompt's is pulled to, from the base's two."""
+        return guided(plain, triggered, self.align.guidance)
+
+    @contextmanager
+    def _frozen(self, model: PreTrainedModel, state: SGTState) -> Generator[None]:
+        """Hold the teacher as it is to be read: its adapter off, its embeddings as chosen."""
+        with nn.without_adapter(state.teacher) as teacher:
+            own = teacher.get_input_embeddings()
+            if self.teacher_embeddings == "student":
+                teacher.set_input_embeddings(model.get_input_embeddings())
+            try:
+                yield
+            finally:
+                teacher.set_input_embeddings(own)
+
+    def _layers(self, depth: int) -> tuple[int, int]:
+        first, last = (round(share * depth) for share in self.align.layers)
+        if first >= last:
+            raise ConfigError(
+                "sgt.align.layers", f"{self.align.layers} of {depth} is empty", "widen it"
+            )
+        return first, last
+
+    # ---- what it did
+
+    def diagnostic(self, run: Run, state: SGTState | None) -> dict[str, float]:
+        """Measure trigger and anchoring on held-out prompts; see `sgt.diagnostics`.
+
+        Without a state, on a model that SGT did not make, the trigger is the one SGT kept (`kept`
+        of `run.models`) and the base is `start`. Empty without them.
+        """
+        from holdfast.defences.sgt.diagnostics import measured
+
+        return measured(self, run, state)

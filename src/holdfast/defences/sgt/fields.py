@@ -1,0 +1,89 @@
+"""SGT's groups of fields: the trigger, stage 1's consistency, stage 2's matching and repulsion.
+
+A *fidelity row* is one of the numbered choices in docs/fidelity/sgt.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from holdfast.api import Count, NotNegative, Positive, Share
+from holdfast.api.fields import LATER, AsTuple, Fields
+from holdfast.data.tokens import Positions
+
+Reduce = Literal["mean", "sum"]
+
+
+class Trigger(Fields):
+    """The soft trigger: where it stands and how it is drawn."""
+
+    position: Literal["after_user_tag", "after_bos", "before_bos", "before_response"] = (
+        "after_user_tag"
+    )
+    """Where it is inserted; source: the released code (fidelity row 1)."""
+    length: Count = 1
+    """Vectors, each learned; source: the paper's 1."""
+    init_std: Positive = 0.01
+    """Standard deviation of the first draw; source: the paper's appendix."""
+    file: Annotated[str | None, Field(json_schema_extra=LATER)] = None
+    """A trigger trained before, as a hardened checkpoint keeps it (`state/trigger.safetensors`):
+    stage 1 is then left out. One of another model, format or position is refused."""
+
+    def key_fields(self) -> dict[str, Any]:
+        """Give the fields, a file by its bytes."""
+        plain = super().key_fields()
+        if self.file is not None and (path := Path(self.file)).is_file():
+            plain["file"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return plain
+
+
+class Consistency(Fields):
+    """The KL term of stage 1."""
+
+    weight: NotNegative = 1.0
+    """alpha_cons; source: the paper."""
+    sigma: NotNegative = 0.01
+    """Standard deviation of the noise; source: the paper."""
+    sigma_mode: Literal["absolute", "relative"] = "absolute"
+    """`relative` multiplies sigma by |phi| / sqrt(H) (fidelity row 21)."""
+    samples: Count = 2
+    """Noise draws a step; source: the paper."""
+    noise: Literal["per_batch", "per_row"] = "per_batch"
+    """Whether rows share a draw; the released code's do."""
+
+
+class Align(Fields):
+    """Which hidden states are matched and how their distance is reduced."""
+
+    positions: Positions = "generation"
+    """`generation`: the position that emits the first response token, and the teacher-forced
+    refusal (fidelity row 4); `prompt`: the paper's literal reading; `response`: the released
+    code; `all`; `last_prompt`."""
+    layers: Annotated[tuple[Share, Share], AsTuple] = (0.0, 1.0)
+    """Range of blocks as fractions of depth; (0, 1) is all L."""
+    final_norm: bool = True
+    """Take the last block after the final norm, as Hugging Face's `hidden_states` does."""
+    over_hidden: Reduce = "mean"
+    """Reduction over H (fidelity row 8); the paper's norm is a sum."""
+    over_tokens: Reduce = "mean"
+    """Reduction over the matched tokens of a row."""
+    relative: bool = False
+    """Divide each layer by the teacher's own mean square (fidelity row 9)."""
+    guidance: Annotated[Positive, Field(json_schema_extra=LATER)] = 1.0
+    """How many times the trigger's shift the target lies beyond the plain state; the paper's is 1.
+    More gives the refusal a larger margin than the trigger has; ours (docs/results/sgt.md)."""
+
+
+class Repel(Fields):
+    """The repulsion of benign states from their triggered versions."""
+
+    positions: Positions = "generation"
+    """Same rule as alignment (fidelity row 15)."""
+    aggregate: Literal["log_of_mean", "mean_of_logs"] = "log_of_mean"
+    """Paper's form, or the released code's (fidelity row 12)."""
+    eps: Positive = 1e-3
+    """epsilon_r; source: the released code (the paper says "small")."""

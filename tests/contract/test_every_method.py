@@ -1,0 +1,31 @@
+"""Every method that is found keeps the contract of its kind, one test a promise."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.api import Method, registry
+from holdfast.testing import checks_of
+
+METHODS = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
+NEEDS = {("source", "file"): "it has no rows without a file; tests/data/sources/test_file.py"}
+"""Methods that cannot be made from their defaults, and where they are checked instead."""
+CASES = [
+    pytest.param(kind, name, check, id=f"{kind}-{name}-{check}")
+    for kind, name in METHODS
+    if (kind, name) not in NEEDS
+    for check in checks_of(kind)
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "check"), CASES)
+def test_it_keeps_its_promise(kind: str, name: str, check: str) -> None:
+    found = registry.find(kind, name)
+    assert issubclass(found, Method)
+    checks_of(kind)[check](found())
+
+
+def test_what_cannot_be_made_from_defaults_is_still_so() -> None:
+    for kind, name in NEEDS:
+        with pytest.raises(Exception, match="is required"):
+            registry.make(kind, name, "contract")
