@@ -187,9 +187,9 @@ def test_fields_are_frozen():
 def test_a_change_is_checked_like_any_other_value():
     outer = Outer(rate=0.5, inner=Inner(width=7))
     assert outer.with_(rate=0.25) == Outer(rate=0.25, inner=Inner(width=7))
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError, match="greater than 0"):
         outer.with_(rate=-1.0)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError, match="did you mean 'rate'"):
         outer.with_(raet=1.0)
 
 

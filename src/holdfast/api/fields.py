@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -39,8 +39,25 @@ AsTuple = BeforeValidator(_as_tuple)
 """Annotate a tuple field with this: YAML and JSON know only lists."""
 
 
-class Fields(BaseModel):
-    """A frozen group of documented fields; strict types, nothing unknown accepted."""
+class _OneLine(type(BaseModel)):
+    """Gives a mistake made in Python the one line that it has in a study file."""
+
+    if not TYPE_CHECKING:  # a checker reads what a class is made from off its fields
+
+        def __call__(cls, *values: object, **named: object) -> object:
+            """Make one; what is wrong with its fields is a ConfigError."""
+            try:
+                return super().__call__(*values, **named)
+            except ValidationError as error:
+                raise explain(error, cls, cls.__name__) from None
+
+
+class Fields(BaseModel, metaclass=_OneLine):
+    """A frozen group of documented fields; strict types, nothing unknown accepted.
+
+    Raises:
+        ConfigError: an unknown field, with the nearest known one, or a value it cannot take.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -67,9 +84,20 @@ class Fields(BaseModel):
         return {name: lay_over(groups.get(name), value) for name, value in data.items()}
 
     def with_(self, **changes: object) -> Self:
-        """Give a copy with some fields changed, checked like any other."""
+        """Give a copy with some fields changed, checked like any other.
+
+        Raises:
+            ConfigError: as when it is made.
+        """
         given = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self).model_validate(given | changes)
+        return type(self)(**(given | changes))
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """Show the fields that are not their default."""
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if info.is_required() or value != info.default:
+                yield name, value
 
     def key_fields(self) -> dict[str, Any]:
         """Give every field that can change a result, defaults included, as plain JSON data.
