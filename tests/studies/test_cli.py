@@ -76,7 +76,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     verbs = (
         "demo ls show plan run report gate defend attack generate judge rescore world doctor gc"
-        " schema"
+        " schema trials table moves"
     )
     for verb in verbs.split():
         assert f"\n  {verb} " in said
