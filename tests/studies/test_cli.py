@@ -76,7 +76,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     verbs = (
         "demo ls show plan run report gate defend attack generate judge rescore world doctor gc"
-        " schema"
+        " schema trials table moves"
     )
     for verb in verbs.split():
         assert f"\n  {verb} " in said
@@ -252,7 +252,7 @@ def test_defending_with_rows_from_a_file(study: Path, toy_model: Path) -> None:
 def test_the_packaged_demo_and_the_full_study_can_be_planned(root: Path) -> None:
     from holdfast.study.plan import Plan
 
-    for path in ("src/holdfast/studies/world/demo.yaml", "studies/world/foundation.yaml"):
+    for path in ("src/holdfast/testbeds/guild/demo.yaml", "studies/world/foundation.yaml"):
         plan = Plan(load_study(root / path))
         assert {"none", "instruct", "refusal_sft", "sgt"} <= set(plan.lineups)
 

@@ -104,7 +104,7 @@ def test_the_shipped_world_fits_anywhere(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(2**30, monkeypatch)
-    for path in ("src/holdfast/studies/world/demo.yaml", "studies/world/foundation.yaml"):
+    for path in ("src/holdfast/testbeds/guild/demo.yaml", "studies/world/foundation.yaml"):
         assert run(["plan", str(root / path), "--store", str(tmp_path)]) == 0
 
 

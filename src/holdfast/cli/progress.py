@@ -36,6 +36,10 @@ class Lines:
         how = f"{seconds:.1f} s" if ok else "FAILED"
         self._line(f"[{self._done}/{self._total}] {label}: {how}")
 
+    def say(self, text: str) -> None:
+        """Write a line of its own."""
+        self._line(text)
+
     def close(self) -> None:
         """End the display."""
 
@@ -85,6 +89,10 @@ class Bars:
         self._bars.advance(self._whole)
         if not ok:
             self._bars.console.print(f"FAILED {label}", markup=False)
+
+    def say(self, text: str) -> None:
+        """Write a line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """End the display."""

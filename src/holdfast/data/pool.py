@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from holdfast.api import EvalSet, Known, Source
@@ -79,6 +80,18 @@ class Pool:
     def rows(self, side: Side, where: Where | None = None) -> list[Example]:
         """Give all rows of a side, in an order that no file decides."""
         return [row for row in self._rows[side] if where is None or where(row)]
+
+    def rehearsal(self) -> Pool:
+        """Give a pool in which the defender's own rows are the attacker's, and no others are there.
+
+        So a defender can try what it will meet without seeing anybody else's rows.
+        """
+        plays = {
+            Side.DEFENDER: Side.ATTACKER,
+            Side.DEFENDER_SELECTION: Side.ATTACKER_SELECTION,
+        }
+        rows = (replace(row, side=to) for side, to in plays.items() for row in self._rows[side])
+        return Pool(rows, self.personas, self.sets.values())
 
     def has(self, role: Role, side: Side) -> bool:
         """Say whether a side has any row of a role."""

@@ -69,7 +69,7 @@ def attack(session: Session, own: str) -> None:
             max_length=nn.context(model),
             where=trajectory.label,
         ),
-        session.plan.pool,
+        session.plan.attack_pool,
         seed=trajectory.seed,
         work=session.store.work(trajectory.key),
         sources=session.sources(trajectory.attack.needs),

@@ -115,6 +115,7 @@ class Crew:
         self.selector.register(process.stdout, selectors.EVENT_READ, worker)
         first = {
             "study": self.plan.study.model_dump(mode="json"),
+            "rehearsal": self.plan.rehearsal,
             "store": str(self.store.folder),
             "parent": os.getpid(),
             **self.options,

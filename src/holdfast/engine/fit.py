@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.api import Chain, Loop, Trainable, WeightAttack
+from holdfast.api import Attack, Chain, Loop, Trainable, WeightAttack
 from holdfast.data.example import Example
 from holdfast.engine.store import Store
 from holdfast.engine.tasks import tasks
@@ -88,7 +88,8 @@ def _needed(
     else:
         copies = EDITED if isinstance(method, WeightAttack) else 0
         return memory.needed(of, None, copies=copies), None
-    rows: Mapping[Any, list[Example]] = method.rows(plan.pool, seed)
+    pool = plan.attack_pool if isinstance(method, Attack) else plan.pool
+    rows: Mapping[Any, list[Example]] = method.rows(pool, seed)
     longest, said = lengths(start.files, (row for some in rows.values() for row in some))
     parts = memory.needed(
         of,

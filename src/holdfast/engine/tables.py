@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.api import (
@@ -30,16 +30,19 @@ EXACT = "exact"
 Row = dict[str, Any]
 
 
-def outcomes(plan: Plan, store: Store) -> list[Row]:
+def outcomes(plan: Plan, store: Store, lineups: Collection[str] = ()) -> list[Row]:
     """Give the outcomes table: one row per cell, prompt and judge, in the study's order.
 
-    What is not in the store is left out; `holes` names it.
+    Of some line-ups alone where any are named. What is not in the store is left out; `holes` names
+    it.
     """
     known: dict[str, list[Row]] = {}
     rows: list[Row] = []
     have = {kind: store.keys(kind) for kind in ("generate", "judge")}
     owned: dict[tuple[str, int], int] = {}
     for track in plan.tracks:
+        if lineups and track.lineup not in lineups:
+            continue
         for budget, point in track.points:
             cell = _cell(track, budget) | {"distinct": _distinct(plan, track, budget, owned)}
             for step in point.asked.values():
@@ -62,7 +65,7 @@ def _distinct(
         return None
     place = (digest(track.method.identity()), track.seed)
     if place not in owned:
-        owned[place] = track.method.distinct_rows(plan.pool, track.seed)
+        owned[place] = track.method.distinct_rows(plan.attack_pool, track.seed)
     return min(int(budget), owned[place])
 
 

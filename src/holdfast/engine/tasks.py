@@ -30,6 +30,8 @@ class Task:
     """Larger ones start first, so that no worker idles at the end."""
     rank: int = 0
     """0 hardens, 1 attacks, asks and measures, `JUDGING` and above judges: a rank a judge."""
+    turn: int = 0
+    """Earlier ones come first: in a rehearsal the line-up's place, so that trials end in turn."""
 
 
 def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
@@ -90,7 +92,23 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
             )
     for task in found.values():
         task.after &= found.keys()
-    return list(found.values())
+    return _in_turn(plan, list(found.values()))
+
+
+def _in_turn(plan: Plan, found: list[Task]) -> list[Task]:
+    """Give each task of a rehearsal the place of the first line-up that needs it."""
+    if not plan.rehearsal:
+        return found
+    order = {name: place for place, name in enumerate(plan.study.lineups)}
+    places: dict[str, int] = {}
+    for track in plan.tracks:
+        place = order[track.lineup]
+        for key in (track.released.key, *(step.key for step in track.released.chain)):
+            places[key] = min(place, places.get(key, place))
+    places |= {own: places[t.released.key] for own, t in plan.trajectories.items()}
+    for task in found:
+        task.turn = places.get(str(task.call[-1]), 0)
+    return found
 
 
 def _first(plan: Plan, have: Mapping[str, set[str]]) -> Iterator[Task]:
@@ -122,18 +140,20 @@ def _first(plan: Plan, have: Mapping[str, set[str]]) -> Iterator[Task]:
 def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
     """Choose the next task: hardening first, then what needs the model at hand, then the largest.
 
-    Judging waits until nothing else is left to begin, and for the judge before: so a worker opens
-    a judge once, over all waiting answers.
+    Judging waits until nothing else of its turn is left to begin, and for the judge before: so a
+    worker opens a judge once, over all waiting answers.
     """
-    lowest = min((task.rank for task in todo), default=0)
+    lowest: dict[int, int] = {}
+    for task in todo:
+        lowest[task.turn] = min(task.rank, lowest.get(task.turn, task.rank))
     ready = [
         task
         for task in todo
-        if not (task.after & blocked) and (task.rank < JUDGING or task.rank == lowest)
+        if not (task.after & blocked) and (task.rank < JUDGING or task.rank == lowest[task.turn])
     ]
     if not ready:
         return None
-    return min(ready, key=lambda task: (task.rank, task.model != model, -task.size))
+    return min(ready, key=lambda task: (task.turn, task.rank, task.model != model, -task.size))
 
 
 def drop(todo: list[Task], failed: str, *, everything: bool = False) -> int:

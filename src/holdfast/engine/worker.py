@@ -71,7 +71,10 @@ def serve(first: dict[str, Any], tell: Callable[..., None]) -> None:
     store = Store(Path(first["store"]))
     try:
         runner = Runner(
-            Plan(parse_study(first["study"])),
+            Plan(
+                parse_study(first["study"]),
+                rehearsal=first["rehearsal"],
+            ),
             store,
             threads=first["threads"],
             device=first["device"],

@@ -1,5 +1,7 @@
 from .generation import Completion as Completion
 from .generation import generate as generate
+from .moved import Moved as Moved
+from .moved import Watch as Watch
 from .neighbours import knn_overlap as knn_overlap
 from .options import choose as choose
 from .plane import Plane as Plane

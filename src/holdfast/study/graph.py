@@ -25,13 +25,15 @@ from holdfast.study.parts import Parts
 class Graph:
     """The steps of a study. Line-ups that begin alike share `defends`, and so on down.
 
-    `tracks` say which points a row label's numbers come from.
+    `tracks` say which points a row label's numbers come from. `content` is the hash of the rows
+    that defences see, `attacked` of those that attackers see.
     """
 
     def __init__(
-        self, study: Study, parts: Parts, prompts: Sequence[Prompts], content: str
+        self, study: Study, parts: Parts, prompts: Sequence[Prompts], content: str, attacked: str
     ) -> None:
-        self.study, self.parts, self.prompts, self.content = study, parts, prompts, content
+        self.study, self.parts, self.prompts = study, parts, prompts
+        self.content, self.attacked = content, attacked
         self.defends: dict[str, Defend] = {}
         self.trajectories: dict[str, Trajectory] = {}
         members = (member for lineup in parts.lineups.values() for member in lineup)
@@ -102,7 +104,7 @@ class Graph:
                 released.start.attack_format, append_eos=released.start.entry.append_eos
             ),
             "seed": seed,
-            "sources": self.content,
+            "sources": self.attacked,
         }
         name = key("point", **shared)
         if name not in self.trajectories:

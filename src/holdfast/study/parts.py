@@ -21,6 +21,7 @@ Kind = TypeVar("Kind", bound=Method)
 class Parts:
     """A study's methods by their names in it.
 
+    `attack_pool` holds the rows that attackers see: those of `pool`, but for a rehearsal.
     `variants` are the labels of an attacker's choices, in the order of `attacks`; `original` is
     the public original, where the study names one.
     """
@@ -29,13 +30,14 @@ class Parts:
     judges: Sequence[Judge]
     lineups: Mapping[str, Sequence[Defence]]
     pool: Pool
+    attack_pool: Pool
     attacks: Mapping[str, Sequence[Attack]]
     variants: Mapping[str, Sequence[str]]
     starts: Mapping[str, Start]
     original: Start | None
 
 
-def gather(study: Study) -> Parts:
+def gather(study: Study, *, rehearsal: bool = False) -> Parts:
     """Make every part of a study.
 
     Raises:
@@ -57,11 +59,12 @@ def gather(study: Study) -> Parts:
         for name, lineup in study.lineups.items()
     }
     pool = Pool.of(sources)
+    attack_pool = pool.rehearsal() if rehearsal else pool
     attacks = {
         name: [
             choice
             for i, data in enumerate(choices)
-            for choice in _choices(data, pool, f"study.attacks.{name}[{i}]")
+            for choice in _choices(data, attack_pool, f"study.attacks.{name}[{i}]")
         ]
         for name, choices in study.attacks.items()
     }
@@ -70,7 +73,7 @@ def gather(study: Study) -> Parts:
     labels = {name: variants(cs, f"study.attacks.{name}") for name, cs in attacks.items()}
     starts = {name: find_start(name, entry) for name, entry in study.models.items()}
     original = starts[study.original] if study.original else None
-    return Parts(sources, judges, lineups, pool, attacks, labels, starts, original)
+    return Parts(sources, judges, lineups, pool, attack_pool, attacks, labels, starts, original)
 
 
 def _choices(data: object, pool: Pool, where: str) -> list[Attack]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from holdfast.data.example import Side
 from holdfast.study.file import Study
 from holdfast.study.graph import Graph
 from holdfast.study.inert import measures
@@ -29,14 +30,18 @@ from holdfast.study.runnable import check_methods, check_rows, check_selection
 class Plan:
     """A study's steps. Making one checks the study; it writes nothing and imports no torch.
 
+    In a rehearsal the defender plays the attacker with its own rows (`Pool.rehearsal`), and harm is
+    measured on its own selection prompts.
+
     Raises:
         ConfigError, DataError, ModelError: the first thing wrong with the study.
     """
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        parts = gather(study)
+    def __init__(self, study: Study, *, rehearsal: bool = False) -> None:
+        self.study, self.rehearsal = study, rehearsal
+        parts = gather(study, rehearsal=rehearsal)
         self.sources, self.judges, self.pool = parts.sources, parts.judges, parts.pool
+        self.attack_pool = parts.attack_pool
         self.lineups, self.attacks, self.variants = parts.lineups, parts.attacks, parts.variants
         self.starts, self.original = parts.starts, parts.original
         check_methods(study, parts)
@@ -45,10 +50,13 @@ class Plan:
             draw(parts.pool, wanted, f"study.evaluation[{i}]")
             for i, wanted in enumerate(study.evaluation)
         ]
-        self.headline = headline(study, parts.pool, self.prompts)
+        side = Side.DEFENDER_SELECTION if rehearsal else Side.EVALUATOR
+        self.headline = headline(study, parts.pool, self.prompts, side)
         check_rows(study, parts)
-        check_selection(study, parts, self.prompts, self.headline)
-        graph = Graph(study, parts, self.prompts, self.content)
+        if not rehearsal:
+            check_selection(study, parts, self.prompts, self.headline)
+        attacked = digest([self.content, "rehearsal"]) if rehearsal else self.content
+        graph = Graph(study, parts, self.prompts, self.content, attacked)
         self.defends, self.trajectories = graph.defends, graph.trajectories
         self.tracks = graph.tracks
         self.looking = Looking(self, study.analysis) if study.analysis else None

@@ -68,11 +68,13 @@ def _styles(pool: Pool, name: str) -> set[str]:
     return {str(style) for row in rows if (style := row.meta.get("style"))}
 
 
-def headline(study: Study, pool: Pool, prompts: Sequence[Prompts]) -> Prompts:
+def headline(
+    study: Study, pool: Pool, prompts: Sequence[Prompts], side: Side = Side.EVALUATOR
+) -> Prompts:
     """Give the prompts whose harmful rate decides what is broken.
 
-    They are the study's `headline`, else its only set of purpose harm asked of the evaluator, of
-    attacked models too.
+    They are the study's `headline`, else its only set of purpose harm asked of `side`, of attacked
+    models too.
 
     Raises:
         ConfigError: there is none, or more than one and the study names none.
@@ -80,13 +82,13 @@ def headline(study: Study, pool: Pool, prompts: Sequence[Prompts]) -> Prompts:
     harm = {
         p.set.name: (i, p)
         for i, p in enumerate(prompts)
-        if p.set.purpose is EvalPurpose.HARM and p.side == Side.EVALUATOR
+        if p.set.purpose is EvalPurpose.HARM and p.side == side
     }
     if not harm:
         brought = [s.name for s in pool.sets.values() if s.purpose is EvalPurpose.HARM]
         raise ConfigError(
             "study.evaluation",
-            "no set of purpose 'harm' of side 'evaluator'",
+            f"no set of purpose 'harm' of side '{side.value}'",
             f"add `- {{set: {brought[0]}}}`: harm is measured there"
             if brought
             else "add a source that brings one: harm is measured there",

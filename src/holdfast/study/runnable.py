@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.api import PAID, Defence, EvalPurpose, Stage, TrainedDefence
 from holdfast.data.example import Side
+from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.checks import known_roles
 from holdfast.study.file import Study
@@ -72,21 +73,22 @@ def check_rows(study: Study, parts: Parts) -> None:
         for i, member in enumerate(members):
             if isinstance(member, TrainedDefence):
                 where = f"study.lineups.{name}[{i}].{member.name()}"
-                _draw(parts, member, seed, where, seen)
+                _draw(parts.pool, member, seed, where, seen)
     for name, choices in parts.attacks.items():
         for i, choice in enumerate(choices):
-            _draw(parts, choice, seed, f"study.attacks.{name}[{i}].{choice.name()}", seen)
+            where = f"study.attacks.{name}[{i}].{choice.name()}"
+            _draw(parts.attack_pool, choice, seed, where, seen)
 
 
 def _draw(
-    parts: Parts, method: Attack | TrainedDefence, seed: int, where: str, seen: set[str]
+    pool: Pool, method: Attack | TrainedDefence, seed: int, where: str, seen: set[str]
 ) -> None:
     identity = digest(method.identity())
     if identity in seen:
         return
     seen.add(identity)
     try:
-        rows = method.rows(parts.pool, seed)
+        rows = method.rows(pool, seed)
     except HoldfastError as error:
         raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     drawn = {role.value for role in rows}

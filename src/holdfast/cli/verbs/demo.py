@@ -20,6 +20,7 @@ def demo(
 ) -> int:
     """Run the packaged study on the offline world: no network, GPU or token."""
     from holdfast.study.file import load_study
+    from holdfast.testbeds import guild
 
-    said = load_study(Path(__file__).parents[2] / "studies" / "world" / "demo.yaml")
+    said = load_study(guild.DEMO)
     return conduct(said, out / "store", out, show_text=show_text, workers=workers)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the two shipped models lie."""
+DEMO = Path(__file__).parent / "demo.yaml"
+"""The study that `holdfast demo` runs."""
 
 
 def models() -> dict[str, Path]:
