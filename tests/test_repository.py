@@ -76,33 +76,6 @@ def test_no_tracked_file_names_a_machine_path_or_a_registry(tracked: list[Path],
     assert not found
 
 
-LONGEST_FILE, LONGEST_FUNCTION = 500, 60
-LONG = {
-    "attack": "a command told from top to bottom",
-    "_checks": "a list of diagnostics",
-    "forward": "one pass of a decoder",
-    "grad": "one backward pass of a decoder",
-    "src/holdfast/defences/sgt.py": "a paper in one file",
-    "src/holdfast/defences/tar/__init__.py": "a paper in one file",
-}
-"""What is longer in `src`, by name, and why."""
-
-
-def test_no_file_and_no_function_is_too_long_without_a_reason(root: Path):
-    long = []
-    for path in sorted((root / "src").rglob("*.py")):
-        text, name = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
-        if len(text.splitlines()) > LONGEST_FILE:
-            long.append(name)
-        long += [
-            node.name
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and (node.end_lineno or node.lineno) - node.lineno >= LONGEST_FUNCTION
-        ]
-    assert not [name for name in long if name not in LONG]
-
-
 def test_no_tracked_file_is_large(tracked: list[Path], root: Path):
     assert sum(path.stat().st_size for path in tracked if path.suffix == ".safetensors") < 14e6
     most = {".safetensors": 14e6, ".parquet": 2e6}  # a study's rows: up to two million answers

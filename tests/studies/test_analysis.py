@@ -108,7 +108,6 @@ def test_the_released_states_are_those_of_the_released_checkpoint(
     from safetensors.numpy import load_file
 
     from holdfast.data.tokens import Encoder
-    from holdfast.engine.session import folder_of
 
     plan = make()
     store, _ = do(plan, tmp_path)
