@@ -1,4 +1,4 @@
-"""SGT, the Safety Guidance Trigger (Shin et al., ACL 2026).
+"""SGT (Shin et al., ACL 2026): learn a trigger that makes the base refuse, then do without it.
 
 Stage 1 learns one embedding vector that makes the frozen base refuse. Stage 2 trains the model so
 that its hidden states on the plain harmful prompt equal the base's on the triggered one, and
