@@ -323,7 +323,7 @@ def tar(method: Any, model: Any, batch: Batch, state: Any) -> Found:
     refusal = collate([state.refusal[row.ids] for row in harmful.rows], 0)
     whole, stored = 0.0, {name: torch.zeros_like(p) for name, p in params.items()}
     adam = torch.optim.AdamW(params.values(), lr=rate, weight_decay=how.weight_decay)
-    for k, rows in enumerate(method.batches(state, draws)):
+    for k, rows in enumerate(method.batches(state.harmful, state.benign, draws)):
         answer_ce(model, rows).backward()
         adam.step()
         adam.zero_grad(set_to_none=True)
