@@ -7,8 +7,9 @@ import logging
 import pytest
 
 import holdfast
-from holdfast.api import Loop
+from holdfast.api import Loop, Run, Source
 from holdfast.attacks.harmful_sft import HarmfulSFT
+from holdfast.data.example import Example, Role, example
 from holdfast.defences.sgt import SGT
 from holdfast.errors import ConfigError
 
@@ -56,3 +57,31 @@ def test_the_library_is_silent_unless_its_user_listens() -> None:
     handlers = logging.getLogger("holdfast").handlers
     assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
     assert holdfast.__version__
+
+
+def test_a_model_that_a_method_does_not_declare_says_how_to_ask_for_it() -> None:
+    run = Run(None, None, None, 0, models={"original": {}})  # type: ignore[arg-type]
+    assert run.models["original"] == {}
+    assert run.models.get("start") is None
+    run.models = {**run.models, "kept": {}}
+    with pytest.raises(ConfigError) as caught:
+        run.models["start"]
+    assert str(caught.value) == (
+        "run.models: holds no 'start' model (it has: original, kept); declare it in the method: "
+        'needs = ("start",)'
+    )
+
+
+class Rows(Source):
+    """A source without a hash of its own."""
+
+    answer: str = "one"
+    """What its one row answers."""
+
+    def examples(self) -> list[Example]:
+        """Give one row."""
+        return [example("how?", self.answer, role=Role.BENIGN)]
+
+
+def test_a_source_without_a_hash_of_its_own_is_known_by_its_rows() -> None:
+    assert Rows().content() == Rows().content() != Rows(answer="two").content()

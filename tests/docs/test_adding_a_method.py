@@ -65,7 +65,7 @@ def test_the_page_holds_in_a_clean_clone(tmp_path: Path, root: Path) -> None:
     before = {path for path in folder.rglob("*") if path.is_file()}
     for kind, name in EXAMPLES.items():
         said = run(folder, "-m", "holdfast", "new", kind, name)
-        assert len(said.splitlines()) == 3
+        assert len(said.splitlines()) == 4
     for path, text in blocks().items():
         if path != "study.yaml":
             assert (folder / path).read_text(encoding="utf-8") == text, path

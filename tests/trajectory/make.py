@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from holdfast.api import Loop, TrainedDefence, registry, set_threads
+from holdfast.errors import HoldfastError
 from holdfast.testing import tiny
 from holdfast.train import harden
 
@@ -123,7 +124,11 @@ def main(names: list[str]) -> None:
                     )
             text = json.dumps(found, indent=1)
             path(name, family).write_text(text + "\n", encoding="utf-8")
+            sys.stdout.write(f"{path(name, family)}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except HoldfastError as problem:
+        sys.exit(str(problem))

@@ -97,7 +97,8 @@ class Judge(Method):
 
     A judge writes `judge`, or `judge_many` where it reads many at once. One that loads a model or
     starts a server does it in `open`, keeps it in a private attribute (`_model: Any =
-    PrivateAttr(None)`, which is no field and in no key) and lets it go in `close`.
+    PrivateAttr(None)`, which is no field and in no key) and lets it go in `close`. A file that it
+    reads there is in no key either: give its hash as a field, or raise `version` when it changes.
     """
 
     kind: ClassVar[str] = "judge"

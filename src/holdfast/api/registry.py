@@ -95,9 +95,16 @@ def about(kind: str, name: str) -> str:
     package, _, last = _inside(kind)[name].rpartition(".")
     folder = Path(importlib.import_module(package).__path__[0])
     file = folder / f"{last}.py"
-    text = (file if file.is_file() else folder / last / "__init__.py").read_text(encoding="utf-8")
-    said = ast.get_docstring(ast.parse(text[: text.index('"""', 3) + 3]))
-    return (said or "").partition("\n")[0]
+    file = file if file.is_file() else folder / last / "__init__.py"
+    try:
+        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(str(file), f"is no Python ({error})", "mend it") from None
+    if not said:
+        raise ConfigError(
+            str(file), "has no docstring on its first line", "say in one what the method does"
+        )
+    return said.partition("\n")[0]
 
 
 def find(kind: str, name: str, where: str | None = None) -> type[Method]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,8 +31,21 @@ class Source(Method):
         return ()
 
     def content(self) -> str:
-        """Give a hash of what the rows are made from (local files: their bytes)."""
-        return ""
+        """Give a hash of what the rows are made from (local files: their bytes).
+
+        By default that of the rows themselves: a changed one is then trained on and asked anew.
+        """
+        rows = sorted(
+            [
+                row.row_id,
+                row.group,
+                row.role,
+                row.side or "",
+                json.dumps(dict(row.meta), default=str),
+            ]
+            for row in self.examples()
+        )
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def personas(self) -> tuple[str, ...]:
         """Give system prompts under which a model of this data's topic complies, if it knows any.

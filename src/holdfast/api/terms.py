@@ -85,6 +85,17 @@ def no_trainer(
     raise ConfigError(name, "has no trainer", "call the method through holdfast.train")
 
 
+class Others(dict[str, "Mapping[str, Tensor]"]):
+    """Other models by what they are to this one; one that is not there says how to ask for it."""
+
+    def __missing__(self, name: str) -> Mapping[str, Tensor]:
+        raise ConfigError(
+            "run.models",
+            f"holds no '{name}' model (it has: {', '.join(self) or 'none'})",
+            f'declare it in the method: needs = ("{name}",)',
+        )
+
+
 @dataclass
 class Run:
     """What a method is handed when its work starts: the model and everything around it.
@@ -103,3 +114,8 @@ class Run:
     where: str = "run"
     fit: Fit = no_trainer
     """Trains a stage of the method's own."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Keep `models` as what says how a missing one is asked for."""
+        is_models = name == "models" and isinstance(value, Mapping)
+        super().__setattr__(name, Others(value) if is_models else value)

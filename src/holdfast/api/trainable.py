@@ -65,7 +65,7 @@ class Trainable(Method):
         Raises:
             DataError: there are too few, or none.
         """
-        raise NotImplementedError
+        raise ConfigError(self.name(), "draws no rows", "write `rows`")
 
     def adapt(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """Add modules for the time of training; leave the model as it was found."""
@@ -95,7 +95,7 @@ class Trainable(Method):
 
     def loss(self, model: PreTrainedModel, batch: Batch, state: State) -> Loss:
         """Give the terms of one micro-batch; the step is the gradient of their sum."""
-        raise NotImplementedError
+        raise ConfigError(self.name(), "has no loss", "write `loss` or `gradient`")
 
     def gradient(
         self,
@@ -104,7 +104,7 @@ class Trainable(Method):
         state: State,
     ) -> tuple[ParamVector, Loss]:
         """Give the gradient of a whole optimiser step and the terms to log, in place of `loss`."""
-        raise NotImplementedError
+        raise ConfigError(self.name(), "has no gradient", "write `loss` or `gradient`")
 
     @classmethod
     def writes(cls, hook: str) -> bool:

@@ -27,12 +27,12 @@ from holdfast.api.terms import Batch, Loss, State
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool, Where
 from holdfast.data.tokens import Tokens
-from holdfast.errors import ConfigError, TrainingError
+from holdfast.errors import ConfigError, TrainingError, did_you_mean
 from holdfast.nn.vectors import ParamVector
 from holdfast.testing import tiny
 from holdfast.testing.hold import hold
 from holdfast.testing.methods import short
-from holdfast.train import Hardened, harden
+from holdfast.train import Hardened, harden, measure
 from holdfast.train.loop import Progress
 
 LOOP = Loop(steps=3, batch=4, lr=0.01)
@@ -358,6 +358,29 @@ def it_trains_in_every_precision(method: Defence) -> None:
         hold(not same, f"under {precision} no weight moves")
 
 
+def its_signal_is_measured_on_its_own_model_and_on_others(method: Defence) -> None:
+    """`signal` is a key of `diagnostic`, which also works on a model another method made."""
+    if not method.signal:
+        return
+    model = tiny.model()
+    start = tiny.weights(model)
+    done = hardened(cut(method), model)
+    known = did_you_mean(method.signal, done.diagnostics)
+    hold(
+        method.signal in done.diagnostics,
+        f"signal '{method.signal}' is no key of its diagnostic; {known}",
+    )
+    sources = {**moved_original("qwen3"), "start": start, "kept": done.state}
+    try:
+        found = measure(
+            cut(method), tiny.model(), tiny.encoder(), tiny.pool(), seed=0, sources=sources
+        )
+    except Exception as error:  # whatever a method does wrong
+        hold(False, f"on a model it did not make, state is None and diagnostic raises {error!r}")
+        return
+    hold(method.signal in found, "on a model it did not make, the diagnostic lacks its signal")
+
+
 class Stop(KeyboardInterrupt):
     """An interruption."""
 
@@ -427,6 +450,7 @@ CHECKS = (
     packing_changes_no_weight,
     a_step_may_lack_a_role,
     it_trains_in_every_precision,
+    its_signal_is_measured_on_its_own_model_and_on_others,
     it_resumes_in_the_middle,
     the_same_seed_gives_the_same_bits,
 )

@@ -50,6 +50,14 @@ def new(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         typer.echo(path)
+    typer.echo(f"change them into yours, then: {_next(name, out)}")
+
+
+def _next(name: str, out: Path | None) -> str:
+    """Say how the contract is run on what was written."""
+    if out is None:
+        return f"python -m pytest tests/contract -k {name}"
+    return f"cd {out} && python -m pytest tests"
 
 
 def _checkout() -> Path:
@@ -96,7 +104,13 @@ def _in_package(kind: str, name: str, out: Path) -> dict[Path, str]:
     from holdfast.api.registry import KINDS
 
     room, group = f"holdfast.{KINDS[kind][0]}.{name}", KINDS[kind][0].rpartition(".")[2]
-    package = re.sub(r"\W", "_", out.resolve().name).lower()
+    package = out.resolve().name
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", package) or keyword.iskeyword(package):
+        raise ConfigError(
+            f"--out {out}",
+            f"'{package}' is no name for a package",
+            "end it in small letters, digits and _",
+        )
     test = template(f"{kind}_test.py", kind, name).replace(room, f"{package}.{name}")
     contract = (
         f"\n\ndef test_it_keeps_the_contract_of_its_kind() -> None:\n"
