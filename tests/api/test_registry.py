@@ -149,3 +149,29 @@ def test_an_unknown_kind_gets_the_known_ones():
     with pytest.raises(ConfigError) as caught:
         registry.names("attak")
     assert str(caught.value) == "attak: no such kind of method; did you mean 'attack'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("x = 1\n", "has no docstring on its first line; say in one what the method does"),
+        ('x = """\n', "is no Python"),
+        ("# (c)\n'''What it does.\n\nMore.\n'''\n", ""),
+    ],
+)
+def test_an_untidy_file_is_named_and_a_tidy_one_is_read_whatever_its_quotes(
+    text: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    package = tmp_path / f"untidy_{len(text)}"  # a name of its own: modules are kept
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "odd.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    monkeypatch.setattr(registry, "_inside", lambda _kind: {"odd": f"{package.name}.odd"})
+    if not line:
+        assert registry.about("defence", "odd") == "What it does."
+        return
+    with pytest.raises(ConfigError) as caught:
+        registry.about("defence", "odd")
+    assert str(caught.value).startswith(f"{package / 'odd.py'}: {line}")

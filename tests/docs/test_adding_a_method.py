@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.trajectory.make import FAMILIES
 
+from holdfast.cli import run as command
 from holdfast.cli.verbs.new import EXAMPLES, TESTS, template
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-a-method.md"
@@ -115,3 +116,33 @@ def test_a_package_of_ones_own_keeps_the_contract(
     listed = run(tmp_path, "-m", "holdfast", "ls", kind, more=path)
     assert re.search(rf"{name} +\[mypackage\]", listed)
     run(package, "-m", "pytest", "-q", "tests", "-p", "no:cacheprovider", more=path)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["judge", "9 lives"], "9 lives: is no name for a method; use small letters, digits and _"),
+        (["judge", "class"], "class: is no name for a method; use small letters, digits and _"),
+        (["defence", "sgt"], "sgt: there is a defence of this name; choose another"),
+        (["sword", "x"], "sword: no such kind of method; known: attack, defence, judge, source"),
+        (
+            ["judge", "mine", "--out", "9pk"],
+            "--out 9pk: '9pk' is no name for a package; end it in small letters, digits and _",
+        ),
+        (
+            ["judge", "mine"],
+            "new: this folder is in no checkout of Holdfast; give --out FOLDER",
+        ),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_and_nothing_is_written(
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(["new", *words]) == 2
+    assert capsys.readouterr().err == f"holdfast: {line}\n"
+    assert not list(tmp_path.iterdir())
