@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.api import MOST_UNSCORED
-
 LEVEL = 0.95
 """Confidence level of every interval; the usual choice."""
 LEAST_DESIGN_EFFECT = 0.5
@@ -31,14 +29,6 @@ SEEDS_FOR_RANKING = 8
 0.047 (Holm); of seven seeds three pairs are too many."""
 TINY = 1e-9
 """Rounding allowed where a share meets its limit exactly; shares differ by far more."""
-
-
-def too_many_unscored(unscored: np.ndarray | float, rows: np.ndarray | float) -> np.ndarray | bool:
-    """Say whether a cell of `rows` prompts has too many without a score to be valid.
-
-    A cell without rows passes: whoever asks must know that something was asked.
-    """
-    return unscored > MOST_UNSCORED * rows + TINY
 
 
 @dataclass(frozen=True, slots=True)

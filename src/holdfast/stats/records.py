@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.api import EvalPurpose
+from holdfast.api.verdicts import too_many_unscored
 from holdfast.errors import DataError
 from holdfast.stats import cost, estimates, free, pairs
 from holdfast.stats.cells import Cut
@@ -135,7 +136,7 @@ class Point:
     @property
     def valid(self) -> bool:
         """Whether few enough restricted prompts are unscored."""
-        return not estimates.too_many_unscored(self.unscored, self.rows)
+        return not too_many_unscored(self.unscored, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
