@@ -119,9 +119,12 @@ def test_without_a_network_one_line_names_what_is_missing(root: Path, tmp_path: 
     assert line.endswith("or run this once with a network")
 
 
-FAKE_UV = """#!{python}
+# Python below a shell's first line: a path with spaces cannot stand behind `#!`.
+FAKE_UV = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
 import pathlib, sys
-with open({seen!r}, "a") as seen: seen.write(" ".join(sys.argv[1:]) + "\\n")
+with open({seen!r}, "a") as seen: seen.write("\\t".join(sys.argv[1:]) + "\\n")
 if sys.argv[1] == "venv":
     home = pathlib.Path(sys.argv[-1])
     (home / "bin").mkdir(parents=True)
@@ -152,8 +155,8 @@ def test_uv_makes_the_environment_or_hands_over_in_one_line(
     said: str | None,
 ):
     folder, seen, uv = tmp_path / "venv", tmp_path / "seen", tmp_path / "uv"
-    python = sys.executable if fails else tmp_path / "gone"
-    uv.write_text(FAKE_UV.format(python=python, seen=str(seen), fails=fails or "-"))
+    text = FAKE_UV.format(python=sys.executable, seen=str(seen), fails=fails)
+    uv.write_text(text if fails else f"#!{tmp_path / 'gone'}\n")
     uv.chmod(0o755)
     monkeypatch.setattr(dev, "has_gpu", lambda: False)
     monkeypatch.setattr(dev.sys, "platform", "linux")
@@ -180,7 +183,7 @@ def test_uv_makes_the_environment_or_hands_over_in_one_line(
     assert (["-m", "venv", "--clear"] in by_pip) is bool(said)
     assert (["-m", "pip", "install"] in by_pip) is bool(said)
     if fails == "nothing does":
-        by_uv = [line.split(" ") for line in seen.read_text().splitlines()]
+        by_uv = [line.split("\t") for line in seen.read_text().splitlines()]
         inside = ["pip", "install", "--python", str(environment.python)]
         assert by_uv[0] == ["venv", "--clear", "--python", sys.executable, str(folder)]
         assert [words[:4] for words in by_uv[1:]] == [inside, inside]
