@@ -12,7 +12,6 @@ from typing import Any
 
 from holdfast.api import Known
 
-
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, oldest first: (role, text)."""
 
@@ -79,7 +78,7 @@ def normalise(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-def _hash(*parts: str | None | Turns) -> str:
+def _hash(*parts: str | Turns | None) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
