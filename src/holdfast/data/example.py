@@ -12,6 +12,9 @@ from typing import Any
 
 from holdfast.api import Known
 
+Turns = tuple[tuple[str, str], ...]
+"""Earlier turns of a conversation, oldest first: (role, text)."""
+
 
 class Role(StrEnum):
     """What a row is for."""
@@ -44,8 +47,8 @@ class Side(StrEnum):
 class Example:
     """A prompt with, usually, a response.
 
-    `uid` is the hash of the normalised prompt (with its system prompt), `row_id` of system,
-    prompt and response; `group` is what must stay together on one side.
+    `uid` is the hash of the normalised prompt (with its system prompt and earlier turns), `row_id`
+    of system, earlier turns, prompt and response; `group` is what must stay together on one side.
     """
 
     uid: str
@@ -59,6 +62,8 @@ class Example:
     category: str = ""
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    turns: Turns = ()
+    """What was said before the prompt: `user` and `assistant` take turns, the user first."""
 
     @property
     def evaluation_set(self) -> str | None:
@@ -77,7 +82,7 @@ def normalise(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-def _hash(*parts: str | None) -> str:
+def _hash(*parts: str | Turns | None) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -92,12 +97,15 @@ def example(
     category: str = "",
     source: str = "",
     meta: Mapping[str, Any] | None = None,
+    turns: Turns = (),
 ) -> Example:
     """Make a row and fill in its hashes; `group` defaults to the uid."""
-    uid = _hash(normalise(prompt), system)
+    earlier = (turns,) if turns else ()  # a row without any has the hash it always had
+    told = (tuple((who, normalise(text)) for who, text in turns),) if turns else ()
+    uid = _hash(normalise(prompt), system, *told)
     return Example(
         uid=uid,
-        row_id=_hash(system, prompt, response),
+        row_id=_hash(system, prompt, response, *earlier),
         group=group if group is not None else uid,
         side=side,
         role=role,
@@ -107,4 +115,5 @@ def example(
         category=category,
         source=source,
         meta=dict(meta or {}),
+        turns=turns,
     )
