@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
-from holdfast.data.sources.file import File
+from holdfast.data.sources.local import Local
 from holdfast.errors import DataError
 
 ROWS = [{"q": "how do I fold a map?", "a": "in three"}, {"q": "how do I tie it?", "a": "twice"}]
@@ -31,7 +31,7 @@ def write(folder: Path, ending: str) -> Path:
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
-    source = File(path=str(write(tmp_path, ending)), role="benign", prompt="q", response="a")
+    source = Local(path=str(write(tmp_path, ending)), role="benign", prompt="q", response="a")
     rows = source.examples()
     assert [(row.prompt, row.response) for row in rows] == [(r["q"], r["a"]) for r in ROWS]
     assert {row.role for row in rows} == {Role.BENIGN}
@@ -40,14 +40,14 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str) -> 
 
 def test_a_declared_side_holds_for_the_whole_file(tmp_path: Path) -> None:
     path = str(write(tmp_path, "jsonl"))
-    source = File(path=path, role="harmful", prompt="q", response=None, side="evaluator")
+    source = Local(path=path, role="harmful", prompt="q", response=None, side="evaluator")
     assert {row.side for row in source.examples()} == {Side.EVALUATOR}
     assert {row.response for row in source.examples()} == {None}
 
 
 def test_the_content_hash_follows_the_bytes(tmp_path: Path) -> None:
     path = write(tmp_path, "jsonl")
-    source = File(path=str(path), role="benign", prompt="q", response="a")
+    source = Local(path=str(path), role="benign", prompt="q", response="a")
     before = source.content()
     path.write_text(path.read_text() + json.dumps({"q": "x", "a": "y"}) + "\n")
     assert source.content() != before
@@ -86,7 +86,7 @@ def test_mistakes_are_told_in_one_line(
     if text is not None:
         Path(name).write_text(text)
     with pytest.raises(DataError) as caught:
-        File(path=name, role="benign", **fields).examples()
+        Local(path=name, role="benign", **fields).examples()
     assert str(caught.value) == line
 
 
@@ -129,7 +129,7 @@ def test_rows_that_could_serve_nothing_are_refused(
     monkeypatch.chdir(tmp_path)
     Path("a.jsonl").write_text('{"prompt": "x", "response": "y"}\n')
     with pytest.raises(DataError) as caught:
-        File(path="a.jsonl", **fields).examples()
+        Local(path="a.jsonl", **fields).examples()
     assert str(caught.value) == line
 
 
@@ -153,7 +153,7 @@ def test_what_a_set_is_for_follows_from_the_role(
     tmp_path: Path, fields: dict[str, Any], purpose: str, answers: list[str | None]
 ) -> None:
     path = str(write(tmp_path, "jsonl"))
-    source = File(path=path, prompt="q", evaluation_set="my_own", **fields)
+    source = Local(path=path, prompt="q", evaluation_set="my_own", **fields)
     pool = Pool.of([source.with_(side="evaluator")])
     (declared,) = pool.sets.values()
     assert (declared.name, declared.purpose, declared.label) == ("my_own", purpose, "my own")
@@ -162,7 +162,7 @@ def test_what_a_set_is_for_follows_from_the_role(
 
 
 def test_a_file_of_no_set_declares_none_and_its_key_is_as_it_was(tmp_path: Path) -> None:
-    source = File(path=str(write(tmp_path, "jsonl")), role="benign", prompt="q", response="a")
+    source = Local(path=str(write(tmp_path, "jsonl")), role="benign", prompt="q", response="a")
     assert source.sets() == ()
     assert "purpose" not in source.identity()["fields"]
 
@@ -172,4 +172,4 @@ def test_text_that_is_not_utf8_is_told_in_one_line(tmp_path: Path, ending: str) 
     path = tmp_path / f"a.{ending}"
     path.write_bytes(b"prompt,response\n\xff\xfe,x\n")
     with pytest.raises(DataError, match="is not UTF-8"):
-        File(path=str(path), role="benign").examples()
+        Local(path=str(path), role="benign").examples()
