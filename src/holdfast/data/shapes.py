@@ -49,13 +49,14 @@ class Layout:
 
     `prompt` and `response` name columns with text or with a list of messages. Without `prompt` the
     whole conversation is in `response`; without `response` prompts alone are read. `context` is a
-    column that follows the prompt after a blank line.
+    column that follows the prompt after a blank line; `turns` one with the messages before it.
     """
 
     shape: str
     prompt: str | None
     response: str | None
     context: str | None = None
+    turns: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,17 @@ def meta_of(record: Record, column: str, where: str) -> dict[str, Any]:
     return dict(found)
 
 
+def turns_of(record: Record, column: str, where: str) -> Turns:
+    """Give the messages in a column, (who speaks, text); an empty cell is none.
+
+    Raises:
+        DataError: one is no message, or cannot be taken whole.
+    """
+    if cell(record, column, where) in (None, []):
+        return ()
+    return tuple(_messages(record, column, None, where))
+
+
 def conversation(record: Record, at: Layout, where: str, todo: str = "") -> Conversation:
     """Give what a record says.
 
@@ -168,6 +180,8 @@ def conversation(record: Record, at: Layout, where: str, todo: str = "") -> Conv
     if at.context is not None and record.get(at.context) not in (None, ""):
         added = text_of(record[at.context], at.context, where)
         asked = [*asked[:-1], ("user", f"{asked[-1][1]}\n\n{added}")]
+    if at.turns is not None:
+        asked = [*turns_of(record, at.turns, where), *asked]
     if at.response is None:
         said = _checked(asked, where)
         if len(said) > 1 and said[-1][0] == "assistant":  # prompts alone were asked for
@@ -202,21 +216,23 @@ def _joined(
 
 
 def _messages(
-    record: Record, column: str, speaker: str | None, where: str, todo: str
+    record: Record, column: str, speaker: str | None, where: str, todo: str = ""
 ) -> list[tuple[str, str]]:
     """Give the messages of a column, (who speaks, text); plain text is one of the speaker's."""
     value = cell(record, column, where, todo)
-    if speaker is None and not isinstance(value, list):
+    if isinstance(value, list):
+        found = [
+            _message(one, f"message {i} in column '{column}'", where)
+            for i, one in enumerate(value, start=1)
+        ]
+    elif speaker is None:
         cause = f"column '{column}' is no list of messages"
         raise DataError(where, cause, "write [{role: ..., content: ...}, ...]")
-    if speaker is not None and not isinstance(value, list):
-        return [(speaker, text_of(value, column, where))]
-    if not value:
+    else:
+        found = [(speaker, text_of(value, column, where))]
+    if not found:
         raise DataError(where, f"column '{column}' has no messages", "fill it or drop the row")
-    return [
-        _message(one, f"message {i} in column '{column}'", where)
-        for i, one in enumerate(value, start=1)
-    ]
+    return found
 
 
 def _message(value: object, what: str, where: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from holdfast.api import EvalPurpose, EvalSet, Source
 from holdfast.api.evalset import SCORERS
@@ -81,6 +81,8 @@ class Local(Source):
     system: str | None = None
     """Column of a system prompt; an empty cell is none. The shapes but `columns` read a column
     `system` where there is one."""
+    turns: str | None = None
+    """Column of what was said before the prompt, a list of messages; an empty cell is none."""
     group: str | None = None
     """Column of what must stay together; None makes it the prompt itself."""
     category: str | None = None
@@ -152,13 +154,14 @@ class Local(Source):
                 "a preference pair has two answers",
                 "say which is the harmful one: `response: chosen` or `response: rejected`",
             )
-        return at
+        return replace(at, turns=self.turns)
 
     def _alone(self, first: Record, at: Layout) -> bool:
         """Say whether a file of refusals has prompts and no column that could hold an answer."""
         if self.role != "refusal" or at.prompt is None or at.response is None:
             return False
-        named = (at.prompt, self.system, self.group, self.category, self.answer, self.meta)
+        more = (self.system, self.turns, self.group, self.category, self.answer, self.meta)
+        named = (at.prompt, *more)
         return set(first) <= {name.partition(".")[0] for name in named if name is not None}
 
     def _example(self, record: Record, at: Layout, refusal: str | None, where: str) -> Example:
