@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def prompts(path: str, columns: dict[str, str | None]) -> list[Example]:
     """Give the prompts of a file of rows; `columns` maps its columns, as `--column` does.
 
-    A system prompt, earlier turns and what a judge must know stand in `system`, `turns` and `meta`,
-    where the first row has them: what `generate` wrote can be asked again.
+    A system prompt, earlier turns and what a judge must know are read from `system`, `turns` and
+    `meta` where rows have them: what `generate` wrote can be asked again.
 
     Raises:
         DataError: the file cannot be read, or a row has no prompt.
@@ -26,8 +26,8 @@ def prompts(path: str, columns: dict[str, str | None]) -> list[Example]:
     from holdfast.api.registry import make
     from holdfast.data.records import records
 
-    _, first = next(records(Path(path)))
-    kept = {name: name for name in ("system", "turns", "meta") if name in first}
+    there = {name for _, record in records(Path(path)) for name in record}
+    kept = {name: name for name in ("system", "turns", "meta") if name in there}
     given = {"path": path, "role": "harmful", "response": None} | kept | columns
     asked: Any = make("source", {"local": given}, "--prompts")
     return list(asked.examples())
@@ -53,8 +53,8 @@ def exchanges(path: Path) -> Iterator[Exchange]:
             prefill=_text_or_none(row, "prefill", where) or "",
             response=_text(row, "response", where),
             finish_reason=_text_or_none(row, "finish_reason", where) or "stop",
-            meta=meta_of(row, "meta", where) if "meta" in row else {},
-            turns=turns_of(row, "turns", where) if "turns" in row else (),
+            meta=meta_of(row, "meta", where),
+            turns=turns_of(row, "turns", where),
         )
 
 

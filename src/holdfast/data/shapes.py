@@ -72,9 +72,9 @@ class Conversation:
 def layout(first: Record, shape: str, prompt: str, response: str | None, where: str) -> Layout:
     """Give where records like the first one keep their conversation.
 
-    `shape` is `columns`, one of `SHAPES`, or `auto`, which looks at the columns: those that `prompt`
-    and `response` name, else the one shape that fits. A name other than `PROMPT` and `RESPONSE` is
-    taken in place of the shape's own column; `response` None reads prompts alone.
+    `shape` is `columns`, one of `SHAPES`, or `auto`, which takes the columns that `prompt` and
+    `response` name where they are there, else the one shape that fits. A name other than `PROMPT`
+    and `RESPONSE` is taken in place of the shape's own; `response` None reads prompts alone.
 
     Raises:
         DataError: the columns fit two shapes.
@@ -135,6 +135,11 @@ def cell(record: Record, column: str, where: str, todo: str = "") -> object:
     return cell(inner if isinstance(inner, Mapping) else {}, rest, where)
 
 
+def given(record: Record, column: str) -> object:
+    """Give what a record has in a column, or None where it lacks it."""
+    return cell(record, column, "") if has(record, column) else None
+
+
 def text_of(value: object, column: str, where: str) -> str:
     """Give the text of a column; raises DataError where it is no text or has no words."""
     if not isinstance(value, str) or not value.strip():
@@ -143,12 +148,12 @@ def text_of(value: object, column: str, where: str) -> str:
 
 
 def meta_of(record: Record, column: str, where: str) -> dict[str, Any]:
-    """Give the object in a column, where a row's other facts are; none is empty.
+    """Give the object in a column, where a row's other facts are; without a cell it is empty.
 
     Raises:
         DataError: it is no object, or one of its fields is of another kind than `Known` says.
     """
-    found = cell(record, column, where) or {}
+    found = given(record, column) or {}
     if not isinstance(found, dict):
         raise DataError(where, f"'{column}' is no object", "write fields there, or leave it out")
     try:
@@ -159,12 +164,12 @@ def meta_of(record: Record, column: str, where: str) -> dict[str, Any]:
 
 
 def turns_of(record: Record, column: str, where: str) -> Turns:
-    """Give the messages in a column, (who speaks, text); an empty cell is none.
+    """Give the messages in a column, (who speaks, text); no such cell, or an empty one, is none.
 
     Raises:
         DataError: one is no message, or cannot be taken whole.
     """
-    if cell(record, column, where) in (None, []):
+    if given(record, column) in (None, []):
         return ()
     return tuple(_messages(record, column, None, where))
 

@@ -61,16 +61,20 @@ def generate(
         {
             "uid": row.uid,
             "system": row.system,
-            "turns": [{"role": who, "content": said} for who, said in row.turns],
             "prompt": row.prompt,
             "response": answer.text,
             "finish_reason": answer.finish_reason,
             "meta": dict(row.meta),
+            **({"turns": _messages(row)} if row.turns else {}),
         }
         for row, answer in zip(rows, answers, strict=True)
     ]
     whole_file(out, written)
     typer.echo(f"{len(written)} answers: {out}")
+
+
+def _messages(row: Example) -> list[dict[str, str]]:
+    return [{"role": who, "content": said} for who, said in row.turns]
 
 
 def _asked(

@@ -17,6 +17,8 @@ from holdfast.data.shapes import (
     Record,
     cell,
     conversation,
+    given,
+    has,
     layout,
     meta_of,
     text_of,
@@ -79,10 +81,10 @@ class Local(Source):
     the file's own; a file that has no column but those named here gets "I can't answer." (source:
     the released code of SGT)."""
     system: str | None = None
-    """Column of a system prompt; an empty cell is none. The shapes but `columns` read a column
-    `system` where there is one."""
+    """Column of a system prompt; a row without it, or with an empty cell, has none. The shapes but
+    `columns` read a column `system` where there is one."""
     turns: str | None = None
-    """Column of what was said before the prompt, a list of messages; an empty cell is none."""
+    """Column of what was said before the prompt, a list of messages; a row may have none."""
     group: str | None = None
     """Column of what must stay together; None makes it the prompt itself."""
     category: str | None = None
@@ -135,13 +137,18 @@ class Local(Source):
         self._check()
         rows: list[Example] = []
         at, refusal = None, self.refusal
+        unseen = [one for one in (self.system, self.turns, self.meta) if one is not None]
         for number, record in records(Path(self.path)):
             where = f"{self.path}:{number}"
             if at is None:
                 at = self._layout(record, where)
                 if self._alone(record, at):
                     at, refusal = replace(at, response=None), FIXED_REFUSAL
+            unseen = [one for one in unseen if not has(record, one)]
             rows.append(self._example(record, at, refusal, where))
+        if unseen:
+            cause = f"no row has a column '{unseen[0]}'"
+            raise DataError(self.path, cause, "check its name, or leave it out")
         return rows
 
     def _layout(self, first: Record, where: str) -> Layout:
@@ -194,7 +201,7 @@ class Local(Source):
         column = self.system
         if column is None and at.shape != "columns" and "system" in record:
             column = "system"
-        value = None if column is None else cell(record, column, where)
+        value = None if column is None else given(record, column)
         if column is None or value is None or value == "":
             return said
         if said is not None:
