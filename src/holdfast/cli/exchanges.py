@@ -48,7 +48,7 @@ def exchanges(path: Path) -> Iterator[Exchange]:
         where = f"{path}:{number}"
         yield Exchange(
             example_uid=str(row.get("uid", number)),
-            system=_text_or_none(row, "system", where),
+            system=_text_or_none(row, "system", where) or None,
             prompt=_text(row, "prompt", where),
             prefill=_text_or_none(row, "prefill", where) or "",
             response=_text(row, "response", where),

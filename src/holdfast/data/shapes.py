@@ -244,7 +244,7 @@ def _message(value: object, what: str, where: str) -> tuple[str, str]:
     """Read {role, content}, or ShareGPT's {from, value}."""
     if not isinstance(value, Mapping):
         raise DataError(where, f"{what} is no object", "write {role: ..., content: ...}")
-    who = value.get("role", value.get("from"))
+    who = value.get("role") or value.get("from")  # of a nested column, every key is there
     if not isinstance(who, str):
         raise DataError(where, f"{what} has no role", "write {role: ..., content: ...}")
     if who not in SPEAKERS:
@@ -255,7 +255,7 @@ def _message(value: object, what: str, where: str) -> tuple[str, str]:
     for name in LOST:
         if value.get(name):
             raise DataError(where, f"{what} has '{name}', which a row cannot hold", "drop the row")
-    content = value.get("content", value.get("value"))
+    content = value.get("content") or value.get("value")
     if isinstance(content, list):
         content = "".join(_part(part, what, where) for part in content)
     if not isinstance(content, str) or not content.strip():
