@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ DTYPES = {
     "bf16_pure": torch.bfloat16,
 }
 """The dtype weights are held in under each precision."""
+
+SAVED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtypes weights are written in, by their names here."""
 
 SAMPLE = 4096
 """Most values of each tensor that enter a model's hash: enough that no two checkpoints agree, few
@@ -54,10 +58,54 @@ def load(
     return model.to(device).eval(), tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer in plain Hugging Face form into an existing folder."""
-    model.save_pretrained(folder)
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Cast a model's weights in place, and no others than loading it in `dtype` would.
+
+    Buffers keep their precision (positions turned by a frequency rounded to bf16 are others), and
+    so do the few weights that the library holds in fp32 under every dtype.
+    """
+    plan = model._get_dtype_plan(dtype)
+    kept = [(re.compile(pattern.replace("*", ".*")), own) for pattern, own in plan.items()]
+    for name, p in model.named_parameters():
+        if p.is_floating_point():
+            p.data = p.data.to(next((own for rule, own in kept if rule.search(name)), dtype))
+    return model
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write model and tokenizer in plain Hugging Face form into an existing folder.
+
+    Args:
+        dtype: what the weights are written in; None writes them as they are held. The model itself
+            stays as it is.
+
+    Raises:
+        ModelError: a weight is too large for `dtype`.
+    """
+    held = [(name, p, p.data) for name, p in model.named_parameters()]
+    try:
+        if dtype is not None:
+            cast(model, dtype)
+            for name, p, before in held:
+                if bool(before.isfinite().all()) and not bool(p.isfinite().all()):
+                    raise ModelError(
+                        f"weight '{name}'", f"too large for {_told(dtype)}", "save it in bf16 or fp32"
+                    )
+        model.save_pretrained(folder)
+    finally:
+        for _, p, before in held:
+            p.data = before
     tokenizer.save_pretrained(folder)
+
+
+def _told(dtype: torch.dtype) -> str:
+    return next((name for name, one in SAVED.items() if one is dtype), str(dtype))
 
 
 class _Files(Mapping[str, Tensor]):
