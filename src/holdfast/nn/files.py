@@ -15,7 +15,6 @@ from typing import Any
 from holdfast.api.registry import shipped_models
 from holdfast.errors import ModelError
 
-
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """What the library loads a folder's weights from: the one file, or else those that the index names.
 Nothing else in a folder is ever loaded."""
@@ -256,7 +255,7 @@ def _one_model(spec: str, folder: Path, where: str) -> None:
             "merge it and save that, or remove adapter_config.json",
         )
     config = config_of(folder)
-    if config.get("quantization_config"):
+    if config.get("quantization_config"):  # spelling: theirs
         raise ModelError(
             where,
             f"{spec} is quantised, which cannot be trained",
