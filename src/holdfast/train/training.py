@@ -36,7 +36,7 @@ from holdfast.errors import ConfigError, ModelError
 from holdfast.nn.adapter import lora
 from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import ParamVector, grad, trainable
-from holdfast.nn.weights import DTYPES, tensors
+from holdfast.nn.weights import DTYPES, cast, tensors
 from holdfast.train.loop import Gradient, MicroBatches, Progress, Stream, TrainLog, optimise
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def _gradient(
 
 def _ready(model: PreTrainedModel, loop: Loop) -> None:
     """Bring the model to the loop's precision and choose what is trained."""
-    model.to(DTYPES[loop.precision])
+    cast(model, DTYPES[loop.precision])
     for p in model.parameters():
         p.requires_grad_(True)
     if not loop.train_embeddings:
