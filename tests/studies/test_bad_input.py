@@ -252,6 +252,21 @@ CASES: dict[str, tuple[Change, int, str]] = {
         put("evaluation", 0, "styles", value=["song"]), 2,
         "study.evaluation[0].styles: set 'restricted' has no style 'song'; known: ask, task",
     ),
+    "unknown category of a defence": (
+        lambda data, _: sft(data).update(categories=["darc"]), 2,
+        "study.lineups.refusal_sft[0].refusal_sft: refusal_sft.categories: no row is of category "
+        "'darc'; did you mean 'dark'?",
+    ),
+    "unknown category of an attack": (  # `bright` is a category of benign rows alone
+        lambda data, _: attack(data).update(categories=["bright"]), 2,
+        "study.attacks.harmful_sft[0].harmful_sft: harmful_sft.categories: no row is of category "
+        "'bright'; known: dark",
+    ),
+    "unknown category of a set": (
+        put("evaluation", 0, "categories", value=["darc"]), 2,
+        "study.evaluation[0]: evaluation set 'restricted', side evaluator: categories: no row is "
+        "of category 'darc'; did you mean 'dark'?",
+    ),
     "no harm set": (
         put("evaluation", value=[{"set": "benign"}]), 2,
         "study.evaluation: no set of purpose 'harm' of side 'evaluator'; add `- {set: "

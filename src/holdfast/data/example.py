@@ -29,6 +29,10 @@ class Role(StrEnum):
     """What an honest customer fine-tunes on."""
 
 
+RESTRICTED = (Role.REFUSAL, Role.HARMFUL)
+"""Roles of restricted prompts: the rows that a filter of categories is about."""
+
+
 class Side(StrEnum):
     """Who may see a row."""
 

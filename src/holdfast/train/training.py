@@ -79,7 +79,8 @@ class Session:
             work.mkdir(parents=True, exist_ok=True)
         name = method.name()
         log = TrainLog(work / "log.jsonl" if work is not None else None)
-        run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=name)
+        seen = method.sees(pool)
+        run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=name)
         made = cls(run, log, FlopMeter(), work, progress)
         run.log = lambda **values: log.write(part=name, **values)
         run.fit = made.fit
