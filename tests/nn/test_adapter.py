@@ -191,8 +191,9 @@ def test_held_merged_it_is_what_would_be_saved_and_then_what_it_was(model: Any, 
         assert [name for name, _ in model.named_parameters()] == order
         assert [len(module._forward_hooks) for module in model.modules()] == hooks
         assert all(p.requires_grad for p in params.values())
-        assert dict(model.named_parameters())["model.layers.0.self_attn.q_proj.lora_a"] is (
-            params["model.layers.0.self_attn.q_proj.lora_a"]
+        assert (
+            dict(model.named_parameters())["model.layers.0.self_attn.q_proj.lora_a"]
+            is (params["model.layers.0.self_attn.q_proj.lora_a"])
         )
     assert tiny.same(tiny.weights(model), held)  # merged for good
     with torch.no_grad():
