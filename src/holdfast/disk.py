@@ -18,6 +18,18 @@ from holdfast.errors import StoreError
 _FULL = re.compile(r"os error 28|no space left|file too large|disk quota", re.IGNORECASE)
 
 
+def cache_folder() -> Path:
+    """Give the user's folder for what can be made again; it need not exist.
+
+    `$HOLDFAST_CACHE`, else `holdfast` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+    """
+    own = os.environ.get("HOLDFAST_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "holdfast"
+
+
 @contextmanager
 def whole_folder(
     target: Path, temporary: Path | None = None, *, replace: bool = False
