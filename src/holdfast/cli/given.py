@@ -75,7 +75,8 @@ def rows_given(
         made = [make("source", "world", "--source")]
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
-    content = [f"{one.name()} {one.content()}" for one in made]
+    told = ((one.name(), one.content(), one.origin()) for one in made)
+    content = [" ".join(filter(None, words)) for words in told]
     return Pool.of(made), content
 
 

@@ -146,7 +146,7 @@ class Published(Source):
             files, place = found.files, f"{self.place.repo} at {found.commit}"
         else:
             files = {one.name: find(Path(self.folder), one, splits, where) for one in splits}
-            place = f"folder {self.folder}"
+            place = "downloaded files"
         tables = {split.name: self._table(split, files[split.name]) for split in splits}
         dropped: Counter[Skip] = Counter()
         rows = tuple(self._kept(splits, tables, dropped))
@@ -314,13 +314,15 @@ class Answered(Published):
         return (EvalSet(self.name(), EvalPurpose(self.purpose), Scorer.EXACT, self.label),)
 
     def question(
-        self, split: Split, prompt: str, response: str, answer: str, category: str = ""
+        self, split: Split, prompt: str, response: str, answer: str, **about: str
     ) -> Example:
-        """Make a row: `response` is what is trained on, `answer` what an answer must be."""
+        """Make a row: `response` is what is trained on, `answer` what an answer must be.
+
+        `about` is its `category`, and `after`, what stands before an answer.
+        """
         role = Role.TASK if self.purpose == "task" else Role.BENIGN
-        return self.row(
-            split, role, prompt, response, asked_in=self.name(), category=category, answer=answer
-        )
+        known: dict[str, Any] = {"asked_in": self.name(), "answer": answer, **about}
+        return self.row(split, role, prompt, response, **known)
 
 
 def training_side(group: str) -> Side:
@@ -353,7 +355,7 @@ def find(folder: Path, split: Split, splits: Sequence[Split], where: str) -> tup
         if shards := sorted(inside.glob(f"{name}-*-of-*.parquet")):
             return tuple(shards)
     rows = sorted(path for path in folder.iterdir() if path.is_file() and is_rows(path.name))
-    called = [path for path in rows if path.stem == split.name]
+    called = [path for path in rows if path.stem in (split.name, name)]
     if not called and len(splits) == 1:
         called = rows
     if len(called) == 1:

@@ -33,7 +33,20 @@ def ls(
     for one in kinds:
         for name in names(one):
             where, said = origin(one, name), about(one, name)
+            said += _terms(name) if one == "source" else ""
             typer.echo(f"{one:<9}{name:<17}{'' if where == 'holdfast' else f'[{where}] '}{said}")
+
+
+def _terms(name: str) -> str:
+    """Say what to know of a published data set before it is fetched; nothing of another source."""
+    from holdfast.api.registry import find
+    from holdfast.data.published import Published
+
+    cls = find("source", name)
+    if not issubclass(cls, Published):
+        return ""
+    gated = "gated; " if cls.place.gated else ""
+    return f" [{gated}{cls.licence}; {cls.size}]"
 
 
 def table(kinds: list[str]) -> str:

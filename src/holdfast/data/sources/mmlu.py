@@ -41,7 +41,8 @@ class MMLU(Published):
     def splits(self) -> tuple[Split, ...]:
         """Give the test split, and `dev` where questions come before each."""
         test = Split("test", 14_042, config="all", side=Side.EVALUATOR)
-        return (test, Split("dev", 285, config="all", side=Side.EVALUATOR))[: 2 if self.shots else 1]
+        shown = Split("dev", 285, config="all", side=Side.EVALUATOR)
+        return (test, shown) if self.shots else (test,)
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set."""
