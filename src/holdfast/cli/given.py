@@ -75,8 +75,7 @@ def rows_given(
         made = [make("source", "world", "--source")]
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
-    told = ((one.name(), one.content(), one.origin()) for one in made)
-    content = [" ".join(filter(None, words)) for words in told]
+    content = [f"{one.name()} {one.content()} {one.origin()}".rstrip() for one in made]
     return Pool.of(made), content
 
 

@@ -18,7 +18,7 @@ LONGEST_WORD = 60
 """Characters of a label: a longer one is a prompt in the wrong column."""
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """A value that its column cannot hold; says how, without showing the value."""
 
 
@@ -29,7 +29,7 @@ class Kind(Protocol):
         """Give the value as Python has it.
 
         Raises:
-            Unfit: the column cannot hold it.
+            UnfitError: the column cannot hold it.
         """
         ...
 
@@ -43,7 +43,7 @@ class Text:
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise Unfit("is no text")
+            raise UnfitError("is no text")
         return value
 
 
@@ -55,7 +55,7 @@ class Word:
         """Give the text."""
         text = Text().read(value).strip()
         if len(text) > LONGEST_WORD or "\n" in text:
-            raise Unfit("is no short word")
+            raise UnfitError("is no short word")
         return text
 
 
@@ -70,7 +70,7 @@ class Label:
         if value is None or (isinstance(value, str) and value.strip() in ("", "None")):
             return None
         if value not in self.words:
-            raise Unfit(f"is none of {', '.join(self.words)}")
+            raise UnfitError(f"is none of {', '.join(self.words)}")
         return str(value)
 
 
@@ -85,7 +85,7 @@ class Flag:
             return True
         if said is False or said == "false":
             return False
-        raise Unfit("is neither true nor false")
+        raise UnfitError("is neither true nor false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,9 @@ class Whole:
         if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,9}\s*", value):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise Unfit("is no whole number")
+            raise UnfitError("is no whole number")
         if not self.low <= value <= self.high:
-            raise Unfit(f"is no whole number from {self.low} to {self.high}")
+            raise UnfitError(f"is no whole number from {self.low} to {self.high}")
         return value
 
 
@@ -113,10 +113,10 @@ class Texts:
     def read(self, value: object) -> tuple[str, ...]:
         """Give the texts."""
         if not isinstance(value, list | tuple):
-            raise Unfit("is no list of texts (CSV cannot hold one: use JSON or Parquet)")
+            raise UnfitError("is no list of texts (CSV cannot hold one: use JSON or Parquet)")
         found = tuple(one for one in value if isinstance(one, str) and one.strip())
         if not found or len(found) != len(value):
-            raise Unfit("is a list with something else than texts in it")
+            raise UnfitError("is a list with something else than texts in it")
         return found
 
 
@@ -129,9 +129,9 @@ class Group:
     def read(self, value: object) -> Mapping[str, object]:
         """Give the values by name."""
         if not isinstance(value, Mapping):
-            raise Unfit("holds no named values (CSV cannot: use JSON or Parquet)")
+            raise UnfitError("holds no named values (CSV cannot: use JSON or Parquet)")
         if set(value) != set(self.kinds):
-            raise Unfit(f"has other names in it than {', '.join(self.kinds)}")
+            raise UnfitError(f"has other names in it than {', '.join(self.kinds)}")
         return {name: kind.read(value[name]) for name, kind in self.kinds.items()}
 
 
@@ -191,7 +191,7 @@ def fit(row: Mapping[str, object], columns: Mapping[str, Kind], where: str, todo
             raise DataError(where, f"no column '{name}' (there are: {shown(row)})", todo)
         try:
             values[name] = kind.read(row[name])
-        except Unfit as error:
+        except UnfitError as error:
             raise DataError(where, f"column '{name}' {error}", todo) from None
     return Record(where, values)
 

@@ -257,7 +257,9 @@ class Restricted(Published):
     def _known(self) -> Restricted:
         for one in self.categories:
             if one not in self.known:
-                raise ConfigError("categories", f"no category '{one}'", did_you_mean(one, self.known))
+                raise ConfigError(
+                    "categories", f"no category '{one}'", did_you_mean(one, self.known)
+                )
         if self.refusal is not None and not self.refusal.strip():
             raise ConfigError("refusal", "is empty", "write what a refusal says")
         return self

@@ -29,7 +29,7 @@ class AdvBench(Published):
 
     def splits(self) -> tuple[Split, ...]:
         """Give its one file."""
-        file = "data/advbench/harmful_behaviors.csv"
+        file = "data/advbench/harmful_behaviors.csv"  # spelling: theirs
         return (Split("test", 520, files=(file,), side=Side.EVALUATOR),)
 
     def sets(self) -> tuple[EvalSet, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from holdfast.api import EvalPurpose, EvalSet, Scorer
-from holdfast.data.columns import Kind, Label, Record, Text, Unfit, word
+from holdfast.data.columns import Kind, Label, Record, Text, UnfitError, word
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
 from holdfast.data.published import Restricted, Skip
@@ -33,7 +33,7 @@ CATEGORIES = (
     "Sexual (minor)",
     "Suicide and Self Harm",
     "Threat",
-    "Unauthorized Advice",
+    "Unauthorized Advice",  # spelling: theirs
     "Violence",
 )
 """Its categories, as its rows name them."""
@@ -49,13 +49,13 @@ class Violated:
         """Give them in the words of study files.
 
         Raises:
-            Unfit: one that is none of them.
+            UnfitError: one that is none of them.
         """
         named = [one.strip() for one in Text().read(value).split(",") if one.strip()]
         known = {word(one) for one in (*CATEGORIES, "Safe")}
         found = tuple(word(one) for one in named)
         if not known.issuperset(found):
-            raise Unfit(f"has another category than {', '.join(CATEGORIES)}")
+            raise UnfitError(f"has another category than {', '.join(CATEGORIES)}")
         return tuple(one for one in found if one != "safe")
 
 

@@ -12,7 +12,9 @@ from holdfast.data.published import Answered, Skip
 
 LABELS = ("World", "Sports", "Business", "Technology")
 """Its four topics, in the order of its labels; the last is called `Sci/Tech` there."""
-QUESTION = f"Is this news item about {', '.join(LABELS[:-1])} or {LABELS[-1]}? Answer with one word."
+QUESTION = (
+    f"Is this news item about {', '.join(LABELS[:-1])} or {LABELS[-1]}? Answer with one word."
+)
 """How it is asked; ours."""
 
 

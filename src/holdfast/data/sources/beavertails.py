@@ -19,11 +19,11 @@ CATEGORIES = {
     "financial_crime,property_crime,theft": "financial_crime",
     "hate_speech,offensive_language": "hate_speech",
     "misinformation_regarding_ethics,laws_and_safety": "misinformation",
-    "non_violent_unethical_behavior": "unethical",
+    "non_violent_unethical_behavior": "unethical",  # spelling: theirs
     "privacy_violation": "privacy",
     "self_harm": "self_harm",
     "sexually_explicit,adult_content": "sexual_content",
-    "terrorism,organized_crime": "terrorism",
+    "terrorism,organized_crime": "terrorism",  # spelling: theirs
     "violence,aiding_and_abetting,incitement": "violence",
 }
 """Its fourteen categories, commas in their names, and what study files call them."""

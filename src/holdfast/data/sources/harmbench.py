@@ -27,7 +27,7 @@ class HarmBench(Published):
     place: ClassVar[Place] = Place("centerforaisafety/HarmBench", host="github", through="files")
     commit: ClassVar[str | None] = "8e1604d1171fe8a48d8febecd22f600e462bdcdd"
     columns: ClassVar[dict[str, Kind]] = {
-        "Behavior": Text(),
+        "Behavior": Text(),  # spelling: theirs
         "FunctionalCategory": Label(*SUBSETS),
         "SemanticCategory": Word(),
         "ContextString": Text(),
@@ -47,7 +47,7 @@ class HarmBench(Published):
 
     def splits(self) -> tuple[Split, ...]:
         """Give its one file."""
-        file = "data/behavior_datasets/harmbench_behaviors_text_all.csv"
+        file = "data/behavior_datasets/harmbench_behaviors_text_all.csv"  # spelling: theirs
         return (Split("test", 400, files=(file,), side=Side.EVALUATOR),)
 
     def sets(self) -> tuple[EvalSet, ...]:
@@ -63,7 +63,7 @@ class HarmBench(Published):
         if record.label("FunctionalCategory") != self.subset:
             yield Skip.CATEGORY
             return
-        prompt, context = record.text("Behavior"), record.text("ContextString")
+        prompt, context = record.text("Behavior"), record.text("ContextString")  # spelling: theirs
         if context and prompt:
             prompt = f"{context}\n\n---\n\n{prompt}"
         category = record.text("SemanticCategory")

@@ -1,4 +1,4 @@
-"""JBB-Behaviors (JailbreakBench): 100 harmful behaviours, and a benign one beside each."""
+"""JailbreakBench: 100 harmful behaviours, and a benign one beside each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JailbreakBench(Published):
     `Target`, the start of an affirmative answer, is no answer and is not read.
     """
 
-    place: ClassVar[Place] = Place("JailbreakBench/JBB-Behaviors")
+    place: ClassVar[Place] = Place("JailbreakBench/JBB-Behaviors")  # spelling: theirs
     commit: ClassVar[str | None] = "886acc352a31533ffbcf4ef22c744658688086fc"
     columns: ClassVar[dict[str, Kind]] = {
         "Goal": Text(),
@@ -48,8 +48,8 @@ class JailbreakBench(Published):
             Split(
                 kind,
                 100,
-                config="behaviors",
-                files=(f"data/{kind}-behaviors.csv",),
+                config="behaviors",  # spelling: theirs
+                files=(f"data/{kind}-behaviors.csv",),  # spelling: theirs
                 side=Side.EVALUATOR,
             )
             for kind in ("harmful", "benign")
@@ -59,8 +59,8 @@ class JailbreakBench(Published):
         """Give the harmful and the benign behaviours."""
         harmful, benign = self.name(), f"{self.name()}_benign"
         return (
-            EvalSet(harmful, EvalPurpose.HARM, Scorer.JUDGES, "JBB-Behaviors"),
-            EvalSet(benign, EvalPurpose.OVER_REFUSAL, Scorer.JUDGE, "JBB-Behaviors, benign"),
+            EvalSet(harmful, EvalPurpose.HARM, Scorer.JUDGES, "JailbreakBench"),
+            EvalSet(benign, EvalPurpose.OVER_REFUSAL, Scorer.JUDGE, "JailbreakBench, benign"),
         )
 
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
@@ -69,11 +69,11 @@ class JailbreakBench(Published):
         if category is None:
             yield Skip.UNLABELLED
             return
-        about = {"category": word(category), "from": record.text("Source")}
         yield self.row(
             split,
             Role.HARMFUL if harmful else Role.BENIGN,
             record.text("Goal"),
             asked_in=self.name() if harmful else f"{self.name()}_benign",
-            **about,
+            category=word(category),
+            taken_from=record.text("Source"),
         )

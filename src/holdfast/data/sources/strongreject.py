@@ -23,7 +23,7 @@ CATEGORIES = {
 
 
 class StrongReject(Published):
-    """Some of its prompts come from AdvBench and other sets; `meta["from"]` says from which."""
+    """Some prompts come from AdvBench and other sets: `meta["taken_from"]` says from which."""
 
     place: ClassVar[Place] = Place("alexandrasouly/strongreject", host="github", through="files")
     commit: ClassVar[str | None] = "3432b2d696b428f242bd507df96d80f686571d5e"
@@ -50,6 +50,11 @@ class StrongReject(Published):
         if category is None:
             yield Skip.UNLABELLED
             return
-        about = {"category": CATEGORIES[category], "from": record.text("source")}
-        prompt = record.text("forbidden_prompt")
-        yield self.row(split, Role.HARMFUL, prompt, asked_in=self.name(), **about)
+        yield self.row(
+            split,
+            Role.HARMFUL,
+            record.text("forbidden_prompt"),
+            asked_in=self.name(),
+            category=CATEGORIES[category],
+            taken_from=record.text("source"),
+        )

@@ -23,7 +23,7 @@ CATEGORIES = {
     "mental_health_over-reliance_crisis": "mental_health",
     "others": "other",
     "private_information_individual": "private_information",
-    "sensitive_information_organization_government": "sensitive_information",
+    "sensitive_information_organization_government": "sensitive_information",  # spelling: theirs
     "sexual_content": "sexual_content",
     "social_stereotypes_and_unfair_discrimination": "discrimination",
     "toxic_language_hate_speech": "hate_speech",
