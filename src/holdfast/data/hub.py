@@ -6,6 +6,7 @@ is read from there from then on, without a network.
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import urllib.error
 import urllib.request
@@ -75,18 +76,17 @@ def fetch(place: Place, splits: tuple[Split, ...], revision: str | None, where: 
         raise DataError(where, f"no network (HF_HUB_OFFLINE is set) to ask {place.repo}", todo)
     commit = revision or _newest(place, where)
     found = {split.name: _paths(place, split, folder / commit) for split in splits}
-    for split in splits:
-        if all(path.is_file() for path in found[split.name]):
-            continue
-        if _offline():
-            cause = f"no network (HF_HUB_OFFLINE is set), and {place.repo} at {commit[:12]}"
-            raise DataError(where, f"{cause} was not fetched before", _FOLDER)
-        with _told(place, commit, where):
-            if place.through == "datasets":
-                _by_datasets(place, split, commit, found[split.name][0])
-            else:
-                for name, path in zip(split.files, found[split.name], strict=True):
-                    write_bytes(path, _file(place, name, commit))
+    missing = [one for one in splits if not all(path.is_file() for path in found[one.name])]
+    if missing and _offline():
+        cause = f"no network (HF_HUB_OFFLINE is set), and {place.repo} at {commit[:12]}"
+        raise DataError(where, f"{cause} was not fetched before", _FOLDER)
+    with _told(place, commit, where):
+        if missing and place.through == "datasets":
+            _by_datasets(place, missing, commit, found)
+            missing = []
+        for split in missing:
+            for name, path in zip(split.files, found[split.name], strict=True):
+                write_bytes(path, _file(place, name, commit))
     return Fetched(commit, found)
 
 
@@ -98,6 +98,7 @@ class Fetched:
     files: dict[str, tuple[Path, ...]]
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER = "give `folder`, where the downloaded files lie"
 
 
@@ -108,26 +109,30 @@ def _paths(place: Place, split: Split, folder: Path) -> tuple[Path, ...]:
     return (folder / f"{split.config or 'default'}-{split.split or split.name}.parquet",)
 
 
-def _by_datasets(place: Place, split: Split, commit: str, target: Path) -> None:
-    """Load a split with `datasets` and keep it as one Parquet file.
+def _by_datasets(
+    place: Place, splits: list[Split], commit: str, targets: dict[str, tuple[Path, ...]]
+) -> None:
+    """Load splits with `datasets` and keep each as one Parquet file.
 
     Its own cache is a folder that goes away: where the hub fails, `datasets` would take whatever
     commit it holds there. The prefix keeps it from reading a local folder of the same name.
     """
     from datasets import Dataset, load_dataset
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as own:
-        rows = load_dataset(
-            f"hf://datasets/{place.repo}",
-            split.config,
-            split=split.split or split.name,
-            revision=commit,
-            cache_dir=own,
-        )
-        assert isinstance(rows, Dataset)
-        with whole_file(target) as part:
-            rows.to_parquet(str(part))
+    root = cache_folder() / "sources"
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".fetching-") as own:
+        for split in splits:
+            rows = load_dataset(
+                f"hf://datasets/{place.repo}",
+                split.config,
+                split=split.split or split.name,
+                revision=commit,
+                cache_dir=own,
+            )
+            assert isinstance(rows, Dataset)
+            with whole_file(targets[split.name][0]) as part:
+                rows.to_parquet(str(part))
 
 
 def _file(place: Place, name: str, commit: str) -> bytes:
@@ -203,7 +208,7 @@ def _explained(error: Exception, place: Place, commit: str) -> tuple[str, str]:
         terms = f"accept its terms at {place.link} and set HF_TOKEN to a token of that account"
         return f"{name} is gated", terms
     if any_is(hub.RevisionNotFoundError) or ("revision" in words and "doesn't exist" in words):
-        return f"{name} has no commit {commit[:12]}", "set another `revision`, or null: the newest"
+        return f"{name} has no commit {commit[:12]}", "set another `revision`, or `newest`"
     if any_is(hub.OfflineModeIsEnabled):
         return f"no network (HF_HUB_OFFLINE is set) to fetch {name}", _FOLDER
     if any_is(hub.RepositoryNotFoundError) or _is(causes, "DatasetNotFoundError"):
@@ -215,6 +220,8 @@ def _explained(error: Exception, place: Place, commit: str) -> tuple[str, str]:
         part = "config" if "builderconfig" in words else "split"
         moved = f"see {place.link} for what it is called now, or give `folder`"
         return f"{at} has not the {part} that was published", moved
+    if any(isinstance(one, OSError) and one.errno in _FULL for one in causes):
+        return f"{at} finds no room on the disk", "free some and run the same command again"
     if any_is(ConnectionError, TimeoutError, urllib.error.URLError) or _is(
         causes, "ConnectError", "TimeoutException", "ConnectTimeout", "ReadTimeout"
     ):

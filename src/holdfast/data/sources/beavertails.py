@@ -49,7 +49,7 @@ class BeaverTails(Restricted):
         "is_safe": Flag(),
     }
     licence: ClassVar[str] = "CC-BY-NC-4.0: not for commercial use, weights trained on it included"
-    size: ClassVar[str] = "30,000 or 334,000 rows, 10 or 100 MB"
+    size: ClassVar[str] = "364,000 rows, 100 MB; 30,000 of them are read by default"
     known: ClassVar[tuple[str, ...]] = tuple(CATEGORIES.values())
     label: ClassVar[str] = "BeaverTails"
 
