@@ -11,7 +11,7 @@ from holdfast.data.published import Published
 from holdfast.testing import checks_of
 
 METHODS = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
-NEEDS = {("source", "file"): "it has no rows without a file; tests/data/sources/test_file.py"}
+NEEDS = {("source", "local"): "it has no rows without a file; tests/data/sources/test_local.py"}
 """Methods that cannot be made from their defaults, and where they are checked instead."""
 PUBLISHED = Path(__file__).parents[1] / "data" / "published"
 """Published data sets are checked on small files with their columns, under their own names."""
