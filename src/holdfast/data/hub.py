@@ -223,7 +223,7 @@ def _explained(error: Exception, place: Place, commit: str) -> tuple[str, str]:
     if any(isinstance(one, OSError) and one.errno in _FULL for one in causes):
         return f"{at} finds no room on the disk", "free some and run the same command again"
     if any_is(ConnectionError, TimeoutError, urllib.error.URLError) or _is(
-        causes, "ConnectError", "TimeoutException", "ConnectTimeout", "ReadTimeout"
+        causes, "TransportError"
     ):
         return f"{name} cannot be reached", f"check the network, or {_FOLDER}"
     return f"{at} cannot be loaded ({type(error).__name__})", f"see {place.link}, or {_FOLDER}"
