@@ -102,6 +102,10 @@ class Published(Source):
         for record in tables[split.name]:
             yield from self.read(record, split)
 
+    def wanted(self, row: Example) -> bool:
+        """Say whether a row that could be read is kept."""
+        return True
+
     def raw(self, path: Path, split: Split) -> Iterator[tuple[int, dict[str, object]]]:
         """Give each row of a file with its number; by default as any file of rows is read."""
         yield from records(path)
@@ -202,9 +206,12 @@ class Published(Source):
                     seen.add(key)
                     if evaluator:
                         asked.add(made.uid)
+                    if not self.wanted(made):  # last: it is known all the same
+                        dropped[Skip.CATEGORY] += 1
                     elif held_out and made.side is None:
-                        made = replace(made, side=training_side(made.group))
-                    yield made
+                        yield replace(made, side=training_side(made.group))
+                    else:
+                        yield made
 
     def row(
         self,
@@ -268,6 +275,10 @@ class Restricted(Published):
         """Give the set of its harmful requests."""
         return (EvalSet(self.name(), EvalPurpose.HARM, Scorer.JUDGES, self.label),)
 
+    def wanted(self, row: Example) -> bool:
+        """Keep benign rows, and harmful requests of the categories."""
+        return not self.categories or row.role is Role.BENIGN or row.category in self.categories
+
     def harmful(
         self,
         split: Split,
@@ -284,9 +295,6 @@ class Restricted(Published):
         The evaluator's has no answer: nobody trains on it. Those of training splits belong to the
         set too, so that attackers can choose on prompts of their own.
         """
-        if self.categories and category not in self.categories:
-            yield Skip.CATEGORY
-            return
         about: dict[str, Any] = {
             "asked_in": self.name(), "style": style, "category": category, **known
         }  # fmt: skip
