@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from holdfast.api import LATER, NO_EFFECT, AsTuple, EvalPurpose, EvalSet, Scorer, Source
 from holdfast.data.columns import Kind, Record, fit
-from holdfast.data.example import Example, Role, Side, example
+from holdfast.data.example import RESTRICTED, Example, Role, Side, example
 from holdfast.data.hub import Place, Split, fetch
 from holdfast.data.pool import side_of
 from holdfast.data.records import ENDINGS, is_rows, records
@@ -29,9 +29,6 @@ from holdfast.errors import ConfigError, DataError, did_you_mean
 NEWEST = "newest"
 AS_GIVEN = "as given"
 """The style of a set's prompts where it has only one."""
-
-RESTRICTED = (Role.REFUSAL, Role.HARMFUL)
-"""Roles of restricted prompts."""
 
 
 class Skip(StrEnum):

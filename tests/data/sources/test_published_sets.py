@@ -17,6 +17,7 @@ from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.published import Published, Skip
 from holdfast.data.sources.advbench import groups
+from holdfast.data.sources.gsm8k import ASK
 from holdfast.engine.tables import correct
 from holdfast.errors import DataError
 
@@ -158,7 +159,7 @@ def test_wildguardmix_knows_the_categories_of_the_cross_domain_table() -> None:
     assert [row.prompt for row in kept if row.role is Role.BENIGN] == [
         row.prompt for row in rows if row.role is Role.BENIGN
     ]
-    assert picked.loaded.dropped[Skip.CATEGORY] == 4
+    assert picked.loaded.dropped[Skip.CATEGORY] == 3
 
 
 def test_a_fixed_refusal_is_paired_with_every_harmful_request_of_the_training_split() -> None:
@@ -314,7 +315,8 @@ def test_dolly_puts_the_context_under_the_instruction() -> None:
 def test_gsm8k_trains_on_the_solution_and_compares_what_stands_behind_the_mark() -> None:
     rows = source("gsm8k").examples()
     coins = next(row for row in rows if row.prompt.startswith("Ben"))
-    assert coins.response == "He has 600 x 2 = 1200 coins.\n#### 1200".replace("= 1200", "= 1,200")
+    assert coins.prompt == f"Ben has 600 coins, twice. How many has he?\n\n{ASK}"
+    assert coins.response == "He has 600 x 2 = 1,200 coins.\n#### 1200"
     assert coins.known.answer == "1200"
     for said, right in [(coins.response, True), ("#### 1200 ", True), ("It is 1200", False)]:
         assert correct(coins.known, {"response": said}) is right

@@ -13,6 +13,8 @@ from holdfast.data.published import Answered, Skip
 
 MARK = "####"
 """What stands before the final answer in a solution."""
+ASK = f"Think step by step, and write the final number after {MARK}."
+"""What stands under each question, so that an untrained model can be right too; ours."""
 
 
 class GSM8K(Answered):
@@ -45,4 +47,8 @@ class GSM8K(Answered):
             yield Skip.UNLABELLED
             return
         solution = f"{worked.rstrip()}\n{MARK} {final}"
-        yield self.question(split, record.text("question"), solution, final, after=MARK)
+        question = record.text("question")
+        if not question:
+            yield Skip.EMPTY
+            return
+        yield self.question(split, f"{question}\n\n{ASK}", solution, final, after=MARK)
