@@ -47,17 +47,17 @@ def rows_of_wildguardmix(folder: Path) -> None:
     made = {"train": 40, "test": 4}
     for split, n in made.items():
         lines = []
-        for published in ("benign", *CATEGORIES):
-            harm = "unharmful" if published == "benign" else "harmful"
+        for named in ("benign", *CATEGORIES):
+            harm = "unharmful" if named == "benign" else "harmful"
             lines += [
                 {
-                    "prompt": f"placeholder {split} prompt {i} of {published}",
+                    "prompt": f"placeholder {split} prompt {i} of {named}",
                     "adversarial": False,
                     "response": f"placeholder answer {i}",
                     "prompt_harm_label": harm,
                     "response_refusal_label": "compliance",
                     "response_harm_label": harm,
-                    "subcategory": published,
+                    "subcategory": named,
                 }
                 for i in range(n)
             ]
