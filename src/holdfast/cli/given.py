@@ -93,7 +93,7 @@ def rows_given(
         made = [make("source", "world", "--source")]
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
-    content = [f"{one.name()} {one.content()}" for one in made]
+    content = [f"{one.name()} {one.content()} {one.origin()}".rstrip() for one in made]
     return Pool.of(made), content
 
 

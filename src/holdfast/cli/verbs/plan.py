@@ -27,6 +27,9 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
         f"{sum(len(track.points) for track in made.tracks)} cells, "
         f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
     )
+    for source in made.sources:
+        if told := source.origin():
+            typer.echo(f"source {source.name()}: {told}")
     typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
     for kind, (total, todo) in work.counts.items():
         typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
