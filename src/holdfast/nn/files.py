@@ -12,6 +12,7 @@ from typing import Any
 
 from holdfast.api.registry import shipped_models
 from holdfast.errors import ModelError
+from holdfast.nn.gguf import converted
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ def header(path: Path) -> bytes:
 
 
 def resolve(spec: str, where: str = "model") -> ModelFiles:
-    """Find a model's files: `world:base`, a folder, or `org/name@COMMIT` in the local cache.
+    """Find a model's files: `world:base`, a folder, a GGUF file, or `org/name@COMMIT`.
+
+    A GGUF file, and a model that a test bed makes out of one, is converted at first use.
 
     Raises:
         ModelError: nothing there, no config, weights that are not whole safetensors files, or a
@@ -82,11 +85,14 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
     """
     shipped = shipped_models()
     if spec in shipped:
-        folder = shipped[spec]
+        given = shipped[spec]
+        folder = given if isinstance(given, Path) else given(where)
     elif spec.partition(":")[0] in {name.partition(":")[0] for name in shipped}:
         raise ModelError(where, f"no shipped model '{spec}'", "known: " + ", ".join(shipped))
     elif Path(spec).is_dir():
         folder = Path(spec)
+    elif Path(spec).suffix.lower() == ".gguf" and Path(spec).is_file():
+        folder = converted(Path(spec), where)
     else:
         folder = _from_hub(spec, where)
     if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
