@@ -91,7 +91,7 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
         raise ModelError(where, f"no shipped model '{spec}'", "known: " + ", ".join(shipped))
     elif Path(spec).is_dir():
         folder = Path(spec)
-    elif Path(spec).suffix.lower() == ".gguf" and Path(spec).is_file():
+    elif spec.lower().endswith(".gguf"):
         folder = converted(Path(spec), where)
     else:
         folder = _from_hub(spec, where)

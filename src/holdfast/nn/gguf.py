@@ -76,7 +76,7 @@ def converted(path: Path, where: str, about: Mapping[str, str] = NOTHING) -> Pat
     except OSError as error:
         cause = error.strerror or str(error)
         raise ModelError(
-            where, f"{path} cannot be read ({cause.lower()})", "check its rights"
+            where, f"{path} cannot be read ({cause.lower()})", "check the path and its rights"
         ) from None
     found = kept(digest)
     if found is not None:
@@ -89,7 +89,10 @@ def converted(path: Path, where: str, about: Mapping[str, str] = NOTHING) -> Pat
         folder = _folder(digest)
         _check_space(folder, 4 * size)
         log.info(
-            "making %s into %s, once: about %.0f s", path.name, folder, 10 + size / PARAMETERS_A_SECOND
+            "making %s into %s, once: about %.0f s",
+            path.name,
+            folder,
+            10 + size / PARAMETERS_A_SECOND,
         )
         with locked(folder):
             if kept(digest) is None:  # else another process has just made it
@@ -115,7 +118,7 @@ def _folder(digest: str) -> Path:
 # -- what a file must hold ------------------------------------------------------------------------
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """Why a file is refused, and what to do."""
 
 
@@ -123,7 +126,7 @@ class _Unfit(Exception):
 def _told(path: Path, where: str) -> Generator[None]:
     try:
         yield
-    except _Unfit as error:
+    except _UnfitError as error:
         what, todo = error.args
         raise ModelError(where, f"{path} {what}", todo) from None
 
@@ -170,24 +173,24 @@ def _check_header(reader: GGUFReader) -> None:
 
     kind, parts = _value(reader, "general.type"), _value(reader, "split.count")
     if kind not in (None, "model"):
-        raise _Unfit(f"holds no whole model but: {kind}", "give the model's own file")
+        raise _UnfitError(f"holds no whole model but: {kind}", "give the model's own file")
     if parts is not None and parts > 1:
-        raise _Unfit(
+        raise _UnfitError(
             f"is one of {parts} parts", "join them with `llama-gguf-split --merge` and give that"
         )
     if not isinstance(_value(reader, "general.architecture"), str):
-        raise _Unfit("names no architecture", INSTEAD)
+        raise _UnfitError("names no architecture", INSTEAD)
     if reader.get_field("tokenizer.ggml.tokens") is None:
-        raise _Unfit("holds no tokenizer", INSTEAD)
+        raise _UnfitError("holds no tokenizer", INSTEAD)
     scaled = [t.name for t in reader.tensors if t.name.startswith(("rope_freqs", "rope_factors"))]
     if scaled:
-        raise _Unfit(f"scales positions ({scaled[0]}), which transformers leaves out", INSTEAD)
+        raise _UnfitError(f"scales positions ({scaled[0]}), which transformers leaves out", INSTEAD)
     for tensor in reader.tensors:
         try:
             dequantize(tensor.data[:1], tensor.tensor_type)
         except NotImplementedError:
             name = tensor.tensor_type.name
-            raise _Unfit(f"is quantised as {name}, which cannot be undone", INSTEAD) from None
+            raise _UnfitError(f"is quantised as {name}, which cannot be undone", INSTEAD) from None
 
 
 SHAPES = frozenset(
@@ -231,7 +234,7 @@ def _check_settings(reader: GGUFReader, config: PretrainedConfig) -> None:
     """Refuse a file of which a setting is not the config's: it would be another model."""
     family = _value(reader, "general.architecture")
     if WRITTEN_NOWHERE.get(family) == config.num_hidden_layers:
-        raise _Unfit("does not hold its attention scale", INSTEAD)
+        raise _UnfitError("does not hold its attention scale", INSTEAD)
     for key in reader.fields:
         prefix, _, name = key.partition(".")
         if prefix != family or name in SHAPES:
@@ -242,7 +245,7 @@ def _check_settings(reader: GGUFReader, config: PretrainedConfig) -> None:
             equal = math.isclose(said, read, rel_tol=1e-6)
         if not equal:
             shown = str(said)[:40]
-            raise _Unfit(f"has {key} = {shown}, which transformers does not read", INSTEAD)
+            raise _UnfitError(f"has {key} = {shown}, which transformers does not read", INSTEAD)
 
 
 def _as_read(name: str, config: PretrainedConfig) -> object:
@@ -300,10 +303,10 @@ def _make(path: Path, reader: GGUFReader, digest: str, about: Mapping[str, str])
             _check_settings(reader, config)
             model = _model(path, reader, config)
             tokenizer = _tokenizer(path, reader, config)
-    except (_Unfit, MemoryError):
+    except (_UnfitError, MemoryError):
         raise
     except Exception as error:  # the library raises whatever it stumbles over
-        raise _Unfit(f"is not read by transformers ({one_line(error)})", INSTEAD) from None
+        raise _UnfitError(f"is not read by transformers ({one_line(error)})", INSTEAD) from None
     with whole_folder(_folder(digest), replace=True) as folder:
         with _quiet():
             model.save_pretrained(folder)
@@ -328,16 +331,16 @@ def _config(path: Path) -> PretrainedConfig:
 
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise _Unfit(f"holds a {config.model_type} model, which is no decoder", INSTEAD)
+        raise _UnfitError(f"holds a {config.model_type} model, which is no decoder", INSTEAD)
     return config
 
 
 def _model(path: Path, reader: GGUFReader, config: PretrainedConfig) -> PreTrainedModel:
-    """Load the weights in fp32, and refuse them unless they are all of the file and all of the model."""
+    """Load the weights in fp32; refuse them unless all of the file's fill all of the model."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         path.parent,
         gguf_file=path.name,
         config=config,
@@ -345,54 +348,65 @@ def _model(path: Path, reader: GGUFReader, config: PretrainedConfig) -> PreTrain
         quantization_config=GgufConfig(dequantize=True),
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are named below
     )
-    lacking = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])})
+    model, report = loaded
+    lacking, unlike = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
     if lacking:
-        raise _Unfit(f"holds no {lacking[0]}, which its architecture needs", INSTEAD)
+        raise _UnfitError(f"holds no {lacking[0]}, which its architecture needs", INSTEAD)
+    if unlike:
+        name, theirs, own = unlike[0]
+        raise _UnfitError(
+            f"holds {name} in the shape {tuple(theirs)}, and the model has {tuple(own)}", INSTEAD
+        )
     held = sum(int(tensor.n_elements) for tensor in reader.tensors)
     used = sum(p.numel() for p in model.parameters())
     if held != used:
-        raise _Unfit(f"holds {held:,} numbers, of which the model takes {used:,}", INSTEAD)
+        raise _UnfitError(f"holds {held:,} numbers, of which the model takes {used:,}", INSTEAD)
     return model
 
 
 DIGITS = frozenset(
     {"codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder"}
 )
-"""Names of the rule that cuts text as GPT-2 does, after each digit is cut out (llama.cpp's table)."""
+"""llama.cpp's names of the rule that cuts out each digit, then cuts text as GPT-2 does."""
 
 AS_GPT2 = frozenset({"gpt-2", "granite-docling", "jais", "mpt", "olmo", "phi-2", "trillion"})
-"""Names of the rule that cuts text as GPT-2 does."""
+"""Its names of the rule that cuts text as GPT-2 does."""
 
 
-def _tokenizer(
-    path: Path, reader: GGUFReader, config: PretrainedConfig
-) -> PreTrainedTokenizerBase:
-    """Build the tokenizer, and have it cut text as the file says before it merges."""
-    from tokenizers import pre_tokenizers
+def _tokenizer(path: Path, reader: GGUFReader, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """Build the tokenizer: the file's tokens and no others, text cut as the file says."""
+    from tokenizers import Tokenizer, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
+    read: Any = PreTrainedTokenizerFast.from_pretrained(
         path.parent, gguf_file=path.name, local_files_only=True
     )
     words = len(reader.fields["tokenizer.ggml.tokens"].data)
-    if len(tokenizer) > config.vocab_size or len(tokenizer) != words:
-        raise _Unfit(
-            f"holds {words} tokens, {config.vocab_size} embeddings and a tokenizer of "
-            f"{len(tokenizer)}",
+    said = json.loads(read.backend_tokenizer.to_str())
+    # The library's own `<|endoftext|>` is put behind the tokens of a file that has none.
+    said["added_tokens"] = [one for one in said["added_tokens"] if one["id"] < words]
+    inner = Tokenizer.from_str(json.dumps(said))
+    if not inner.get_vocab_size() == words <= config.vocab_size:
+        raise _UnfitError(
+            f"holds {words} tokens for {config.vocab_size} embeddings, and transformers reads "
+            f"{inner.get_vocab_size()}",
             INSTEAD,
         )
-    inner, rule = tokenizer.backend_tokenizer, _value(reader, "tokenizer.ggml.pre")
+    rule = _value(reader, "tokenizer.ggml.pre")
     if rule in DIGITS:
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), inner.pre_tokenizer]
-        )
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([digits, inner.pre_tokenizer])
     elif isinstance(inner.pre_tokenizer, pre_tokenizers.ByteLevel) and rule not in AS_GPT2:
-        raise _Unfit(f"cuts text by the rule '{rule}', which transformers does not know", INSTEAD)
-    for name in ("gguf_file", "is_local", "local_files_only"):  # of this call, not of the tokenizer
-        tokenizer.init_kwargs.pop(name, None)
-    tokenizer.model_max_length = config.max_position_embeddings
-    return tokenizer
+        raise _UnfitError(
+            f"cuts text by the rule '{rule}', which transformers does not know", INSTEAD
+        )
+    names = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template")
+    kept = {name: getattr(read, name) for name in names if getattr(read, name) is not None}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, model_max_length=config.max_position_embeddings, **kept
+    )
 
 
 def _same_everywhere(folder: Path) -> None:

