@@ -95,6 +95,19 @@ def test_a_column_can_be_named_for_one_role(bench: Path) -> None:
     assert run(defend("--column", "benign.prompt=question")) == 0
 
 
+def test_only_the_rows_of_some_categories_are_seen(bench: Path) -> None:
+    kinds = ("near", "far")
+    rows = [{**row, "kind": kinds[i % 2]} for i, row in enumerate(records(Role.REFUSAL))]
+    write(Path("refusal.jsonl"), rows)
+    kept = ["--column", "refusal.category=kind", "--set", "categories=[near]"]
+    assert run(defend(*kept)) == 0
+    made = json.loads(Path("out/holdfast.json").read_text())
+    assert made["rows"] == {"refusal": 3, "benign": 6}
+    write(Path("refusal.jsonl"), rows[::2])
+    assert run(defend(out="fewer")) == 0
+    assert tiny.same(weights("out"), weights("fewer"))
+
+
 def test_plain_transformers_loads_it_and_says_the_same(bench: Path) -> None:
     assert run(defend()) == 0
     model = AutoModelForCausalLM.from_pretrained("out")
@@ -254,6 +267,11 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
         lambda: None,
         ["--set", "trigger.file=gone"],
         "sgt.trigger.file: no such file gone; check the path",
+    ),
+    "a category that no row has": (
+        lambda: None,
+        ["--set", "categories=[hexes]"],
+        "sgt.categories: no row is of category 'hexes'; known: none",
     ),
     "a tokenizer that is none": (
         lambda: Path("model/tokenizer.json").write_text("{}"),

@@ -8,7 +8,7 @@ from holdfast.api import Method, registry
 from holdfast.testing import checks_of
 
 METHODS = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
-NEEDS = {("source", "file"): "it has no rows without a file; tests/data/sources/test_file.py"}
+NEEDS = {("source", "local"): "it has no rows without a file; tests/data/sources/test_local.py"}
 """Methods that cannot be made from their defaults, and where they are checked instead."""
 CASES = [
     pytest.param(kind, name, check, id=f"{kind}-{name}-{check}")

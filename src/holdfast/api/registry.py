@@ -31,6 +31,9 @@ KINDS: dict[str, tuple[str, type[Method]]] = {
 """Each kind's folder in the package and its base class. The folder's last part is its entry-point
 group, and what a test bed calls its own folder of that kind."""
 
+RENAMED: dict[tuple[str, str], str] = {("source", "file"): "local"}
+"""What a method was called: (kind, old name) -> name."""
+
 
 def _kind(kind: str) -> tuple[str, type[Method]]:
     known = {**KINDS, "defense": KINDS["defence"]}
@@ -116,7 +119,9 @@ def find(kind: str, name: str, where: str | None = None) -> type[Method]:
         return _only(importlib.import_module(_inside(kind)[name]), base, where)
     outside = _outside(kind)
     if name not in outside:
-        raise ConfigError(where, f"no {kind} '{name}'", did_you_mean(name, names(kind)))
+        known = names(kind)
+        word = RENAMED.get((kind, name), name)
+        raise ConfigError(where, f"no {kind} '{name}'", did_you_mean(word, known))
     point = outside[name]
     try:
         found = point.load()

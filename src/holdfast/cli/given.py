@@ -69,7 +69,7 @@ def rows_given(
         if not sign:
             raise ConfigError("--data", f"got '{text}'", "write role=FILE")
         given = {"path": path, "role": role, "side": side} | columns(column, role)
-        made.append(make("source", {"file": given}, "--data"))
+        made.append(make("source", {"local": given}, "--data"))
     made += [make("source", parse_yaml(text, "--source"), "--source") for text in source or []]
     if not made and model.startswith("world:"):
         made = [make("source", "world", "--source")]
@@ -79,7 +79,7 @@ def rows_given(
     return Pool.of(made), content
 
 
-MAPPED = ("prompt", "response", "system", "group", "category", "answer")
+MAPPED = ("prompt", "response", "system", "turns", "group", "category", "answer", "meta")
 """What of a row a column can be named for."""
 
 

@@ -60,6 +60,7 @@ from .vectors import holding as holding
 from .vectors import shifted as shifted
 from .vectors import survived as survived
 from .vectors import trainable as trainable
+from .weights import cast as cast
 from .weights import load as load
 from .weights import model_hash as model_hash
 from .weights import save as save

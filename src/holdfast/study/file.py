@@ -78,6 +78,8 @@ class Evaluation(Fields):
     """Prompt styles; None means all."""
     phrasings: Count | None = None
     """Phrasings of each style; None means all."""
+    categories: Annotated[tuple[str, ...], AsTuple] = ()
+    """Categories of its prompts; empty means all."""
     at: Literal["all", "release"] = "all"
     """Whether every attacked model is asked, or the released ones alone."""
 

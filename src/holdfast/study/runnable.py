@@ -88,7 +88,7 @@ def _draw(
         return
     seen.add(identity)
     try:
-        rows = method.rows(pool, seed)
+        rows = method.rows(method.sees(pool), seed)
     except HoldfastError as error:
         raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     drawn = {role.value for role in rows}

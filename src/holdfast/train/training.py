@@ -36,7 +36,7 @@ from holdfast.errors import ConfigError, ModelError
 from holdfast.nn.adapter import lora
 from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import ParamVector, grad, trainable
-from holdfast.nn.weights import DTYPES, tensors
+from holdfast.nn.weights import DTYPES, cast, tensors
 from holdfast.train.loop import Gradient, MicroBatches, Progress, Stream, TrainLog, optimise
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class Session:
             work.mkdir(parents=True, exist_ok=True)
         name = method.name()
         log = TrainLog(work / "log.jsonl" if work is not None else None)
-        run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=name)
+        seen = method.sees(pool)
+        run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=name)
         made = cls(run, log, FlopMeter(), work, progress)
         run.log = lambda **values: log.write(part=name, **values)
         run.fit = made.fit
@@ -318,7 +319,7 @@ def _gradient(
 
 def _ready(model: PreTrainedModel, loop: Loop) -> None:
     """Bring the model to the loop's precision and choose what is trained."""
-    model.to(DTYPES[loop.precision])
+    cast(model, DTYPES[loop.precision])
     for p in model.parameters():
         p.requires_grad_(True)
     if not loop.train_embeddings:
