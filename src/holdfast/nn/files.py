@@ -253,6 +253,13 @@ def _one_model(spec: str, folder: Path, where: str) -> None:
                 f"{spec} holds an adapter, no whole model",
                 "merge it into its base and save that",
             )
+        inside = sorted(folder.glob("*.gguf"))
+        if inside:
+            raise ModelError(
+                where,
+                f"{spec} holds no model's folder but a GGUF file",
+                f"name the file itself, {inside[0]}",
+            )
         raise ModelError(where, f"no config.json in {spec}", "name a folder that holds a model")
     if adapter:
         raise ModelError(

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.disk import cache_folder, locked, whole_folder, writing
 from holdfast.errors import ModelError, StoreError, one_line
+from holdfast.nn.quiet import quiet
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -278,27 +279,10 @@ def _check_space(folder: Path, size: int) -> None:
         )
 
 
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Keep the libraries' bars and notes off the screen; what is wrong is raised."""
-    from transformers.utils import logging as notes
-
-    before, bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
-    notes.set_verbosity_error()
-    notes.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):  # one bar asks nobody
-            yield
-    finally:
-        notes.set_verbosity(before)
-        if bars:
-            notes.enable_progress_bar()
-
-
 def _make(path: Path, reader: GGUFReader, digest: str, about: Mapping[str, str]) -> None:
     """Convert a file into its folder of the cache."""
     try:
-        with _quiet():
+        with quiet(), redirect_stderr(io.StringIO()):  # one bar asks nobody
             config = _config(path)
             _check_settings(reader, config)
             model = _model(path, reader, config)
@@ -308,7 +292,7 @@ def _make(path: Path, reader: GGUFReader, digest: str, about: Mapping[str, str])
     except Exception as error:  # the library raises whatever it stumbles over
         raise _UnfitError(f"is not read by transformers ({one_line(error)})", INSTEAD) from None
     with whole_folder(_folder(digest), replace=True) as folder:
-        with _quiet():
+        with quiet():
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         _same_everywhere(folder)
