@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from holdfast.api import (
@@ -16,6 +17,7 @@ from holdfast.api import (
     TrainedDefence,
 )
 from holdfast.engine.inert import checks
+from holdfast.engine.leakage import leakage
 from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
@@ -335,6 +337,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "holes": holes(plan, store, failures),
         "provenance": {**made_on(plan, store), **_origins(plan), "plan": plan.fingerprint},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
+        "leakage": asdict(leakage(plan, store)),
         "world": world,
         "flags": flags,
     }
