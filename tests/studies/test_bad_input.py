@@ -125,7 +125,7 @@ def source_file(name: str, text: str, **fields: Any) -> Change:
 
     def change(data: dict[str, Any], folder: Path) -> None:
         (folder / name).write_text(text)
-        data["sources"] = ["toy_rows", {"file": {"path": name, "role": "benign", **fields}}]
+        data["sources"] = ["toy_rows", {"local": {"path": name, "role": "benign", **fields}}]
 
     return change
 
@@ -325,12 +325,12 @@ CASES: dict[str, tuple[Change, int, str]] = {
         "bytes); copy it again",
     ),
     "missing data file": (
-        put("sources", value=[{"file": {"path": "rows.jsonl", "role": "benign"}}]), 2,
+        put("sources", value=[{"local": {"path": "rows.jsonl", "role": "benign"}}]), 2,
         "rows.jsonl: no such file; check the path",
     ),
     "data of an unknown role": (
         source_file("rows.jsonl", "{}\n", role="begnin"), 2,
-        "study.sources[1].file.role: got 'begnin'; it should be 'refusal', 'harmful', 'benign' or "
+        "study.sources[1].local.role: got 'begnin'; it should be 'refusal', 'harmful', 'benign' or "
         "'task'",
     ),
     "plugin that cannot be imported": (

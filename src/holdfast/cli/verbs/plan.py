@@ -28,6 +28,9 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
         f"{sum(len(track.points) for track in made.tracks)} cells, "
         f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
     )
+    for source in made.sources:
+        if told := source.origin():
+            typer.echo(f"source {source.name()}: {told}")
     found = leakage.leakage(made, Store(store))
     typer.echo(leakage.said(found))
     leakage.check(made, found)
