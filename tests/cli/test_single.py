@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -182,6 +183,9 @@ def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
     said = json.loads(Path("out/holdfast.json").read_text())
     assert said["base"] == nn.model_hash(tiny.model("llama"))
     assert said["input"] == resolve("model").identity()
+    raw = Path("model/model.safetensors").read_bytes()
+    assert said["content"] == {"model.safetensors": hashlib.sha256(raw).hexdigest()}
+    assert (said["model"], said["dtype"]) == ("model", "fp32")
     assert (said["seed"], said["format"], said["append_eos"]) == (3, "plain", False)
     assert said["defences"][0]["fields"]["loop"]["steps"] == 4
     assert said["rows"] == {"refusal": 6, "benign": 6}
@@ -193,6 +197,32 @@ def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
     assert "6 refusal, 6 benign; seed 3" in card
     assert "4 steps of 2 rows a role, learning rate 0.01, all weights, precision fp32" in card
     assert not any(row["ask"] in card for row in records(Role.REFUSAL))
+
+
+def half() -> None:
+    nn.save(tiny.model("llama"), tiny.byte_tokenizer(bos=True), Path("model"), dtype="bf16")
+
+
+SFT = ["--set", "evaluate_at=[2]", "--data", "harmful=harmful.jsonl", *COLUMNS]
+
+
+@pytest.mark.parametrize(
+    ("more", "dtype"), [([], "bf16"), (["--dtype", "fp32"], "fp32"), (["--dtype", "fp16"], "fp16")]
+)
+def test_a_checkpoint_is_saved_in_its_bases_dtype_or_in_the_one_asked_for(
+    bench: Path, more: list[str], dtype: str
+) -> None:
+    half()
+    assert run(defend(*more)) == 0
+    plain = ["--model", "model", "--format", "plain"]
+    assert run(["attack", "harmful_sft", *plain, *SFT, *more, "--out", "broken"]) == 0
+    edited = ["--original", "model", "--set", "evaluate_at=[1.0]", *more, "--out", "edited"]
+    assert run(["attack", "strip", "--model", "out", "--format", "plain", *edited]) == 0
+    for out in ("out", "broken", "edited"):
+        assert resolve(out).dtype() == dtype
+        assert json.loads(Path(out, "holdfast.json").read_text())["dtype"] == dtype
+    if dtype == "bf16":
+        assert tiny.same(weights("edited"), weights("model"))
 
 
 def test_a_trigger_is_used_again_and_one_of_another_model_is_refused(
@@ -281,6 +311,12 @@ def long(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [rows[0] | {"ask": "word and word " * 200}, *rows[1:]]
 
 
+def drop(name: str, folder: str = "model") -> None:
+    kept = weights(folder)
+    kept.pop(name)
+    save_file(kept, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+
+
 BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "an empty column": (
         lambda: write(Path("benign.jsonl"), empty(records(Role.BENIGN))),
@@ -320,6 +356,29 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
         lambda: Path("model/config.json").rename("model/adapter_config.json"),
         [],
         "--model: model holds an adapter, no whole model; merge it into its base and save that",
+    ),
+    "a tensor missing": (
+        lambda: drop("model.norm.weight"),
+        [],
+        "--model: the weights are not those of the config: 1 missing ('model.norm.weight'); copy "
+        "both again, from one checkpoint",
+    ),
+    "an original of other weights": (
+        lambda: (shutil.copytree("model", "public"), drop("model.norm.weight", "public")),
+        ["--original", "public"],
+        "--original: the weights are not those of the config: 1 missing ('model.norm.weight'); "
+        "copy both again, from one checkpoint",
+    ),
+    "a pickle": (
+        lambda: Path("model/model.safetensors").rename("model/pytorch_model.bin"),
+        [],
+        "--model: model holds pickled weights ('pytorch_model.bin'), which can run code when "
+        "loaded; convert them to safetensors where you trust them",
+    ),
+    "a dtype nobody knows": (
+        lambda: None,
+        ["--dtype", "bf61"],
+        "--dtype: no dtype 'bf61'; did you mean 'bf16'?",
     ),
     "a trigger that is not there": (
         lambda: None,

@@ -24,19 +24,29 @@ def decides(
     }
 
 
-def provenance(model: str, about: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
-    """Give where a checkpoint comes from, and on what it was made."""
+def provenance(
+    files: ModelFiles, about: dict[str, Any], threads: int, device: str, dtype: str
+) -> dict[str, Any]:
+    """Give where a checkpoint comes from, and on what it was made.
+
+    Raises:
+        ModelError: the files are not those that were found.
+    """
     from holdfast import __version__
     from holdfast.api import environment
     from holdfast.engine.provenance import git_commit
+    from holdfast.nn.content import content
 
     form = about["format"]
-    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit(), "model": model}
+    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
     return told | {
+        "model": files.spec,
         "format": form["format"],
         "append_eos": form.get("append_eos", True),
         "seed": about["seed"],
         "input": about["weights"],
+        "content": content(files),
+        "dtype": dtype,
         "sources": about["sources"],
         "device": device,
         "environment": environment(threads),

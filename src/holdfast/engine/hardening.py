@@ -12,6 +12,7 @@ from holdfast.data.tokens import Encoder
 from holdfast.engine.provenance import MARKER
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
+from holdfast.nn.content import content
 from holdfast.study.nodes import Defend, Released
 
 
@@ -42,7 +43,7 @@ def defend(session: Session, key: str) -> None:
     )
 
     def fill(folder: Path) -> None:
-        nn.save(done.model, tokenizer, folder)
+        nn.save(done.model, tokenizer, folder, dtype=step.start.dtype)
         write_json(folder / MARKER, _provenance(step))
         write_json(folder / "diagnostics.json", done.diagnostics)
         if (work / "log.jsonl").is_file():
@@ -96,6 +97,8 @@ def _provenance(step: Defend) -> dict[str, Any]:
     return {
         "made_by": "holdfast",
         "model": step.start.entry.path,
+        "content": content(step.start.files),
+        "dtype": step.start.dtype,
         "format": step.start.entry.format,
         "defences": [one.method.identity() for one in chain],
         "from": [origin("defence", one.method.name()) for one in chain],

@@ -13,6 +13,7 @@ from holdfast.data.example import Role
 from holdfast.data.tokens import format_identity
 from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.nn.files import resolve
+from holdfast.nn.skeleton import check_names
 from holdfast.study.file import ModelEntry
 from holdfast.study.keys import key
 from holdfast.study.nodes import Start
@@ -141,7 +142,8 @@ def find_start(name: str, entry: ModelEntry) -> Start:
             format_identity(form, f"{where}.{field_name}")
             if form == "chat":
                 check_chat(files.folder, f"{where}.{field_name}")
-    return Start(name, entry, files, key("model", files=files.identity()))
+    check_names(files, f"{where}.path")
+    return Start(name, entry, files, key("model", files=files.identity()), files.dtype())
 
 
 def check_chat(folder: Path, where: str) -> None:

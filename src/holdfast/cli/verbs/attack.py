@@ -12,10 +12,11 @@ import typer
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.folders import whole_folder
-from holdfast.cli.given import fields, models, rows_given
+from holdfast.cli.given import dtype_of, fields, models, rows_given
 from holdfast.cli.options import (
     Columns,
     Data,
+    Dtype,
     Eos,
     Format,
     Model,
@@ -48,6 +49,7 @@ def attack(
     source: Sources = None,
     original: Original = None,
     append_eos: Eos = True,
+    dtype: Dtype = "base",
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -60,6 +62,7 @@ def attack(
     if isinstance(method, PromptAttack):
         raise _leaves_nothing(name)
     files, public = models(model, original, form)
+    held = dtype_of(files, dtype)
     if "original" in method.needs and public is None:
         raise ConfigError(f"attack.{name}", "needs the public original", "give --original MODEL")
     pool: Any = None
@@ -80,11 +83,11 @@ def attack(
     about = decides(files, method, form, append_eos, seed, content)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
-        loaded, tokenizer = nn.load(files.folder, device=device)
+        loaded, tokenizer = nn.load(files, device=device)
 
         def on_point(point: float, info: object) -> None:
             if edits:  # the start weights come back after it
-                nn.save(loaded, tokenizer, temporary)
+                nn.save(loaded, tokenizer, temporary, dtype=held)
 
         train.attack(
             method,
@@ -99,11 +102,13 @@ def attack(
             progress=show_training,
         )
         if not edits:
-            nn.save(loaded, tokenizer, temporary)
+            nn.save(loaded, tokenizer, temporary, dtype=held)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
-        write_json(temporary / "holdfast.json", provenance(model, about, threads, device) | marker)
+        write_json(
+            temporary / "holdfast.json", provenance(files, about, threads, device, held) | marker
+        )
     typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
 

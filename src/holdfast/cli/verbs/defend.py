@@ -11,10 +11,11 @@ import typer
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.folders import whole_folder
-from holdfast.cli.given import fields, models, rows_given
+from holdfast.cli.given import dtype_of, fields, models, rows_given
 from holdfast.cli.options import (
     Columns,
     Data,
+    Dtype,
     Eos,
     Format,
     Model,
@@ -44,6 +45,7 @@ def defend(
     source: Sources = None,
     original: Original = None,
     append_eos: Eos = True,
+    dtype: Dtype = "base",
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -54,6 +56,7 @@ def defend(
 
     method: Any = make("defence", {name: fields(sets)}, "defend")
     files, public = models(model, original, form)
+    held = dtype_of(files, dtype)
     if "original" in getattr(method, "needs", ()) and public is None:
         raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
     pool, content = rows_given(data, column, source, model, "defender")
@@ -71,7 +74,7 @@ def defend(
     about = decides(files, method, form, append_eos, seed, content)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
-        loaded, tokenizer = nn.load(files.folder, device=device)
+        loaded, tokenizer = nn.load(files, device=device)
         base = nn.model_hash(loaded)
         done = train.harden(
             method,
@@ -83,10 +86,10 @@ def defend(
             sources={"original": nn.tensors(public.folder)} if public else {},
             progress=show_training,
         )
-        nn.save(done.model, tokenizer, temporary)
+        nn.save(done.model, tokenizer, temporary, dtype=held)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        marker = provenance(model, about, threads, device) | {
+        marker = provenance(files, about, threads, device, held) | {
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},

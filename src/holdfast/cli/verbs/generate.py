@@ -55,7 +55,7 @@ def generate(
     from holdfast.api import set_threads
 
     set_threads(threads)
-    loaded, _ = nn.load(files.folder, device=device)
+    loaded, _ = nn.load(files, device=device)
     answers = evaluate.generate(loaded, coder, rows, sampler, seed=seed)
     written = [
         {
