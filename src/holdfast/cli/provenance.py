@@ -6,35 +6,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.api import Method
+    from holdfast.data.format import Format
+    from holdfast.data.tokens import Encoder
     from holdfast.nn.files import ModelFiles
 
 
 def decides(
-    files: ModelFiles, method: Method, form: str, append_eos: bool, seed: int, content: list[str]
+    files: ModelFiles, method: Method, asked: Format, seed: int, content: list[str]
 ) -> dict[str, Any]:
     """Give what decides a run's result: two runs with the same are one."""
-    from holdfast.data.tokens import format_identity
-
     return {
         "method": method.identity(),
         "weights": files.identity(),
-        "format": format_identity(form, append_eos=append_eos),
+        "format": asked.identity(),
         "seed": seed,
         "sources": content,
     }
 
 
-def provenance(model: str, about: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
+def provenance(
+    model: str, about: dict[str, Any], coder: Encoder, threads: int, device: str
+) -> dict[str, Any]:
     """Give where a checkpoint comes from, and on what it was made."""
     from holdfast import __version__
     from holdfast.api import environment
     from holdfast.engine.provenance import git_commit
 
-    form = about["format"]
     told = {"made_by": "holdfast", "version": __version__, "commit": git_commit(), "model": model}
     return told | {
-        "format": form["format"],
-        "append_eos": form.get("append_eos", True),
+        "format": about["format"]["format"],
+        "format_identity": about["format"],
+        "sample_prompt": coder.sample,
+        "append_eos": coder.format.append_eos,
         "seed": about["seed"],
         "input": about["weights"],
         "sources": about["sources"],

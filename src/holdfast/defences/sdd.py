@@ -189,6 +189,7 @@ class SDD(LossDefence):
                 side=row.side,
                 group=row.group,
                 system=row.system,
+                turns=row.turns,
                 category=row.category,
                 source=row.source,
                 meta={**row.meta, "answer_of": answers[j].row_id, "similarity": cosine},

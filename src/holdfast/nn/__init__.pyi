@@ -1,4 +1,5 @@
 from .adapter import lora as lora
+from .coding import encoder as encoder
 from .depth import layer_number as layer_number
 from .files import ModelFiles as ModelFiles
 from .files import resolve as resolve

@@ -11,10 +11,11 @@ import typer
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.folders import whole_folder
-from holdfast.cli.given import fields, models, rows_given
+from holdfast.cli.given import fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
     Data,
+    Date,
     Eos,
     Format,
     Model,
@@ -23,10 +24,13 @@ from holdfast.cli.options import (
     Seed,
     Sets,
     Sources,
+    System,
     Threads,
+    Variables,
 )
 from holdfast.cli.progress import show_training
 from holdfast.cli.provenance import decides, provenance
+from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +48,9 @@ def defend(
     source: Sources = None,
     original: Original = None,
     append_eos: Eos = True,
+    system: System = None,
+    date: Date = DATE,
+    template_var: Variables = None,
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -53,13 +60,14 @@ def defend(
     from holdfast.api.registry import make
 
     method: Any = make("defence", {name: fields(sets)}, "defend")
+    asked = format_given(form, append_eos, system, date, template_var)
     files, public = models(model, original, form)
     if "original" in getattr(method, "needs", ()) and public is None:
         raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
     pool, content = rows_given(data, column, source, model, "defender")
     # What is missing, too long or too large is found before any weight is loaded.
     rows = method.rows(pool, seed) if hasattr(method, "rows") else {}
-    coder = preflight.encoder(files, form, append_eos=append_eos)
+    coder = preflight.encoder(files, asked)
     trains = isinstance(method, Trainable)
     loop, copies = (method.loop, method.copies()) if trains else (None, 0)
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
@@ -68,7 +76,7 @@ def defend(
     from holdfast.api import set_threads
 
     set_threads(threads)
-    about = decides(files, method, form, append_eos, seed, content)
+    about = decides(files, method, asked, seed, content)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files.folder, device=device)
@@ -86,7 +94,7 @@ def defend(
         nn.save(done.model, tokenizer, temporary)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        marker = provenance(model, about, threads, device) | {
+        marker = provenance(model, about, coder, threads, device) | {
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
@@ -103,6 +111,6 @@ def _describe(folder: Path, done: Hardened, made: dict[str, Any]) -> None:
     write_json(folder / "diagnostics.json", done.diagnostics)
     done.save_state(folder)
     marker = made | {"steps": done.steps, "flops": done.flops, "attacked": False}
-    write_json(folder / "holdfast.json", marker)
+    write_json(folder / MARKER, marker)
     card = hardened_card(marker, done.diagnostics)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")

@@ -193,6 +193,7 @@ class SGT(LossDefence):
             side=row.side,
             group=row.group,
             system=row.system,
+            turns=row.turns,
             category=row.category,
             source=row.source,
             meta=row.meta,
