@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,17 +130,27 @@ def limited(seconds: float) -> Iterator[None]:
 
     In the main thread by a signal, elsewhere by tracing: a few microseconds, or some hundred.
     """
-    if threading.current_thread() is threading.main_thread():
-        yield from _signalled(seconds)
-    else:
-        yield from _traced(seconds)
+    late = False
 
-
-def _signalled(seconds: float) -> Iterator[None]:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
+    def expire() -> None:
+        nonlocal late
+        late = True
         raise TimeoutError
 
-    before = signal.signal(signal.SIGVTALRM, stop)
+    main = threading.current_thread() is threading.main_thread()
+    watched = _signalled if main else _traced
+    try:
+        with watched(seconds, expire):
+            yield
+    except Exception as error:
+        if late:  # Jinja may make another error of it
+            raise TimeoutError from error
+        raise
+
+
+@contextmanager
+def _signalled(seconds: float, expire: Callable[[], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGVTALRM, lambda _signal, _frame: expire())
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
@@ -149,12 +159,13 @@ def _signalled(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def _traced(seconds: float) -> Iterator[None]:
+@contextmanager
+def _traced(seconds: float, expire: Callable[[], None]) -> Iterator[None]:
     end = time.thread_time() + seconds
 
     def watch(_frame: FrameType, _event: str, _told: object) -> TraceFunction:
         if time.thread_time() > end:
-            raise TimeoutError
+            expire()
         return watch
 
     before = sys.gettrace()
