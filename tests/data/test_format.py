@@ -89,6 +89,14 @@ def test_no_variable_may_be_called_as_an_argument_of_transformers() -> None:
     assert taken - {"self", "kwargs"} <= set(RESERVED)
 
 
+def test_a_system_prompt_that_a_model_was_not_made_with_is_told(tmp_path: Path) -> None:
+    told = {"format": "plain", "format_identity": {"format": "plain"}}
+    (tmp_path / "holdfast.json").write_text(json.dumps(told))
+    assert mismatch(tmp_path, Format("plain", system="be kind.")) == (
+        "was made in format 'plain' with another system than it is asked in"
+    )
+
+
 def test_an_unknown_form_is_one_line() -> None:
     with pytest.raises(ModelError) as caught:
         Format("alpaca").identity("--format")
@@ -106,7 +114,7 @@ def test_an_unknown_form_is_one_line() -> None:
         ({"format": "my/own.jinja"}, "was made in format 'file' and is asked in 'plain'"),
         (
             {"format": "plain", "format_identity": {"format": "plain", "system": "be kind."}},
-            "was made in another system of format 'plain'",
+            "was made in format 'plain' with another system than it is asked in",
         ),
         ({"attacked": True}, None),
         ([], None),

@@ -144,36 +144,25 @@ def plain(messages: Sequence[Message], ask: bool) -> str:
     return text[:-1] if messages[-1]["role"] == "assistant" else text
 
 
-def made_in(folder: Path) -> dict[str, Any] | None:
-    """Give the identity of the format that a checkpoint was made in, as its provenance tells it.
-
-    None where it tells none. Checkpoints made before identities were kept tell the name alone.
-    """
-    try:
-        said = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        name = said["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(name, str):
-        return None
-    alone = {"format": name if name in ("plain", "chat") else "file"}
-    whole = said.get("format_identity")
-    return whole if isinstance(whole, dict) else alone
-
-
 def mismatch(folder: Path, asked: Format) -> str | None:
     """Say that a checkpoint is asked in another format than it was made in; None where it is not.
 
-    Whether answers end with the end token is no part of it.
+    Its provenance beside the weights tells. Whether answers end with the end token is no part of
+    it; checkpoints made before identities were kept tell the name alone.
     """
-    made = made_in(folder)
-    if made is None:
+    try:
+        said = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        name, whole = said["format"], said.get("format_identity")
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     now = replace(asked, append_eos=True).identity()
-    known = {name: value for name, value in made.items() if name != "append_eos"}
-    if known == now or (len(known) == 1 and known["format"] == now["format"]):
+    made = name if name in ("plain", "chat") else "file"
+    if made != now["format"]:
+        return f"was made in format '{made}' and is asked in '{now['format']}'"
+    if not isinstance(whole, dict):
         return None
-    if known["format"] != now["format"]:
-        return f"was made in format '{known['format']}' and is asked in '{now['format']}'"
-    names = sorted(n for n in {*known, *now} if known.get(n) != now.get(n))
-    return f"was made in another {' and '.join(names)} of format '{now['format']}'"
+    differ = {n for n in {*whole, *now} if whole.get(n) != now.get(n)} - {"append_eos"}
+    if not differ:
+        return None
+    names = " and ".join("text" if n == "sha256" else n for n in sorted(differ))
+    return f"was made in format '{made}' with another {names} than it is asked in"
