@@ -43,7 +43,9 @@ def check_context(plan: Plan, todo: Iterable[Todo]) -> None:
 
     def room(start: Start, form: Format) -> _Room:
         same = digest([start.key, form.identity()])
-        return rooms.setdefault(same, _Room(start, form))
+        if same not in rooms:
+            rooms[same] = _Room(start, form)
+        return rooms[same]
 
     for label, start, method, seed in todo:
         attacks = isinstance(method, Attack)
@@ -126,9 +128,9 @@ def _size(row: Example) -> int:
 def _longest(pool: Pool) -> int:
     """Give the bytes of the longest prompt and the longest answer, which a method may join."""
     rows: Sequence[Example] = [row for side in Side for row in pool.rows(side)]
-    asked = max((_size(replace(row, response=None)) for row in rows), default=0)
-    turns = TURN * max((len(row.turns) for row in rows), default=0)
-    return asked + turns + max((len((row.response or "").encode()) for row in rows), default=0)
+    said = [len((row.response or "").encode()) for row in rows]
+    asked = [_size(row) - n + TURN * len(row.turns) for row, n in zip(rows, said, strict=True)]
+    return max(asked, default=0) + max(said, default=0)
 
 
 def _own_words(data: object) -> int:
