@@ -16,6 +16,19 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("HOLDFAST_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert disk.cache_folder() == tmp_path / ".cache" / "holdfast"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the XDG standard has one ignore
+    assert disk.cache_folder() == tmp_path / ".cache" / "holdfast"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert disk.cache_folder() == tmp_path / "xdg" / "holdfast"
+    monkeypatch.setenv("HOLDFAST_CACHE", "~/own")
+    assert disk.cache_folder() == tmp_path / "own"
+
+
 def test_a_folder_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "out"
     with disk.whole_folder(target) as folder:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as kinds
+from tokenizers import normalizers as readings  # spelling: theirs
 from transformers import PreTrainedTokenizerFast
 
 from holdfast.data.guard import Guard
@@ -27,7 +28,7 @@ def unigram() -> PreTrainedTokenizerFast:
     pieces = [("<pad>", 0.0), ("<eos>", 0.0), ("<bos>", 0.0), ("<unk>", 0.0)]
     pieces += [(letter, -5.0) for letter in letters]
     inner = Tokenizer(kinds.Unigram(pieces, unk_id=3))
-    inner.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(" ", "▁")])
+    inner.normalizer = readings.Sequence([readings.NFKC(), readings.Replace(" ", "▁")])
     inner.decoder = decoders.Replace("▁", " ")
     inner.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 2)]

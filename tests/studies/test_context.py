@@ -100,11 +100,16 @@ def test_a_row_that_needs_a_token_without_embedding_is_one_line(attempt: Try) ->
 def test_planning_a_world_that_fits_loads_no_tokenizer(root: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom holdfast.cli import run\n"
-        f"assert run(['plan', 'studies/world/sgt_choices.yaml', '--store', {str(tmp_path)!r}]) == 0\n"
+        "plan = ['plan', 'studies/world/sgt_choices.yaml', '--store', sys.argv[1]]\n"
+        "assert run(plan) == 0\n"
         "print([m for m in ('torch', 'transformers') if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr.splitlines()[-1] == "[]"
     assert "prompts are asked in format" in done.stderr

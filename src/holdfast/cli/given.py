@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from holdfast.data.format import Format
@@ -36,17 +36,35 @@ def models(model: str, original: str | None, form: str) -> tuple[ModelFiles, Mod
 
     Raises:
         ConfigError: there is no such format, or the checkpoint has no chat template.
-        ModelError: there is no such model.
+        ModelError: there is no such model, or its weights are not those of its config.
     """
     from holdfast.data.format import Format
     from holdfast.nn.files import resolve
+    from holdfast.nn.skeleton import check_names
     from holdfast.study.checks import check_chat
 
     files = resolve(model, "--model")
+    check_names(files, "--model")
     Format(form).identity("--format")
     if form == "chat":
         check_chat(files.folder, "--format")
-    return files, resolve(original, "--original") if original else None
+    if original is None:
+        return files, None
+    public = resolve(original, "--original")
+    check_names(public, "--original")
+    return files, public
+
+
+def dtype_of(files: ModelFiles, said: str) -> str:
+    """Give the dtype in which a checkpoint is saved: `base` is that of the model it is made from.
+
+    Raises:
+        ConfigError: there is no such dtype.
+    """
+    known = ("base", "fp32", "bf16", "fp16")
+    if said not in known:
+        raise ConfigError("--dtype", f"no dtype '{said}'", did_you_mean(said, known))
+    return files.dtype() if said == "base" else said
 
 
 def format_given(
@@ -99,17 +117,17 @@ def rows_given(
         if not sign:
             raise ConfigError("--data", f"got '{text}'", "write role=FILE")
         given = {"path": path, "role": role, "side": side} | columns(column, role)
-        made.append(make("source", {"file": given}, "--data"))
+        made.append(make("source", {"local": given}, "--data"))
     made += [make("source", parse_yaml(text, "--source"), "--source") for text in source or []]
     if not made and model.startswith("world:"):
         made = [make("source", "world", "--source")]
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
-    content = [f"{one.name()} {one.content()}" for one in made]
+    content = [f"{one.name()} {one.content()} {one.origin()}".rstrip() for one in made]
     return Pool.of(made), content
 
 
-MAPPED = ("prompt", "response", "system", "group", "category", "answer")
+MAPPED = ("prompt", "response", "system", "turns", "group", "category", "answer", "meta")
 """What of a row a column can be named for."""
 
 

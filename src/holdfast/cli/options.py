@@ -56,6 +56,12 @@ Original = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The study seed.")]
 Out = Annotated[Path, typer.Option("--out", help="Where to put what is made.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Arithmetic threads.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="What weights are saved in: base (as the model's own), fp32, bf16 or fp16."
+    ),
+]
 Columns = Annotated[
     list[str] | None,
     typer.Option(

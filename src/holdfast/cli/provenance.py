@@ -25,21 +25,29 @@ def decides(
 
 
 def provenance(
-    model: str, about: dict[str, Any], coder: Encoder, threads: int, device: str
+    files: ModelFiles, about: dict[str, Any], coder: Encoder, threads: int, device: str, dtype: str
 ) -> dict[str, Any]:
-    """Give where a checkpoint comes from, and on what it was made."""
+    """Give where a checkpoint comes from, and on what it was made.
+
+    Raises:
+        ModelError: the files are not those that were found.
+    """
     from holdfast import __version__
     from holdfast.api import environment
     from holdfast.engine.provenance import git_commit
+    from holdfast.nn.content import content
 
-    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit(), "model": model}
+    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
     return told | {
+        "model": files.spec,
         "format": about["format"]["format"],
         "format_identity": about["format"],
         "sample_prompt": coder.sample,
         "append_eos": coder.format.append_eos,
         "seed": about["seed"],
         "input": about["weights"],
+        "content": content(files),
+        "dtype": dtype,
         "sources": about["sources"],
         "device": device,
         "environment": environment(threads),

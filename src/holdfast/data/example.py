@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from holdfast.api import Known
+from holdfast.errors import DataError
 
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, oldest first: (role, text)."""
@@ -27,6 +28,10 @@ class Role(StrEnum):
     """A benign prompt and a good response."""
     TASK = "task"
     """What an honest customer fine-tunes on."""
+
+
+RESTRICTED = (Role.REFUSAL, Role.HARMFUL)
+"""Roles of restricted prompts: the rows that a filter of categories is about."""
 
 
 class Side(StrEnum):
@@ -61,6 +66,15 @@ class Example:
     turns: Turns = ()
     """What was said before the prompt: `user` and `assistant` take turns, the user first."""
 
+    def answered(self, response: str | None, **known: object) -> Example:
+        """Give the same prompt with another response, and with more known of it."""
+        return replace(
+            self,
+            row_id=_row_id(self.system, self.turns, self.prompt, response),
+            response=response,
+            meta={**self.meta, **known},
+        )
+
     @property
     def evaluation_set(self) -> str | None:
         """Give the name of the evaluation set it belongs to, if it does."""
@@ -73,9 +87,30 @@ class Example:
         return Known.of(self.meta)
 
 
+def check_answered(rows: Mapping[Role, Iterable[Example]]) -> None:
+    """Refuse a row without a response among those trained on: it would teach nothing, in silence.
+
+    Raises:
+        DataError: one is.
+    """
+    for role, some in rows.items():
+        for row in some:
+            if row.response is None:
+                raise DataError(
+                    f"row {row.uid} of role {role.value}, source '{row.source}'",
+                    "has no response to train on",
+                    "name its column in `response`, or give refusals one text in `refusal`",
+                )
+
+
 def normalise(prompt: str) -> str:
     """Give the prompt as it counts for identity: NFKC, case folded, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
+def _row_id(system: str | None, turns: Turns, prompt: str, response: str | None) -> str:
+    earlier = (turns,) if turns else ()  # a row without any has the hash it always had
+    return _hash(system, prompt, response, *earlier)
 
 
 def _hash(*parts: str | Turns | None) -> str:
@@ -96,12 +131,11 @@ def example(
     turns: Turns = (),
 ) -> Example:
     """Make a row and fill in its hashes; `group` defaults to the uid."""
-    earlier = (turns,) if turns else ()  # a row without any has the hash it always had
     told = (tuple((who, normalise(text)) for who, text in turns),) if turns else ()
     uid = _hash(normalise(prompt), system, *told)
     return Example(
         uid=uid,
-        row_id=_hash(system, prompt, response, *earlier),
+        row_id=_row_id(system, turns, prompt, response),
         group=group if group is not None else uid,
         side=side,
         role=role,

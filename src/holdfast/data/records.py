@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -75,6 +76,15 @@ def read_text(path: Path) -> str:
     line = text[: text.find("\0") + 1].count("\n") + 1
     check_text(text, f"{path}:{line}", "the text")
     return text
+
+
+def content_of(path: Path) -> str:
+    """Give the SHA-256 of a file's bytes, in hexadecimal; raises DataError where it has none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def check_text(value: object, where: str, what: str) -> None:

@@ -83,7 +83,7 @@ def _check_asked(plan: Plan, room: _Room, by: PromptAttack | None) -> None:
 def _trained(method: Any, pool: Pool, seed: int) -> Iterator[Example]:  # noqa: ANN401  (has rows)
     """Give the rows a method reads, without the answers where it reads none."""
     reads = not isinstance(method, Attack) or isinstance(method, TrainedAttack | Chain)
-    for rows in method.rows(pool, seed).values():
+    for rows in method.rows(method.sees(pool), seed).values():
         yield from rows if reads else (replace(row, response=None) for row in rows)
 
 

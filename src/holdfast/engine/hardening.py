@@ -12,6 +12,7 @@ from holdfast.data.format import MARKER
 from holdfast.data.tokens import Encoder
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
+from holdfast.nn.content import content
 from holdfast.study.nodes import Defend, Released
 
 
@@ -37,7 +38,7 @@ def defend(session: Session, key: str) -> None:
     )
 
     def fill(folder: Path) -> None:
-        nn.save(done.model, tokenizer, folder)
+        nn.save(done.model, tokenizer, folder, dtype=step.start.dtype)
         write_json(folder / MARKER, _provenance(step, coder))
         write_json(folder / "diagnostics.json", done.diagnostics)
         if (work / "log.jsonl").is_file():
@@ -85,6 +86,8 @@ def _provenance(step: Defend, coder: Encoder) -> dict[str, Any]:
     return {
         "made_by": "holdfast",
         "model": step.start.entry.path,
+        "content": content(step.start.files),
+        "dtype": step.start.dtype,
         "format": coder.format.form,
         "format_identity": coder.format.identity(),
         "sample_prompt": coder.sample,

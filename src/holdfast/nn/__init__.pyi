@@ -1,4 +1,5 @@
 from .adapter import lora as lora
+from .adapter import merged as merged
 from .coding import encoder as encoder
 from .depth import layer_number as layer_number
 from .files import ModelFiles as ModelFiles
@@ -61,6 +62,7 @@ from .vectors import holding as holding
 from .vectors import shifted as shifted
 from .vectors import survived as survived
 from .vectors import trainable as trainable
+from .weights import cast as cast
 from .weights import load as load
 from .weights import model_hash as model_hash
 from .weights import save as save

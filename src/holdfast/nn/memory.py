@@ -8,14 +8,13 @@ are not counted.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.api import Loop
 from holdfast.errors import ModelError
-from holdfast.nn.files import ModelFiles, header
+from holdfast.nn.files import ModelFiles, config_of, header
 
 _WEIGHT = {"fp32": 4, "fp32_master": 4, "bf16_kahan": 2, "bf16_stochastic": 2, "bf16_pure": 2}
 _MOMENTS = {"fp32": 8, "fp32_master": 8, "bf16_kahan": 6, "bf16_stochastic": 4, "bf16_pure": 4}
@@ -38,26 +37,37 @@ class Shape:
 
 
 def shape(files: ModelFiles) -> Shape:
-    """Read a model's shape from its config and the headers of its shards."""
-    try:
-        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(str(files.folder), f"no readable config ({error})", "copy it") from None
+    """Read a model's shape from its config and the headers of the files that are loaded."""
+    config = config_of(files.folder)
     text = config.get("text_config") or config
-    weights = 0
-    for shard in files.shards():
-        for name, entry in json.loads(header(shard)).items():
-            if name != "__metadata__":
-                weights += math.prod(entry["shape"])
-    hidden = int(text.get("hidden_size", 0))
+
+    def said(*names: str) -> int:
+        """Give a size by the first of an architecture's names for it, 0 where it has none."""
+        return next((int(text[name]) for name in names if text.get(name)), 0)
+
+    hidden, vocabulary = said("hidden_size", "n_embd", "d_model"), said("vocab_size")
     return Shape(
-        weights,
-        int(text.get("num_hidden_layers", 0)),
+        _weights(files, vocabulary, text.get("tie_word_embeddings")),
+        said("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         hidden,
-        int(text.get("intermediate_size") or 4 * hidden),
-        int(text.get("vocab_size", 0)),
-        text.get("max_position_embeddings"),
+        said("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden,
+        vocabulary,
+        said("max_position_embeddings", "n_positions", "max_seq_len") or None,
     )
+
+
+def _weights(files: ModelFiles, vocabulary: int, tied: bool | None) -> int:
+    """Count the weights; a head that is saved beside the embedding it is tied to, once."""
+    entries = [entry for path in files.shards() for entry in header(path).values()]
+    count = sum(math.prod(entry.shape) for entry in entries)
+    tables = [e.shape for e in entries if len(e.shape) == 2 and e.shape[0] == vocabulary]
+    doubled = sum(math.prod(one) for one in tables) - sum(math.prod(one) for one in set(tables))
+    if doubled and tied is None:  # each architecture has a default of its own
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
+        tied = config.get_text_config().tie_word_embeddings
+    return count - doubled if tied else count
 
 
 def needed(

@@ -197,6 +197,11 @@ class Adding:
         low = inputs[0].to(self._a.dtype) @ self._a.T
         return output + (self._scale * (low @ self._b.T)).to(output.dtype)
 
+    def added_to(self, weight: Tensor) -> Tensor:
+        """Give the layer's weight with the product in it: formed in fp32, cast once."""
+        with torch.no_grad():
+            return (weight.float() + self._scale * (self._b @ self._a)).to(weight.dtype)
+
 
 @contextmanager
 def without_adapter(model: PreTrainedModel) -> Generator[PreTrainedModel]:

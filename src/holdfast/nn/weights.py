@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from holdfast.errors import ModelError
+from holdfast.nn.content import content, unchanged
+from holdfast.nn.files import ModelFiles, header
+from holdfast.nn.quiet import quiet
+from holdfast.nn.skeleton import Checkpoint, check_names, refuse
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -28,65 +33,119 @@ DTYPES = {
 }
 """The dtype weights are held in under each precision."""
 
+SAVED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtypes weights are written in, by their names here."""
+
 SAMPLE = 4096
 """Most values of each tensor that enter a model's hash: enough that no two checkpoints agree, few
 enough that an 8B model takes a moment."""
 
 
 def load(
-    folder: Path, *, precision: str = "fp32", device: str = "cpu"
+    source: Path | ModelFiles, *, precision: str = "fp32", device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer in plain Hugging Face form.
 
+    Every weight comes from the files: one that is missing, left over or of another shape is an
+    error, where the library would draw it at random.
+
+    Args:
+        source: a folder, or a model's files, which must be those that were found.
+
     Raises:
-        ModelError: the folder holds no model that `AutoModelForCausalLM` loads.
+        ModelError: the folder holds no model that `AutoModelForCausalLM` loads, its weights are
+            not those of its config, or its files changed since they were found.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    folder = source if isinstance(source, Path) else source.folder
+    if isinstance(source, ModelFiles):
+        check_names(source, str(folder))
+        content(source)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[precision], local_files_only=True, use_safetensors=True
-        )
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[precision],
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(str(folder), f"cannot be loaded ({cause})", "check the folder") from None
+    model, info = loaded
+    refuse(info, str(folder))
+    if isinstance(source, ModelFiles):
+        unchanged(source)
     return model.to(device).eval(), tokenizer
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer in plain Hugging Face form into an existing folder."""
-    model.save_pretrained(folder)
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Cast a model's weights in place, and no others than loading it in `dtype` would.
+
+    Buffers keep their precision (positions turned by a frequency rounded to bf16 are others), and
+    so do the few weights that the library holds in fp32 under every dtype.
+    """
+    plan = model._get_dtype_plan(dtype)
+    kept = [(re.compile(pattern.replace("*", ".*")), own) for pattern, own in plan.items()]
+    for name, p in model.named_parameters():
+        if p.is_floating_point():
+            p.data = p.data.to(next((own for rule, own in kept if rule.search(name)), dtype))
+    return model
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    dtype: str | None = None,
+) -> None:
+    """Write model and tokenizer in plain Hugging Face form into an existing folder.
+
+    Args:
+        dtype: what the weights are written in, a name of `SAVED`; None writes them as they are
+            held. The model itself stays as it is.
+
+    Raises:
+        ModelError: a weight is too large for `dtype`.
+    """
+    held = [(name, p, p.data) for name, p in model.named_parameters()]
+    try:
+        if dtype is not None:
+            cast(model, SAVED[dtype])
+        for name, p, before in held:
+            if p.dtype != before.dtype and bool(p.isinf().any()) and not bool(before.isinf().any()):
+                raise ModelError(f"'{name}'", f"is too large for {dtype}", "save in bf16 or fp32")
+        model.save_pretrained(folder)
+    finally:
+        for _, p, before in held:
+            p.data = before
     tokenizer.save_pretrained(folder)
 
 
-class _Files(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by name, each read when asked for.
-
-    A name that the files do not have is looked up in the model that the library loads from them:
-    it renames, joins and ties tensors by rules of its own.
-    """
+class _Raw(Mapping[str, Tensor]):
+    """The tensors of a folder that holds no model, each read when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._loaded: Mapping[str, Tensor] | None = None
         self._where: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                self._where |= dict.fromkeys(file.keys(), path)
+            self._where |= dict.fromkeys(header(path), path)
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._where:
-            return self._as_loaded()[name]
         with safe_open(self._where[name], framework="pt") as file:
             return file.get_tensor(name)
 
-    def _as_loaded(self) -> Mapping[str, Tensor]:
-        """Load the model once, where this is the folder of one."""
-        if self._loaded is None:
-            whole = (self._folder / "config.json").is_file()
-            self._loaded = tensors(load(self._folder)[0]) if whole else {}
-        return self._loaded
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -96,10 +155,13 @@ class _Files(Mapping[str, Tensor]):
 
 
 def tensors(source: Path | Module) -> Mapping[str, Tensor]:
-    """Give a checkpoint's tensors by parameter name, lazily; a model gives its own, detached."""
+    """Give a checkpoint's tensors by parameter name, lazily and as stored; a model's, detached.
+
+    A folder without a config (what a defence kept) gives its tensors by their own names.
+    """
     if isinstance(source, Module):
         return {name: p.detach() for name, p in source.named_parameters()}
-    return _Files(source)
+    return Checkpoint(source) if (source / "config.json").is_file() else _Raw(source)
 
 
 def model_hash(model: Module) -> str:

@@ -14,6 +14,7 @@ from holdfast.data.format import Format
 from holdfast.data.records import read_text
 from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.nn.files import resolve
+from holdfast.nn.skeleton import check_names
 from holdfast.study.file import ModelEntry
 from holdfast.study.keys import key
 from holdfast.study.nodes import Start
@@ -142,7 +143,8 @@ def find_start(name: str, entry: ModelEntry) -> Start:
             Format(form).identity(f"{where}.{field_name}")
             if form == "chat":
                 check_chat(files.folder, f"{where}.{field_name}")
-    return Start(name, entry, files, key("model", files=files.identity()))
+    check_names(files, f"{where}.path")
+    return Start(name, entry, files, key("model", files=files.identity()), files.dtype())
 
 
 def check_chat(folder: Path, where: str) -> None:

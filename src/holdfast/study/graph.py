@@ -71,6 +71,8 @@ class Graph:
             "seed": seed,
             "sources": self.content,
         }
+        if start.dtype != "fp32":  # what it makes is saved in it
+            parts["dtype"] = start.dtype
         name = key("defend", **parts)
         if name not in self.defends:
             config = {**parts, "method": method.identity(), "lineup": lineup, "model": start.name}

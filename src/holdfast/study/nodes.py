@@ -22,6 +22,8 @@ class Start:
     files: ModelFiles
     key: str
     """The key of the weights: the same for two entries that name the same files."""
+    dtype: str
+    """What most of the weights are stored in: so is saved what a defence makes of them."""
 
     @property
     def format(self) -> Format:

@@ -18,6 +18,7 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
     """Draw one evaluation set.
 
     Raises:
+        ConfigError: there is no such category in the set.
         DataError: there is no such set, style, or not enough of it; no source says what it is for,
             or a row lacks what that needs.
     """
@@ -37,9 +38,10 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
             0,
             styles=wanted.styles,
             phrasings=wanted.phrasings,
+            categories=wanted.categories,
         )
-    except DataError as error:
-        raise DataError(f"{where}: {error.where}", error.what, error.todo) from None
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     of = _declared(pool, wanted.set, f"{where}.set")
     options = of.scorer is Scorer.OPTIONS
     asked = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from holdfast.api import Defence, Run, TrainedDefence
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
-from holdfast.nn.weights import DTYPES
+from holdfast.nn.weights import DTYPES, cast
 from holdfast.train.training import left_as_found
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def measure(
             that the defence kept beside its own checkpoint, a trigger) as tensor mappings.
     """
     if isinstance(defence, TrainedDefence):
-        model.to(DTYPES[defence.loop.precision])
+        cast(model, DTYPES[defence.loop.precision])
     model.eval()
-    run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=defence.name())
+    seen = defence.sees(pool)
+    run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=defence.name())
     with left_as_found(model), torch.no_grad():
         return defence.diagnostic(run, None)

@@ -12,11 +12,12 @@ import typer
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.folders import whole_folder
-from holdfast.cli.given import fields, format_given, models, rows_given
+from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
     Data,
     Date,
+    Dtype,
     Eos,
     Format,
     Model,
@@ -55,6 +56,7 @@ def attack(
     system: System = None,
     date: Date = DATE,
     template_var: Variables = None,
+    dtype: Dtype = "base",
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -68,6 +70,7 @@ def attack(
         raise _leaves_nothing(name)
     asked = format_given(form, append_eos, system, date, template_var)
     files, public = models(model, original, form)
+    held = dtype_of(files, dtype)
     if "original" in method.needs and public is None:
         raise ConfigError(f"attack.{name}", "needs the public original", "give --original MODEL")
     pool: Any = None
@@ -89,11 +92,11 @@ def attack(
     about = decides(files, method, asked, seed, content)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
-        loaded, tokenizer = nn.load(files.folder, device=device)
+        loaded, tokenizer = nn.load(files, device=device)
 
         def on_point(point: float, info: object) -> None:
             if edits:  # the start weights come back after it
-                nn.save(loaded, tokenizer, temporary)
+                nn.save(loaded, tokenizer, temporary, dtype=held)
 
         train.attack(
             method,
@@ -108,11 +111,11 @@ def attack(
             progress=show_training,
         )
         if not edits:
-            nn.save(loaded, tokenizer, temporary)
+            nn.save(loaded, tokenizer, temporary, dtype=held)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
-        told = provenance(model, about, coder, threads, device)
+        told = provenance(files, about, coder, threads, device, held)
         write_json(temporary / MARKER, told | marker)
     typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
@@ -131,7 +134,7 @@ def _check_fit(
     from holdfast.api import TrainedAttack
     from holdfast.engine.fit import EDITED
 
-    rows = method.rows(pool, seed) if pool is not None else {}
+    rows = method.rows(method.sees(pool), seed) if pool is not None else {}
     loop, copies = None, EDITED
     if isinstance(method, TrainedAttack):
         loop, copies = method.loop, method.copies()

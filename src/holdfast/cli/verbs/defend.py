@@ -11,11 +11,12 @@ import typer
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.folders import whole_folder
-from holdfast.cli.given import fields, format_given, models, rows_given
+from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
     Data,
     Date,
+    Dtype,
     Eos,
     Format,
     Model,
@@ -51,6 +52,7 @@ def defend(
     system: System = None,
     date: Date = DATE,
     template_var: Variables = None,
+    dtype: Dtype = "base",
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -62,11 +64,12 @@ def defend(
     method: Any = make("defence", {name: fields(sets)}, "defend")
     asked = format_given(form, append_eos, system, date, template_var)
     files, public = models(model, original, form)
+    held = dtype_of(files, dtype)
     if "original" in getattr(method, "needs", ()) and public is None:
         raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
     pool, content = rows_given(data, column, source, model, "defender")
     # What is missing, too long or too large is found before any weight is loaded.
-    rows = method.rows(pool, seed) if hasattr(method, "rows") else {}
+    rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, asked)
     trains = isinstance(method, Trainable)
     loop, copies = (method.loop, method.copies()) if trains else (None, 0)
@@ -79,7 +82,7 @@ def defend(
     about = decides(files, method, asked, seed, content)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
-        loaded, tokenizer = nn.load(files.folder, device=device)
+        loaded, tokenizer = nn.load(files, device=device)
         base = nn.model_hash(loaded)
         done = train.harden(
             method,
@@ -91,10 +94,10 @@ def defend(
             sources={"original": nn.tensors(public.folder)} if public else {},
             progress=show_training,
         )
-        nn.save(done.model, tokenizer, temporary)
+        nn.save(done.model, tokenizer, temporary, dtype=held)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        marker = provenance(model, about, coder, threads, device) | {
+        marker = provenance(files, about, coder, threads, device, held) | {
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
