@@ -22,10 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from holdfast.data.sources.file import File
+
 from holdfast.data.audit import ATTACK, CALIBRATION, DEFENCE, EVALUATION, audit
 from holdfast.data.example import Example, Side
 from holdfast.data.pool import Pool
-from holdfast.data.sources.file import File
 
 ROWS, SMALL = 200_000, 3_000
 SECONDS, GIB = 300, 2.5
