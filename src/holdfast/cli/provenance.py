@@ -10,22 +10,34 @@ if TYPE_CHECKING:
 
 
 def decides(
-    files: ModelFiles, method: Method, form: str, append_eos: bool, seed: int, content: list[str]
+    files: ModelFiles,
+    method: Method,
+    form: str,
+    append_eos: bool,
+    seed: int,
+    content: list[str],
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give what decides a run's result: two runs with the same are one."""
     from holdfast.data.tokens import format_identity
 
-    return {
+    found = {
         "method": method.identity(),
         "weights": files.identity(),
         "format": format_identity(form, append_eos=append_eos),
         "seed": seed,
         "sources": content,
     }
+    return found if original is None else found | {"original": original.identity()}
 
 
 def provenance(
-    files: ModelFiles, about: dict[str, Any], threads: int, device: str, dtype: str
+    files: ModelFiles,
+    about: dict[str, Any],
+    threads: int,
+    device: str,
+    dtype: str,
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give where a checkpoint comes from, and on what it was made.
 
@@ -38,7 +50,9 @@ def provenance(
     from holdfast.nn.content import content
 
     form = about["format"]
-    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
+    told: dict[str, Any] = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
+    if original is not None:
+        told["original"] = {"model": original.spec, "content": content(original)}
     return told | {
         "model": files.spec,
         "format": form["format"],

@@ -80,7 +80,7 @@ def attack(
     from holdfast.engine.store import write_json
 
     set_threads(threads)
-    about = decides(files, method, form, append_eos, seed, content)
+    about = decides(files, method, form, append_eos, seed, content, public)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
@@ -107,7 +107,8 @@ def attack(
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
         write_json(
-            temporary / "holdfast.json", provenance(files, about, threads, device, held) | marker
+            temporary / "holdfast.json",
+            provenance(files, about, threads, device, held, public) | marker,
         )
     typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
