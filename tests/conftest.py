@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +19,9 @@ os.environ.update(
     TRANSFORMERS_OFFLINE="1",
 )
 os.environ.pop("HF_TOKEN", None)
+
+# A shell's background job has Ctrl-C ignored, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import ipaddress
 import random

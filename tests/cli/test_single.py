@@ -43,9 +43,12 @@ def records(role: Role) -> list[dict[str, str]]:
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix == ".csv":
+    elif path.suffix == ".JSON":
+        path.write_text(json.dumps(rows), encoding="utf-8-sig")
+    elif path.suffix in (".csv", ".Tsv"):
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
             writer.writeheader()
             writer.writerows(rows)
     else:
@@ -94,6 +97,19 @@ def test_a_column_can_be_named_for_one_role(bench: Path) -> None:
     renamed = [{"question": row["ask"], "say": row["say"]} for row in records(Role.BENIGN)]
     write(Path("benign.jsonl"), renamed)
     assert run(defend("--column", "benign.prompt=question")) == 0
+
+
+def test_only_the_rows_of_some_categories_are_seen(bench: Path) -> None:
+    kinds = ("near", "far")
+    rows = [{**row, "kind": kinds[i % 2]} for i, row in enumerate(records(Role.REFUSAL))]
+    write(Path("refusal.jsonl"), rows)
+    kept = ["--column", "refusal.category=kind", "--set", "categories=[near]"]
+    assert run(defend(*kept)) == 0
+    made = json.loads(Path("out/holdfast.json").read_text())
+    assert made["rows"] == {"refusal": 3, "benign": 6}
+    write(Path("refusal.jsonl"), rows[::2])
+    assert run(defend(out="fewer")) == 0
+    assert tiny.same(weights("out"), weights("fewer"))
 
 
 def test_plain_transformers_loads_it_and_says_the_same(bench: Path) -> None:
@@ -245,6 +261,49 @@ def test_attack_generate_and_judge_on_files(bench: Path) -> None:
     assert len(texts[0].splitlines()) == 6
 
 
+def test_prompts_alone_harden_as_the_page_writes_it(bench: Path) -> None:
+    write(Path("prompts.jsonl"), [{"instruction": row["ask"]} for row in records(Role.REFUSAL)])
+    answers = [{"instruction": row["ask"], "output": row["say"]} for row in records(Role.BENIGN)]
+    write(Path("answers.parquet"), answers)
+    data = ["--data", "refusal=prompts.jsonl", "--data", "benign=answers.parquet"]
+    columns = ["--column", "prompt=instruction", "--column", "benign.response=output"]
+    given = ["--model", "model", "--format", "plain", *data, *columns]
+    assert run(["defend", "sgt", *given, *SMALL, "--out", "out"]) == 0
+    write(
+        Path("prompts.jsonl"),
+        [
+            {"instruction": row["ask"], "response": "I can't answer."}
+            for row in records(Role.REFUSAL)
+        ],
+    )
+    assert run(["defend", "sgt", *given, *SMALL, "--out", "same"]) == 0
+    assert tiny.same(weights("out"), weights("same"))
+
+
+@pytest.mark.parametrize(
+    "name", ["rows.jsonl", "rows.JSON", "rows.csv", "rows.Tsv", "rows.PARQUET"]
+)
+def test_prompts_are_read_from_every_kind_of_file(bench: Path, name: str) -> None:
+    rows = [{"prompt": row["ask"], "system": "Be\u2028brief."} for row in records(Role.HARMFUL)[:2]]
+    write(Path(name), rows)
+    asked = ["generate", "--model", "model", "--format", "plain", "--set", "max_new_tokens=2"]
+    assert run([*asked, "--prompts", name, "--out", "said.jsonl"]) == 0
+    said = [json.loads(line) for line in Path("said.jsonl").read_text().split("\n")[:-1]]
+    assert [{key: row[key] for key in ("prompt", "system")} for row in said] == rows
+
+
+def test_what_generate_wrote_can_be_asked_again(bench: Path) -> None:
+    first = {"prompt": "one", "meta": {"set": "mine", "answer": "x"}}
+    earlier = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    write(Path("rows.jsonl"), [first, {"prompt": "two", "turns": earlier, "system": "s"}])
+    asked = ["generate", "--model", "model", "--format", "plain", "--set", "max_new_tokens=2"]
+    assert run([*asked, "--prompts", "rows.jsonl", "--out", "said.jsonl"]) == 0
+    assert run([*asked, "--prompts", "said.jsonl", "--out", "again.jsonl"]) == 0
+    assert Path("again.jsonl").read_bytes() == Path("said.jsonl").read_bytes()
+    said = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    assert (said[0]["meta"], said[1]["turns"], said[1]["system"]) == (first["meta"], earlier, "s")
+
+
 # ---- bad input
 
 
@@ -273,11 +332,23 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
         [],
         "benign.jsonl:1: no column 'say'; map it to one of: ask",
     ),
+    "refusals without an answer": (
+        lambda: write(Path("refusal.jsonl"), [{"ask": "x"}]),
+        [],
+        "refusal.jsonl:1: no column 'say'; map it to one of: ask, or give every row one in "
+        "`refusal`",
+    ),
+    "refusals whose answers are not read": (
+        lambda: None,
+        ["--column", "refusal.response="],
+        r"row \w+ of role refusal, source 'refusal\.jsonl': has no response to train on; name its "
+        "column in `response`, or give refusals one text in `refusal`",
+    ),
     "a column nobody knows": (
         lambda: None,
         ["--column", "promt=ask"],
         "--column: got 'promt=ask'; write prompt=NAME or role.prompt=NAME, one of prompt, "
-        "response, system, group, category, answer",
+        "response, system, turns, group, category, answer, meta",
     ),
     "a row longer than the context": (
         lambda: write(Path("refusal.jsonl"), long(records(Role.REFUSAL))),
@@ -317,6 +388,11 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
         lambda: None,
         ["--set", "trigger.file=gone"],
         "sgt.trigger.file: no such file gone; check the path",
+    ),
+    "a category that no row has": (
+        lambda: None,
+        ["--set", "categories=[hexes]"],
+        "sgt.categories: no row is of category 'hexes'; known: none",
     ),
     "a tokenizer that is none": (
         lambda: Path("model/tokenizer.json").write_text("{}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.pool import SHARES, Pool, side_of
-from holdfast.errors import DataError
+from holdfast.errors import ConfigError, DataError
 
 WORDS = st.sampled_from(["bread", "lantern", "song", "garden", "hex", "rune"])
 ROWS = st.lists(
@@ -49,6 +50,55 @@ def world(n: int = 12, side: Side = Side.DEFENDER) -> list[Example]:
         )
         rows.append(example(f"How do I bake {i}?", "Knead.", role=Role.BENIGN, side=side))
     return rows
+
+
+def topical() -> Pool:
+    """Make restricted and benign rows of two categories."""
+    rows = [replace(row, category=f"c{i // 3 % 2}") for i, row in enumerate(world())]
+    return Pool(rows)
+
+
+def test_only_some_categories_of_restricted_rows_are_kept():
+    pool = topical()
+    kept = pool.only(["c1"])
+    seen = {(row.role, row.category) for row in kept.rows(Side.DEFENDER)}
+    assert seen == {
+        (Role.REFUSAL, "c1"), (Role.HARMFUL, "c1"), (Role.BENIGN, "c0"), (Role.BENIGN, "c1")
+    }  # fmt: skip
+    assert len(kept.rows(Side.DEFENDER)) == 24
+    assert len(pool.rows(Side.DEFENDER)) == 36, "the pool it came from is as it was"
+    assert kept.only(["c1"]).rows(Side.DEFENDER) == kept.rows(Side.DEFENDER)
+    assert pool.only([]) is pool
+    whole = pool.draw(Role.HARMFUL, Side.DEFENDER, None, 3)
+    assert kept.draw(Role.HARMFUL, Side.DEFENDER, None, 3) == [
+        row for row in whole if row.category == "c1"
+    ], "a category's rows keep their order"
+
+
+def test_a_category_that_no_restricted_row_has_is_told():
+    rows = [*world(), example("How do I bake?", "Knead.", role=Role.BENIGN, category="breads")]
+    with pytest.raises(ConfigError) as error:
+        Pool(rows).only(["breads"], "sgt.categories")
+    assert str(error.value) == "sgt.categories: no row is of category 'breads'; known: none"
+
+
+def test_an_evaluation_set_of_some_categories():
+    rows = [
+        replace(row, category="c" + row.group[-1], side=Side.EVALUATOR)
+        for row in world()
+        if row.role is Role.HARMFUL
+    ]
+    pool = Pool(rows)
+    whole = pool.evaluation("restricted", Side.EVALUATOR, None, 0)
+    some = pool.evaluation("restricted", Side.EVALUATOR, None, 0, categories=["c1", "c2"])
+    assert some == [row for row in whole if row.category in ("c1", "c2")]
+    assert len(some) == 3  # groups h1, h11 and h2
+    with pytest.raises(ConfigError) as error:
+        pool.evaluation("restricted", Side.EVALUATOR, None, 0, categories=["d"])
+    assert str(error.value) == (
+        "evaluation set 'restricted', side evaluator: categories: no row is of category 'd'; "
+        "known: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9"
+    )
 
 
 def drawable(pool: Pool, side: Side, role: Role) -> int:

@@ -194,6 +194,28 @@ def test_a_second_gradient_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) 
     assert sizes == [[4 * 8, 2 * 8], [8, 8]]
 
 
+def test_a_first_gradient_in_fewer_bits_is_never_held_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is taken into fp32 as it appears; a gradient in the sum's own bits is kept as it is."""
+    toy = Toy().bfloat16()
+    params = dict(toy.named_parameters())
+    sizes = []
+    inner = torch.autograd.grad
+
+    def watched(*given: Any, **options: Any) -> Any:
+        found = inner(*given, **options)
+        sizes.append([piece.untyped_storage().nbytes() for piece in found])
+        return found
+
+    monkeypatch.setattr(torch.autograd, "grad", watched)
+    found, _ = nn.grad(params, two_terms(toy), [DATA.bfloat16()])
+    assert sizes == [[2, 2]]
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    twin, _ = nn.grad(dict(toy.named_parameters()), two_terms(toy), [DATA.bfloat16()])
+    assert all(torch.equal(found[name], twin[name]) for name in found)
+
+
 def test_every_parameter_can_have_a_gradient_for_a_while() -> None:
     toy = Toy()
     toy.b.requires_grad_(False)

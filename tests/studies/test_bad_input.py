@@ -125,7 +125,7 @@ def source_file(name: str, text: str, **fields: Any) -> Change:
 
     def change(data: dict[str, Any], folder: Path) -> None:
         (folder / name).write_text(text)
-        data["sources"] = ["toy_rows", {"file": {"path": name, "role": "benign", **fields}}]
+        data["sources"] = ["toy_rows", {"local": {"path": name, "role": "benign", **fields}}]
 
     return change
 
@@ -252,6 +252,21 @@ CASES: dict[str, tuple[Change, int, str]] = {
         put("evaluation", 0, "styles", value=["song"]), 2,
         "study.evaluation[0].styles: set 'restricted' has no style 'song'; known: ask, task",
     ),
+    "unknown category of a defence": (
+        lambda data, _: sft(data).update(categories=["darc"]), 2,
+        "study.lineups.refusal_sft[0].refusal_sft: refusal_sft.categories: no row is of category "
+        "'darc'; did you mean 'dark'?",
+    ),
+    "unknown category of an attack": (  # `bright` is a category of benign rows alone
+        lambda data, _: attack(data).update(categories=["bright"]), 2,
+        "study.attacks.harmful_sft[0].harmful_sft: harmful_sft.categories: no row is of category "
+        "'bright'; known: dark",
+    ),
+    "unknown category of a set": (
+        put("evaluation", 0, "categories", value=["darc"]), 2,
+        "study.evaluation[0]: evaluation set 'restricted', side evaluator: categories: no row is "
+        "of category 'darc'; did you mean 'dark'?",
+    ),
     "no harm set": (
         put("evaluation", value=[{"set": "benign"}]), 2,
         "study.evaluation: no set of purpose 'harm' of side 'evaluator'; add `- {set: "
@@ -310,12 +325,12 @@ CASES: dict[str, tuple[Change, int, str]] = {
         "bytes); copy it again",
     ),
     "missing data file": (
-        put("sources", value=[{"file": {"path": "rows.jsonl", "role": "benign"}}]), 2,
+        put("sources", value=[{"local": {"path": "rows.jsonl", "role": "benign"}}]), 2,
         "rows.jsonl: no such file; check the path",
     ),
     "data of an unknown role": (
         source_file("rows.jsonl", "{}\n", role="begnin"), 2,
-        "study.sources[1].file.role: got 'begnin'; it should be 'refusal', 'harmful', 'benign' or "
+        "study.sources[1].local.role: got 'begnin'; it should be 'refusal', 'harmful', 'benign' or "
         "'task'",
     ),
     "plugin that cannot be imported": (

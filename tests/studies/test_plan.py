@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from holdfast.attacks.harmful_sft import HarmfulSFT
+from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.study.file import parse_study
@@ -99,6 +101,12 @@ def test_a_field_of_one_attack_leaves_the_others_and_the_release(
         if not {p.key for _, p in t.points} <= {p.key for u in after.tracks for _, p in u.points}
     }
     assert lost == {("none", "harmful_sft", "lr=0.03"), ("refusal_sft", "harmful_sft", "lr=0.03")}
+
+
+def test_categories_enter_a_key_only_where_there_are_any() -> None:
+    assert "categories" not in HarmfulSFT().identity()["fields"]
+    assert "categories" not in RefusalSFT(categories=()).identity()["fields"]
+    assert RefusalSFT(categories=("a",)).identity()["fields"]["categories"] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,22 @@ def test_a_first_step_of_adamw_worked_by_hand() -> None:
     params = one_number(1.0)
     optimise(params, slope(0.3), stream(Loop()), Loop(steps=1, lr=0.01, weight_decay=0.5))
     assert params["x"].item() == pytest.approx(1.0 * (1 - 0.01 * 0.5) - 0.01, rel=1e-6)
+
+
+def test_a_steps_gradient_is_let_go_before_the_next_is_made() -> None:
+    """Two of them at once would be four bytes a weight more: 30 GiB at 8B."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def gradient(_parts: Any, _step: int) -> tuple[ParamVector, Loss]:
+        alive.extend(one() is not None for one in made)
+        found = torch.tensor([0.3])
+        made.append(weakref.ref(found))
+        return ParamVector({"x": found}), {"x": Term(torch.tensor(1.0), 1.0)}
+
+    loop = Loop(steps=3)
+    optimise(one_number(), gradient, stream(loop), loop)
+    assert alive == [False] * 3
 
 
 def test_the_gradient_is_clipped_to_its_length(tmp_path: Path) -> None:

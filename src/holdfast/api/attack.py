@@ -95,7 +95,8 @@ class TrainedAttack(Trainable, Attack):
 
     def distinct_rows(self, pool: Pool, seed: int) -> int:
         """Give how many distinct rows of its own it trains on when it goes on for long."""
-        return max((len(some) for some in self.rows(pool, seed).values()), default=0)
+        rows = self.rows(self.sees(pool), seed)
+        return max((len(some) for some in rows.values()), default=0)
 
     def step_of(self, point: float) -> int:
         """Give the optimiser step after which budget `point` is spent."""
@@ -275,8 +276,8 @@ class Chain(Attack):
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the rows of both, so that what is missing is found before anything runs."""
-        self.first.rows(pool, seed)
-        return self.then.rows(pool, seed)
+        self.first.rows(self.first.sees(pool), seed)
+        return self.then.rows(self.then.sees(pool), seed)
 
     def distinct_rows(self, pool: Pool, seed: int) -> int:
         """Give the training's."""

@@ -131,7 +131,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def load_yaml(path: Path) -> Any:  # noqa: ANN401  (a document holds anything)
     """Read one YAML 1.2 document; duplicate keys and broken syntax are ConfigErrors with a line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(str(path), "no such file", "check the path") from None
     except IsADirectoryError:
@@ -147,7 +147,10 @@ def parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401  (as above)
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(io.StringIO(text))
+        found = YAML(typ="safe", pure=True).load(io.StringIO(text))
+        return _whole(found, where) if "\\" in text else found
+    except RecursionError:
+        raise ConfigError(where, "fields stand too deep in each other", "use fewer") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -156,6 +159,27 @@ def parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401  (as above)
     except YAMLError as error:
         what = str(error).splitlines()[0]
         raise ConfigError(where, what, "mend the YAML") from None
+
+
+def _whole(value: object, where: str) -> object:
+    """Give data whose text has every character whole.
+
+    JSON spells a character beyond U+FFFF as two halves, which YAML's reader leaves apart.
+    """
+    if isinstance(value, dict):
+        return {_whole(name, where): _whole(inner, where) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner, where) for inner in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        text = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        cause = "text holds half a surrogate pair, which is no character"
+        raise ConfigError(where, cause, "write the character whole, or take it out") from None
+    if "\0" in text:
+        raise ConfigError(where, "text holds a NUL character", "take it out")
+    return text
 
 
 def decode(model: type[Model], data: object, where: str) -> Model:

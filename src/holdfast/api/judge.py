@@ -35,6 +35,8 @@ class Exchange:
     response: str
     finish_reason: str
     meta: Mapping[str, Any]
+    turns: tuple[tuple[str, str], ...] = ()
+    """What was said before the prompt, oldest first: (role, text)."""
 
     @property
     def known(self) -> Known:

@@ -14,7 +14,8 @@ class Known:
     """A row's `meta`, read with types; what `meta` does not hold has its default.
 
     `set`, `style` and `phrasing` say which evaluation set a row belongs to and how it asks there.
-    `answer` is the exact answer, `options` and `answer_index` are what is to choose from and the
+    `answer` is the exact answer, which is compared with what is said behind the last `after`, where
+    that is given; `options` and `answer_index` are what is to choose from and the
     right one's place from 0, `steps` are the true steps of a restricted request.
     """
 
@@ -22,6 +23,7 @@ class Known:
     style: str = ""
     phrasing: int | str = 0
     answer: str | None = None
+    after: str = ""
     options: tuple[str, ...] = ()
     answer_index: int | None = None
     steps: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ _KINDS = {
     "style": (_text, "text", "write the style's name"),
     "phrasing": (lambda value: _text(value) or _number(value), "number or text", "number them"),
     "answer": (_text, "text", "write the answer as text"),
+    "after": (_text, "text", "write what stands before the answer"),
     "options": (_texts, "list of texts", "write one text an option"),
     "answer_index": (_number, "whole number", "write the right option's place, from 0"),
     "steps": (_texts, "list of texts", "write one text a step"),

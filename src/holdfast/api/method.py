@@ -16,7 +16,7 @@ from holdfast.api.fields import Fields, lay_over
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    pass
+    from holdfast.data.pool import Pool
 
 
 class Stage(StrEnum):
@@ -69,6 +69,14 @@ class Method(Fields):
                 "known: " + ", ".join(["clean", *cls.presets]),
             )
         return lay_over(cls.presets.get(preset, {}), given)
+
+    def sees(self, pool: Pool) -> Pool:
+        """Give the rows it may see: all of the pool's, unless its fields say otherwise.
+
+        Raises:
+            ConfigError: a field names rows that are not there.
+        """
+        return pool
 
     def identity(self) -> dict[str, Any]:
         """Give what a key is made of: kind, name, version and the fields that matter."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,9 @@ KINDS: dict[str, tuple[str, type[Method]]] = {
 }
 """Each kind's folder in the package and its base class. The folder's last part is its entry-point
 group, and what a test bed calls its own folder of that kind."""
+
+RENAMED: dict[tuple[str, str], str] = {("source", "file"): "local"}
+"""What a method was called: (kind, old name) -> name."""
 
 
 def _kind(kind: str) -> tuple[str, type[Method]]:
@@ -115,7 +119,9 @@ def find(kind: str, name: str, where: str | None = None) -> type[Method]:
         return _only(importlib.import_module(_inside(kind)[name]), base, where)
     outside = _outside(kind)
     if name not in outside:
-        raise ConfigError(where, f"no {kind} '{name}'", did_you_mean(name, names(kind)))
+        known = names(kind)
+        word = RENAMED.get((kind, name), name)
+        raise ConfigError(where, f"no {kind} '{name}'", did_you_mean(word, known))
     point = outside[name]
     try:
         found = point.load()
@@ -169,9 +175,14 @@ def make(kind: str, data: object, where: str) -> Method:
     return decode(find(kind, str(name), where), fields, f"{where}.{name}")
 
 
-def shipped_models() -> dict[str, Path]:
-    """Give the models that test beds bring: `world:base` -> its folder."""
-    found: dict[str, Path] = {}
+Shipped = Path | Callable[[str], Path]
+"""A test bed's model: its folder, or what makes it at first use and gives its folder; the word it
+takes is what an error names, as `study.models.base.path`."""
+
+
+def shipped_models() -> dict[str, Shipped]:
+    """Give the models that test beds bring: `world:base` -> its folder. Makes none."""
+    found: dict[str, Shipped] = {}
     for package in testbeds():
         found |= importlib.import_module(package).models()
     return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from holdfast.api.fields import LATER, AsTuple
 from holdfast.api.loop import Loop
 from holdfast.api.method import Method
 from holdfast.api.terms import Batch, Loss, Run, State, Step
@@ -36,6 +37,9 @@ class Trainable(Method):
 
     loop: Loop = Loop()
     """How it trains: steps, batch, learning rate, precision, LoRA."""
+    categories: Annotated[tuple[str, ...], AsTuple, Field(json_schema_extra=LATER)] = ()
+    """Categories of the restricted rows (`refusal`, `harmful`) it sees; empty means all. Benign and
+    task rows are seen whatever their category."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,8 +63,16 @@ class Trainable(Method):
         """Give how many frozen copies of the model it keeps beside the one it changes."""
         return 0
 
+    def sees(self, pool: Pool) -> Pool:
+        """Give the pool without the restricted rows of other `categories`.
+
+        Raises:
+            ConfigError: no restricted row of the pool is of one of them.
+        """
+        return pool.only(self.categories, f"{self.name()}.categories")
+
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
-        """Draw the rows of each role it trains on.
+        """Draw the rows of each role it trains on, from a pool of what it `sees`.
 
         Raises:
             DataError: there are too few, or none.

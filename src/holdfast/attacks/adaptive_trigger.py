@@ -30,7 +30,7 @@ from holdfast.api import (
 )
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
-from holdfast.data.example import Example, Role, Side, example
+from holdfast.data.example import Example, Role, Side
 from holdfast.data.tokens import Positions, collate
 from holdfast.errors import ConfigError, ModelError
 
@@ -170,17 +170,7 @@ class AdaptiveTrigger(FineTuning):
         if self.prefix is None:
             return row
         said = self.prefix if self.prefix_only else f"{self.prefix} {row.response}"
-        return example(
-            row.prompt,
-            said,
-            role=row.role,
-            side=row.side,
-            group=row.group,
-            system=row.system,
-            category=row.category,
-            source=row.source,
-            meta=row.meta,
-        )
+        return row.answered(said)
 
     # ---- stage A
 

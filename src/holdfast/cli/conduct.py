@@ -36,7 +36,7 @@ def conduct(
 ) -> int:
     """Plan a study, do what is left, write the report if it is new; give the exit code."""
     from holdfast.cli.progress import display
-    from holdfast.engine import local, tables
+    from holdfast.engine import leakage, local, tables
     from holdfast.engine.fit import check_fit
     from holdfast.engine.store import Store
     from holdfast.study.plan import Plan
@@ -50,6 +50,9 @@ def conduct(
     show = display()
     with kept.held():
         try:
+            shared = leakage.leakage(made, kept, keep=True)
+            leakage.check(made, shared)
+            show.say(leakage.said(shared))
             if not only_judge:
                 check_fit(made, kept, device=device, workers=workers)
             done = local.run(

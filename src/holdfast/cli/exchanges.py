@@ -1,56 +1,69 @@
-"""Prompts and answers as JSON lines, checked line by line."""
+"""The rows that commands are given in files: prompts to ask, answers to judge."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import DataError
 
+if TYPE_CHECKING:
+    from holdfast.api import Exchange
+    from holdfast.data.example import Example
+    from holdfast.data.shapes import Record
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Give the JSON objects of a file, one a line.
+
+def prompts(path: str, columns: dict[str, str | None]) -> list[Example]:
+    """Give the prompts of a file of rows; `columns` maps its columns, as `--column` does.
+
+    A system prompt, earlier turns and what a judge must know are read from `system`, `turns` and
+    `meta` where rows have them: what `generate` wrote can be asked again.
 
     Raises:
-        DataError: the file cannot be read, has no line, or a line is no object.
+        DataError: the file cannot be read, or a row has no prompt.
     """
-    from holdfast.engine.store import read_lines
+    from holdfast.api.registry import make
+    from holdfast.data.records import records
 
-    try:
-        rows = read_lines(path)
-    except FileNotFoundError:
-        raise DataError(str(path), "no such file", "check the path") from None
-    except (OSError, ValueError) as error:
-        raise DataError(str(path), f"cannot be read ({error})", "write JSON lines") from None
-    if not rows:
-        raise DataError(str(path), "no rows", "write JSON lines")
-    for i, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{i}", "not a JSON object", "write one object a line")
-    return rows
+    there = {name for _, record in records(Path(path)) for name in record}
+    kept = {name: name for name in ("system", "turns", "meta") if name in there}
+    given = {"path": path, "role": "harmful", "response": None} | kept | columns
+    asked: Any = make("source", {"local": given}, "--prompts")
+    return list(asked.examples())
 
 
-def text(row: dict[str, Any], name: str, where: str) -> str:
-    """Give a field that must be text; raises DataError where it is not."""
-    if not isinstance(row.get(name), str):
+def exchanges(path: Path) -> Iterator[Exchange]:
+    """Give the prompts and answers of a file, as `generate` writes them.
+
+    Raises:
+        DataError: the file cannot be read, or a row has no prompt or response, or a field of
+            another kind.
+    """
+    from holdfast.api import Exchange
+    from holdfast.data.records import records
+    from holdfast.data.shapes import meta_of, turns_of
+
+    for number, row in records(path):
+        where = f"{path}:{number}"
+        yield Exchange(
+            example_uid=str(row.get("uid", number)),
+            system=_text_or_none(row, "system", where) or None,
+            prompt=_text(row, "prompt", where),
+            prefill=_text_or_none(row, "prefill", where) or "",
+            response=_text(row, "response", where),
+            finish_reason=_text_or_none(row, "finish_reason", where) or "stop",
+            meta=meta_of(row, "meta", where),
+            turns=turns_of(row, "turns", where),
+        )
+
+
+def _text(row: Record, name: str, where: str) -> str:
+    found = row.get(name)
+    if not isinstance(found, str):
         raise DataError(where, f"no text under '{name}'", f"give every line a '{name}'")
-    return row[name]
-
-
-def text_or_none(row: dict[str, Any], name: str, where: str) -> str | None:
-    """Give a field that may be missing; raises DataError where it is there and no text."""
-    return None if row.get(name) is None else text(row, name, where)
-
-
-def meta(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """Give what a judge may know of a line; raises DataError where a field is of another kind."""
-    from holdfast.api import Known
-
-    found = row.get("meta") or {}
-    if not isinstance(found, dict):
-        raise DataError(where, "'meta' is no object", "write fields there, or leave it out")
-    try:
-        Known.of(found)
-    except DataError as error:
-        raise DataError(where, f"'{error.where}' {error.what}", error.todo) from None
     return found
+
+
+def _text_or_none(row: Record, name: str, where: str) -> str | None:
+    return None if row.get(name) is None else _text(row, name, where)

@@ -87,17 +87,17 @@ def rows_given(
         if not sign:
             raise ConfigError("--data", f"got '{text}'", "write role=FILE")
         given = {"path": path, "role": role, "side": side} | columns(column, role)
-        made.append(make("source", {"file": given}, "--data"))
+        made.append(make("source", {"local": given}, "--data"))
     made += [make("source", parse_yaml(text, "--source"), "--source") for text in source or []]
     if not made and model.startswith("world:"):
         made = [make("source", "world", "--source")]
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
-    content = [f"{one.name()} {one.content()}" for one in made]
+    content = [f"{one.name()} {one.content()} {one.origin()}".rstrip() for one in made]
     return Pool.of(made), content
 
 
-MAPPED = ("prompt", "response", "system", "group", "category", "answer")
+MAPPED = ("prompt", "response", "system", "turns", "group", "category", "answer", "meta")
 """What of a row a column can be named for."""
 
 

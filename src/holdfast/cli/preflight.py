@@ -42,8 +42,11 @@ def check(
     device: str = "cpu",
 ) -> None:
     """Encode every row and estimate memory; raises DataError or ModelError in one line."""
+    from holdfast.data.example import check_answered
     from holdfast.nn.memory import available, check_memory, needed, shape
 
+    if loop is not None:
+        check_answered(rows)
     coded = [
         coder.encode(row.prompt, row.response, row.system) for some in rows.values() for row in some
     ]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from holdfast.api import Known
+from holdfast.errors import DataError
+
+Turns = tuple[tuple[str, str], ...]
+"""Earlier turns of a conversation, oldest first: (role, text)."""
 
 
 class Role(StrEnum):
@@ -24,6 +28,10 @@ class Role(StrEnum):
     """A benign prompt and a good response."""
     TASK = "task"
     """What an honest customer fine-tunes on."""
+
+
+RESTRICTED = (Role.REFUSAL, Role.HARMFUL)
+"""Roles of restricted prompts: the rows that a filter of categories is about."""
 
 
 class Side(StrEnum):
@@ -40,8 +48,8 @@ class Side(StrEnum):
 class Example:
     """A prompt with, usually, a response.
 
-    `uid` is the hash of the normalised prompt (with its system prompt), `row_id` of system,
-    prompt and response; `group` is what must stay together on one side.
+    `uid` is the hash of the normalised prompt (with its system prompt and earlier turns), `row_id`
+    of system, earlier turns, prompt and response; `group` is what must stay together on one side.
     """
 
     uid: str
@@ -55,6 +63,17 @@ class Example:
     category: str = ""
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    turns: Turns = ()
+    """What was said before the prompt: `user` and `assistant` take turns, the user first."""
+
+    def answered(self, response: str | None, **known: object) -> Example:
+        """Give the same prompt with another response, and with more known of it."""
+        return replace(
+            self,
+            row_id=_row_id(self.system, self.turns, self.prompt, response),
+            response=response,
+            meta={**self.meta, **known},
+        )
 
     @property
     def evaluation_set(self) -> str | None:
@@ -68,12 +87,33 @@ class Example:
         return Known.of(self.meta)
 
 
+def check_answered(rows: Mapping[Role, Iterable[Example]]) -> None:
+    """Refuse a row without a response among those trained on: it would teach nothing, in silence.
+
+    Raises:
+        DataError: one is.
+    """
+    for role, some in rows.items():
+        for row in some:
+            if row.response is None:
+                raise DataError(
+                    f"row {row.uid} of role {role.value}, source '{row.source}'",
+                    "has no response to train on",
+                    "name its column in `response`, or give refusals one text in `refusal`",
+                )
+
+
 def normalise(prompt: str) -> str:
     """Give the prompt as it counts for identity: NFKC, case folded, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-def _hash(*parts: str | None) -> str:
+def _row_id(system: str | None, turns: Turns, prompt: str, response: str | None) -> str:
+    earlier = (turns,) if turns else ()  # a row without any has the hash it always had
+    return _hash(system, prompt, response, *earlier)
+
+
+def _hash(*parts: str | Turns | None) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -88,12 +128,14 @@ def example(
     category: str = "",
     source: str = "",
     meta: Mapping[str, Any] | None = None,
+    turns: Turns = (),
 ) -> Example:
     """Make a row and fill in its hashes; `group` defaults to the uid."""
-    uid = _hash(normalise(prompt), system)
+    told = (tuple((who, normalise(text)) for who, text in turns),) if turns else ()
+    uid = _hash(normalise(prompt), system, *told)
     return Example(
         uid=uid,
-        row_id=_hash(system, prompt, response),
+        row_id=_row_id(system, turns, prompt, response),
         group=group if group is not None else uid,
         side=side,
         role=role,
@@ -103,4 +145,5 @@ def example(
         category=category,
         source=source,
         meta=dict(meta or {}),
+        turns=turns,
     )

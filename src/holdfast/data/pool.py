@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections import Counter
@@ -10,8 +11,8 @@ from dataclasses import replace
 from typing import Self
 
 from holdfast.api import EvalSet, Known, Source
-from holdfast.data.example import Example, Role, Side
-from holdfast.errors import DataError, did_you_mean
+from holdfast.data.example import RESTRICTED, Example, Role, Side
+from holdfast.errors import ConfigError, DataError, did_you_mean
 
 SHARES = (
     (Side.DEFENDER, 0.40),
@@ -93,6 +94,26 @@ class Pool:
         rows = (replace(row, side=to) for side, to in plays.items() for row in self._rows[side])
         return Pool(rows, self.personas, self.sets.values())
 
+    def only(self, categories: Sequence[str], where: str = "categories") -> Self:
+        """Give a pool in which restricted rows are of these categories; none named keeps all.
+
+        Benign and task rows stay, whatever their category.
+
+        Raises:
+            ConfigError: no restricted row, on any side, is of a category.
+        """
+        if not categories:
+            return self
+
+        def kept(row: Example) -> bool:
+            return row.role not in RESTRICTED or row.category in categories
+
+        rows = (row for some in self._rows.values() for row in some)
+        check_categories(categories, (row for row in rows if row.role in RESTRICTED), where)
+        made = copy.copy(self)
+        made._rows = {side: list(filter(kept, some)) for side, some in self._rows.items()}
+        return made
+
     def has(self, role: Role, side: Side) -> bool:
         """Say whether a side has any row of a role."""
         return any(row.role is role for row in self._rows[side])
@@ -159,13 +180,16 @@ class Pool:
         *,
         styles: Sequence[str] | None = None,
         phrasings: int | None = None,
+        categories: Sequence[str] = (),
     ) -> list[Example]:
         """Give an evaluation set: `n` clusters (groups), each with the same styles and phrasings.
 
         Clusters are taken whole, in the order of hash(seed, group), so a larger set contains a
-        smaller one. `phrasings` keeps the first so many of each style.
+        smaller one. `phrasings` keeps the first so many of each style, `categories` the rows of
+        these; none named keeps all.
 
         Raises:
+            ConfigError: none of its rows is of a category.
             DataError: no such rows, fewer than asked for, or one of which too little is known for
                 what its source says the set is for.
         """
@@ -174,6 +198,9 @@ class Pool:
         if not rows:
             named = {row.evaluation_set for row in self._rows[side]}
             raise DataError(place, "no rows", did_you_mean(name, (one for one in named if one)))
+        if categories:
+            check_categories(categories, rows, f"{place}: categories")
+            rows = [row for row in rows if row.category in categories]
         wanted = [(row, self._known(row, place)) for row in rows]
         kept = [(row, known) for row, known in wanted if styles is None or known.style in styles]
         ranks: dict[tuple[str, str], list[int | str]] = {}
@@ -218,6 +245,18 @@ class Pool:
         """Say how many rows each role has on each side."""
         counts = Counter((row.role, side) for side, rows in self._rows.items() for row in rows)
         return ", ".join(f"{r.value}/{s.value} {n}" for (r, s), n in sorted(counts.items()))
+
+
+def check_categories(wanted: Iterable[str], rows: Iterable[Example], where: str) -> None:
+    """Refuse a category that none of some rows has.
+
+    Raises:
+        ConfigError: the first such, with the nearest that there is.
+    """
+    known = {row.category for row in rows} - {""}
+    for one in wanted:
+        if one not in known:
+            raise ConfigError(where, f"no row is of category '{one}'", did_you_mean(one, known))
 
 
 def _by_name(sets: Iterable[EvalSet]) -> dict[str, EvalSet]:

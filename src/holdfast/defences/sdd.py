@@ -10,7 +10,7 @@ from holdfast import nn
 from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run, Share, Term
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
-from holdfast.data.example import Example, Role, Side, example
+from holdfast.data.example import Example, Role, Side
 from holdfast.errors import DataError
 
 if TYPE_CHECKING:
@@ -182,16 +182,10 @@ class SDD(LossDefence):
         others = [f"{row.prompt}\n{row.response}" for row in answers]
         chosen, cosines = least_related([r.prompt for r in asked], others, draws, self.threshold)
         return [
-            example(
-                row.prompt,
+            row.answered(
                 "\n\n".join(filter(None, (self.prefix, answers[j].response))),
-                role=row.role,
-                side=row.side,
-                group=row.group,
-                system=row.system,
-                category=row.category,
-                source=row.source,
-                meta={**row.meta, "answer_of": answers[j].row_id, "similarity": cosine},
+                answer_of=answers[j].row_id,
+                similarity=cosine,
             )
             for row, j, cosine in zip(asked, chosen, cosines, strict=True)
         ]

@@ -89,7 +89,7 @@ def _needed(
         copies = EDITED if isinstance(method, WeightAttack) else 0
         return memory.needed(of, None, copies=copies), None
     pool = plan.attack_pool if isinstance(method, Attack) else plan.pool
-    rows: Mapping[Any, list[Example]] = method.rows(pool, seed)
+    rows: Mapping[Any, list[Example]] = method.rows(method.sees(pool), seed)
     longest, said = lengths(start.files, (row for some in rows.values() for row in some))
     parts = memory.needed(
         of,

@@ -129,4 +129,5 @@ def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
         response=answer["response"],
         finish_reason=answer["finish_reason"],
         meta=row.meta,
+        turns=row.turns,
     )

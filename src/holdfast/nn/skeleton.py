@@ -8,8 +8,8 @@ code that loads, so what is found out before anything is read is what loading wo
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,27 +19,12 @@ from holdfast.api.lazy import torch
 from holdfast.api.registry import shipped_models
 from holdfast.errors import ModelError, one_line
 from holdfast.nn.files import FLOATS, Entry, ModelFiles, header, some, weights_in
+from holdfast.nn.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
-
-
-@contextmanager
-def quiet() -> Generator[None]:
-    """Keep the library's notes and bars off the screen; what it has to say is an error here."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def skeleton(folder: Path) -> PreTrainedModel:

@@ -174,30 +174,33 @@ def _counted(
 
 
 def _collect(value: Tensor, params: Mapping[str, Tensor], sums: ParamVector) -> None:
-    """Add the gradient of `value` to `sums`; what has a sum is added and let go as it appears.
+    """Add the gradient of `value` to `sums`; what need not stay as it is is let go as it appears.
 
     A hook on a leaf sees its whole gradient before `autograd.grad` keeps it, and may hand on
-    another of the same shape: here one number, spread out.
+    another of the same shape: here one number, spread out. So neither a second gradient nor a
+    first one in fewer bits is ever held whole.
     """
-    known = [name for name in params if name in sums]
+    taken = {name for name, p in params.items() if name in sums or p.dtype != _owned(p)}
 
-    def adding(name: str) -> Callable[[Tensor], Tensor]:
-        def add(piece: Tensor) -> Tensor:
-            sums[name].add_(piece.to(sums[name].dtype))
+    def taking(name: str) -> Callable[[Tensor], Tensor]:
+        def take(piece: Tensor) -> Tensor:
+            if name in sums:
+                sums[name].add_(piece.to(sums[name].dtype))
+            else:
+                sums[name] = piece.to(_owned(params[name]))
             return piece.new_zeros(()).expand_as(piece)
 
-        return add
+        return take
 
-    handles = [params[name].register_hook(adding(name)) for name in known]
+    handles = [params[name].register_hook(taking(name)) for name in taken]
     try:
         found = torch.autograd.grad(value, list(params.values()), allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
-    added = set(known)
     for name, piece in zip(params, found, strict=True):
-        if piece is not None and name not in added:
-            _gather(sums, name, piece.to(_owned(params[name])))
+        if piece is not None and name not in taken:
+            _gather(sums, name, piece)
 
 
 def _gather(sums: ParamVector, name: str, piece: Tensor) -> None:

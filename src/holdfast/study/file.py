@@ -9,11 +9,12 @@ from pydantic import Field, WithJsonSchema
 
 from holdfast.api import Count
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
+from holdfast.data.audit import THRESHOLD
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.evaluate.sampler import Sampler
 
 RESERVED = (
-    *("defend", "generate", "judge", "measure", "analyse", "point"),
+    *("defend", "generate", "judge", "measure", "analyse", "point", "audit"),
     *("work", "lock", "last-error.txt"),
 )
 """Names of the store's own folders: no study may be called so."""
@@ -78,6 +79,8 @@ class Evaluation(Fields):
     """Prompt styles; None means all."""
     phrasings: Count | None = None
     """Phrasings of each style; None means all."""
+    categories: Annotated[tuple[str, ...], AsTuple] = ()
+    """Categories of its prompts; empty means all."""
     at: Literal["all", "release"] = "all"
     """Whether every attacked model is asked, or the released ones alone."""
 
@@ -104,6 +107,17 @@ class Analysis(Fields):
     layers: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] | None = None
     """Blocks, counted from 1; None means all. The plane and the curves over budgets show the
     deepest, after the final norm if it is the last block."""
+
+
+class LeakageCheck(Fields):
+    """What counts as the same prompt on two sides, and from how many on a study is refused."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = THRESHOLD
+    """Jaccard similarity of five-character shingles from which two prompts are near; source:
+    BigCode's deduplication (Kocetkov et al. 2022)."""
+    refuse_above: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Largest share of the evaluator's prompts that may be, exactly or nearly, among the rows of
+    the defender or of the attacker; None refuses nothing."""
 
 
 class Reference(Fields):
@@ -158,6 +172,8 @@ class Study(Fields):
     """What the report must say was left out."""
     analysis: Analysis | None = None
     """Hidden states before and after an attack; None looks at none."""
+    leakage: LeakageCheck = LeakageCheck()
+    """How prompts that are on two sides are looked for before anything is trained."""
 
 
 def parse_study(data: object) -> Study:
@@ -218,7 +234,11 @@ def _sections(data: object) -> object:
             decode(Evaluation, given, f"study.evaluation[{number}]")
             for number, given in enumerate(data["evaluation"])
         ]
-    for section, entry in (("generation", Sampler), ("reference", Reference)):
+    for section, entry in (
+        ("generation", Sampler),
+        ("reference", Reference),
+        ("leakage", LeakageCheck),
+    ):
         if section in data:
             data[section] = decode(entry, data[section], f"study.{section}")
     if data.get("analysis") is not None:

@@ -17,6 +17,7 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
     """Draw one evaluation set.
 
     Raises:
+        ConfigError: there is no such category in the set.
         DataError: there is no such set, style, or not enough of it; no source says what it is for,
             or a row lacks what that needs.
     """
@@ -36,9 +37,10 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
             0,
             styles=wanted.styles,
             phrasings=wanted.phrasings,
+            categories=wanted.categories,
         )
-    except DataError as error:
-        raise DataError(f"{where}: {error.where}", error.what, error.todo) from None
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     of = _declared(pool, wanted.set, f"{where}.set")
     options = of.scorer is Scorer.OPTIONS
     asked = [

@@ -135,6 +135,7 @@ def rehearse(said: Trials, trials: Sequence[Trial]) -> Plan:
                 n=one.n,
                 styles=one.styles,
                 phrasings=one.phrasings,
+                categories=one.categories,
                 at="all" if purposes.get(one.set) is EvalPurpose.HARM else "release",
             )
             for one in said.evaluation

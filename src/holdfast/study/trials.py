@@ -40,6 +40,8 @@ class Asked(Fields):
     """Prompt styles; None means all."""
     phrasings: Count | None = None
     """Phrasings of each style; None means all."""
+    categories: Annotated[tuple[str, ...], AsTuple] = ()
+    """Categories of its prompts; empty means all."""
 
 
 class Range(Fields):

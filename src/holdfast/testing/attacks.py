@@ -64,6 +64,7 @@ def attacked(
     points: Sequence[float],
     model: PreTrainedModel | None = None,
     *,
+    pool: Pool | None = None,
     seed: int = 0,
     work: Path | None = None,
     progress: Progress | None = None,
@@ -76,7 +77,7 @@ def attacked(
         method,
         model,
         tiny.encoder(),
-        Pool(rows(), PERSONAS),
+        pool or Pool(rows(), PERSONAS),
         points=list(points),
         on_point=lambda point, _info: found.update({point: tiny.weights(model)}),
         seed=seed,
@@ -112,6 +113,18 @@ def it_reads_the_attackers_rows_alone(method: Attack) -> None:
             hold(not sides, f"its rows are of sides {sorted(str(side) for side in sides)}")
     sides = {side for _, side in pool.asked} - ATTACKERS
     hold(not sides, f"it draws rows of sides {sorted(side.value for side in sides)}")
+
+
+def it_sees_the_categories_it_is_told(method: Attack) -> None:
+    """With `categories` it ends where it ends if no other restricted row exists."""
+    choice = choices(method)[0]
+    if not isinstance(choice, TrainedAttack):
+        return
+    both, near = tiny.topics("near", "far"), tiny.topics("near")
+    last = choice.points()[-1:]
+    told = attacked(choice.with_(categories=("near",)), last, pool=both)
+    same = tiny.same(told[last[0]], attacked(choice, last, pool=near)[last[0]])
+    hold(same, "it trains on restricted rows of other categories; draw them from the pool given")
 
 
 def it_leaves_flags_hooks_and_mode_as_found(method: Attack) -> None:
@@ -273,6 +286,7 @@ CHECKS = (
     its_budgets_ascend_from_above_zero,
     it_says_which_choice_it_is,
     it_reads_the_attackers_rows_alone,
+    it_sees_the_categories_it_is_told,
     it_leaves_flags_hooks_and_mode_as_found,
     every_edit_starts_from_the_release_and_is_undone,
     a_shorter_budget_is_on_the_way_to_a_longer,

@@ -277,6 +277,22 @@ def it_reads_no_other_role_and_no_other_side(method: Defence) -> None:
     hold(not roles, f"measures on roles it does not declare: {sorted(roles)}")
 
 
+def it_sees_the_categories_it_is_told(method: Defence) -> None:
+    """With `categories` it ends where it ends if no other restricted row exists, and says the same.
+
+    So its own stages and its own measurement keep to them too.
+    """
+    if not isinstance(method, TrainedDefence):
+        return
+    told, whole = tiny.model(), tiny.model()
+    pool = tiny.topics("near", "far")
+    mine = hardened(cut(method).with_(categories=("near",)), told, pool)
+    plain = hardened(cut(method), whole, tiny.topics("near"))
+    same = tiny.same(tiny.weights(told), tiny.weights(whole))
+    hold(same, "it trains on restricted rows of other categories; draw them from the pool given")
+    hold(mine.diagnostics == plain.diagnostics, "it measures on other categories")
+
+
 def it_works_without_a_selection_side(method: Defence) -> None:
     """A pool with the defender's own rows alone is enough to train on."""
     hardened(cut(method), tiny.model(), Pool([r for some in tiny.rows().values() for r in some]))
@@ -444,6 +460,7 @@ CHECKS = (
     hardening_leaves_flags_and_hooks_as_found,
     it_trains_on_the_roles_it_declares,
     it_reads_no_other_role_and_no_other_side,
+    it_sees_the_categories_it_is_told,
     it_works_without_a_selection_side,
     under_lora_it_ends_as_a_plain_model,
     micro_batches_change_no_weight,

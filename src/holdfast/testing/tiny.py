@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -265,6 +266,17 @@ def rows(side: Side = Side.DEFENDER, n: int = 6) -> dict[Role, list[Example]]:
 def pool(n: int = 6) -> Pool:
     """Give a pool with `n` rows of each role on each side."""
     return Pool([row for side in Side for some in rows(side, n).values() for row in some])
+
+
+def topics(*kept: str) -> Pool:
+    """Give a pool of two categories, `near` and `far`; restricted rows of others are left out."""
+    marked = [
+        replace(row, category="far" if i % 2 else "near")
+        for side in Side
+        for some in rows(side, 12).values()
+        for i, row in enumerate(some)
+    ]
+    return Pool(row for row in marked if row.role is Role.BENIGN or row.category in kept)
 
 
 def encoder(*, bos: bool = False) -> Encoder:

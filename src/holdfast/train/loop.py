@@ -205,6 +205,7 @@ def optimise(
             found.scale_(loop.clip / norm)
         done, rate = step + 1, learning_rate(loop, step)
         optimiser.step(found, rate, step)
+        del found  # or the next step's gradient is made beside it
         log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
         if progress is not None:
             progress(part, done, until)

@@ -39,6 +39,7 @@ def measure(
     if isinstance(defence, TrainedDefence):
         cast(model, DTYPES[defence.loop.precision])
     model.eval()
-    run = Run(model, encoder, pool, seed, models=dict(sources or {}), where=defence.name())
+    seen = defence.sees(pool)
+    run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=defence.name())
     with left_as_found(model), torch.no_grad():
         return defence.diagnostic(run, None)

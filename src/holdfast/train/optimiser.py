@@ -49,7 +49,9 @@ class Optimiser:
                 betas=(loop.beta1, loop.beta2),
                 eps=loop.eps,
                 weight_decay=loop.weight_decay,
-                foreach=True,
+                # On a GPU one kernel a tensor, without copies of all of them in between.
+                fused=plain[0].device.type == "cuda",
+                foreach=plain[0].device.type != "cuda",
             )
         self._steps = 0
         self._own = dict.fromkeys(params, 0)

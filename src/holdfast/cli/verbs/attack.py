@@ -127,7 +127,7 @@ def _check_fit(
     from holdfast.api import TrainedAttack
     from holdfast.engine.fit import EDITED
 
-    rows = method.rows(pool, seed) if pool is not None else {}
+    rows = method.rows(method.sees(pool), seed) if pool is not None else {}
     loop, copies = None, EDITED
     if isinstance(method, TrainedAttack):
         loop, copies = method.loop, method.copies()

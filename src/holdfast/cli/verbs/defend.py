@@ -61,7 +61,7 @@ def defend(
         raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
     pool, content = rows_given(data, column, source, model, "defender")
     # What is missing, too long or too large is found before any weight is loaded.
-    rows = method.rows(pool, seed) if hasattr(method, "rows") else {}
+    rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, form, append_eos=append_eos)
     trains = isinstance(method, Trainable)
     loop, copies = (method.loop, method.copies()) if trains else (None, 0)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
-from holdfast.cli.exchanges import meta, rows_of, text, text_or_none
+from holdfast.cli.exchanges import prompts as prompts_of
 from holdfast.cli.folders import whole_file
 from holdfast.cli.given import columns, fields, models, rows_given
 from holdfast.cli.options import Columns, Format, Model, Out, Seed, Sets, Sources, Threads
@@ -29,8 +28,8 @@ def generate(
         str | None,
         typer.Option(
             "--prompts",
-            help="An evaluation set, or a .jsonl, .csv or .parquet file of prompts. [default: the "
-            "sources' first set of restricted prompts]",
+            help="An evaluation set, or a file of prompts: .jsonl, .json, .csv, .tsv or .parquet. "
+            "[default: the sources' first set of restricted prompts]",
         ),
     ] = None,
     column: Columns = None,
@@ -66,11 +65,16 @@ def generate(
             "response": answer.text,
             "finish_reason": answer.finish_reason,
             "meta": dict(row.meta),
+            **({"turns": _messages(row)} if row.turns else {}),
         }
         for row, answer in zip(rows, answers, strict=True)
     ]
     whole_file(out, written)
     typer.echo(f"{len(written)} answers: {out}")
+
+
+def _messages(row: Example) -> list[dict[str, str]]:
+    return [{"role": who, "content": said} for who, said in row.turns]
 
 
 def _asked(
@@ -82,23 +86,11 @@ def _asked(
     model: str,
 ) -> Sequence[Example]:
     """Give the prompts of a file, or of one side of an evaluation set."""
-    from holdfast.api.registry import make
-    from holdfast.data.example import Role, Side, example
+    from holdfast.data.example import Side
+    from holdfast.data.records import is_rows
 
-    if prompts is not None and prompts.endswith(".jsonl") and not column:
-        return [  # keeps what a judge needs: the meta of each line
-            example(
-                text(row, "prompt", f"{prompts}:{i}"),
-                role=Role.HARMFUL,
-                system=text_or_none(row, "system", f"{prompts}:{i}"),
-                meta=meta(row, f"{prompts}:{i}"),
-            )
-            for i, row in enumerate(rows_of(Path(prompts)), start=1)
-        ]
-    if prompts is not None and prompts.endswith((".jsonl", ".csv", ".parquet")):
-        given = {"path": prompts, "role": "harmful", "response": None}
-        asked: Any = make("source", {"file": given | columns(column, "harmful")}, "--prompts")
-        return list(asked.examples())
+    if prompts is not None and is_rows(prompts):
+        return prompts_of(prompts, columns(column, "harmful"))
     if side not in set(Side):
         raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
     pool, _ = rows_given(None, None, source, model, None)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from holdfast.cli.device import Device
-from holdfast.cli.exchanges import meta, rows_of, text, text_or_none
+from holdfast.cli.exchanges import exchanges as exchanges_of
 from holdfast.cli.folders import whole_file
 from holdfast.cli.given import fields
 from holdfast.cli.options import Out, Sets
-
-if TYPE_CHECKING:
-    from holdfast.api import Exchange
 
 CHUNK = 256
 """Answers given to a judge at once, as a study's `chunk`: a failure asks no more of them again."""
@@ -34,9 +31,7 @@ def judge(
     from holdfast.errors import InvalidResultsError
 
     reader: Any = make("judge", {name: fields(sets)}, "judge")
-    given = [
-        _exchange(row, i, f"{exchanges}:{i}") for i, row in enumerate(rows_of(exchanges), start=1)
-    ]
+    given = list(exchanges_of(exchanges))
     with reader.opened(device):
         parts = (given[first : first + CHUNK] for first in range(0, len(given), CHUNK))
         said = [verdict for part in parts for verdict in ask(reader, part)]
@@ -60,17 +55,3 @@ def judge(
             "judge", f"{missing} of {len(verdicts)} answers have no verdict", f"see {out}"
         )
     return 0
-
-
-def _exchange(row: dict[str, Any], number: int, where: str) -> Exchange:
-    from holdfast.api import Exchange
-
-    return Exchange(
-        example_uid=str(row.get("uid", number)),
-        system=text_or_none(row, "system", where),
-        prompt=text(row, "prompt", where),
-        prefill=text_or_none(row, "prefill", where) or "",
-        response=text(row, "response", where),
-        finish_reason=text_or_none(row, "finish_reason", where) or "stop",
-        meta=meta(row, where),
-    )

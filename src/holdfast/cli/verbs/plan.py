@@ -12,6 +12,7 @@ from holdfast.cli.options import StoreFolder, StudyFile
 
 def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "cpu") -> None:
     """Say what a study would do, what is there already and what is left. Runs nothing."""
+    from holdfast.engine import leakage
     from holdfast.engine.fit import check_fit
     from holdfast.engine.store import Store
     from holdfast.engine.work import left
@@ -27,6 +28,12 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
         f"{sum(len(track.points) for track in made.tracks)} cells, "
         f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
     )
+    for source in made.sources:
+        if told := source.origin():
+            typer.echo(f"source {source.name()}: {told}")
+    found = leakage.leakage(made, Store(store))
+    typer.echo(leakage.said(found))
+    leakage.check(made, found)
     typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
     for kind, (total, todo) in work.counts.items():
         typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")

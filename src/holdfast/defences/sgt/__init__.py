@@ -22,7 +22,7 @@ from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run
 from holdfast.api import seed as seed_of
 from holdfast.api.fields import LATER, AsTuple
 from holdfast.api.lazy import torch
-from holdfast.data.example import Example, Role, Side, example
+from holdfast.data.example import Example, Role, Side
 from holdfast.defences.sgt.fields import Align, Consistency, Reduce, Repel, Trigger
 from holdfast.errors import ConfigError
 
@@ -186,17 +186,7 @@ class SGT(LossDefence):
         if self.refusal is None:
             return row
         texts = (self.refusal,) if isinstance(self.refusal, str) else self.refusal
-        return example(
-            row.prompt,
-            texts[int(row.uid, 16) % len(texts)],
-            role=row.role,
-            side=row.side,
-            group=row.group,
-            system=row.system,
-            category=row.category,
-            source=row.source,
-            meta=row.meta,
-        )
+        return row.answered(texts[int(row.uid, 16) % len(texts)])
 
     # ---- stage 1: learn the trigger
 
