@@ -105,6 +105,9 @@ class Graph:
             "seed": seed,
             "sources": self.attacked,
         }
+        loop = getattr(attack, "loop", None)
+        if loop and loop.lora and not loop.precision.startswith("fp32"):
+            shared["adapter"] = "merged"  # in fp32 the answers are the same as beside the weights
         name = key("point", **shared)
         if name not in self.trajectories:
             label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
