@@ -38,6 +38,7 @@ def conduct(
     from holdfast.cli.progress import display
     from holdfast.engine import local, tables
     from holdfast.engine.fit import check_fit
+    from holdfast.engine.judging import check_judges
     from holdfast.engine.store import Store
     from holdfast.study.plan import Plan
 
@@ -50,6 +51,7 @@ def conduct(
     show = display()
     with kept.held():
         try:
+            check_judges(made, kept)
             if not only_judge:
                 check_fit(made, kept, device=device, workers=workers)
             done = local.run(
