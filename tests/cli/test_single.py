@@ -223,6 +223,10 @@ def test_a_checkpoint_is_saved_in_its_bases_dtype_or_in_the_one_asked_for(
         assert json.loads(Path(out, "holdfast.json").read_text())["dtype"] == dtype
     if dtype == "bf16":
         assert tiny.same(weights("edited"), weights("model"))
+    said = json.loads(Path("edited", "holdfast.json").read_text())["original"]
+    raw = Path("model/model.safetensors").read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    assert said == {"model": "model", "content": {"model.safetensors": digest}}
 
 
 def test_a_trigger_is_used_again_and_one_of_another_model_is_refused(

@@ -21,6 +21,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant\n{% endif %}"
 )
 
+NONE = {"none": {"start": "base"}}
+TRAINS = {"harmful_sft": [{"harmful_sft": {"loop": {"lr": 0.01, "batch": 2}, "evaluate_at": [4]}}]}
+
 
 @pytest.fixture
 def attempt(
@@ -63,10 +66,10 @@ def test_a_prompt_with_its_answer_over_the_context_is_one_line(attempt: Try) -> 
     )
 
 
-def test_rows_of_a_defence_over_the_context_are_one_line(attempt: Try) -> None:
-    code, told = attempt(8)
+def test_rows_of_a_method_over_the_context_are_one_line(attempt: Try) -> None:
+    code, told = attempt(8, lineups=NONE, attacks=TRAINS)
     assert code == 2
-    assert told.startswith("holdfast: defend refusal_sft: refusal_sft, seed 0: row ")
+    assert told.startswith("holdfast: attack none: harmful_sft lr=0.01, seed 0: row ")
     assert told.endswith("the model's context is 8; shorten or drop the row")
 
 
@@ -96,7 +99,7 @@ def test_a_row_that_needs_a_token_without_embedding_is_one_line(attempt: Try) ->
     rows = len(made["model"]["vocab"])
     made["model"]["vocab"]["dark"] = rows + 3
     path.write_text(json.dumps(made))
-    code, told = attempt(64)
+    code, told = attempt(64, lineups=NONE, attacks=TRAINS)
     assert code == 2
     assert told.endswith(
         f": needs the token {rows + 3}, the model's embedding has {rows} rows; resize the "

@@ -12,20 +12,32 @@ if TYPE_CHECKING:
 
 
 def decides(
-    files: ModelFiles, method: Method, asked: Format, seed: int, content: list[str]
+    files: ModelFiles,
+    method: Method,
+    asked: Format,
+    seed: int,
+    content: list[str],
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give what decides a run's result: two runs with the same are one."""
-    return {
+    found = {
         "method": method.identity(),
         "weights": files.identity(),
         "format": asked.identity(),
         "seed": seed,
         "sources": content,
     }
+    return found if original is None else found | {"original": original.identity()}
 
 
 def provenance(
-    files: ModelFiles, about: dict[str, Any], coder: Encoder, threads: int, device: str, dtype: str
+    files: ModelFiles,
+    about: dict[str, Any],
+    coder: Encoder,
+    threads: int,
+    device: str,
+    dtype: str,
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give where a checkpoint comes from, and on what it was made.
 
@@ -37,7 +49,9 @@ def provenance(
     from holdfast.engine.provenance import git_commit
     from holdfast.nn.content import content
 
-    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
+    told: dict[str, Any] = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
+    if original is not None:
+        told["original"] = {"model": original.spec, "content": content(original)}
     return told | {
         "model": files.spec,
         "format": about["format"]["format"],

@@ -37,9 +37,14 @@ def defend(session: Session, key: str) -> None:
         progress=session.progress,
     )
 
+    original = session.plan.original
+
     def fill(folder: Path) -> None:
         nn.save(done.model, tokenizer, folder, dtype=step.start.dtype)
-        write_json(folder / MARKER, _provenance(step, coder))
+        marker = _provenance(step, coder)
+        if original is not None and "original" in getattr(step.method, "needs", ()):
+            marker["original"] = content(original.files)
+        write_json(folder / MARKER, marker)
         write_json(folder / "diagnostics.json", done.diagnostics)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")

@@ -105,6 +105,9 @@ class Graph:
             "seed": seed,
             "sources": self.attacked,
         }
+        loop = getattr(attack, "loop", None)
+        if loop and loop.lora and not loop.precision.startswith("fp32"):
+            shared["adapter"] = "merged"  # in fp32 the answers are the same as beside the weights
         name = key("point", **shared)
         if name not in self.trajectories:
             label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
@@ -164,11 +167,13 @@ class Graph:
                 | {"stands_on": dict(config)},
             )
             for j in self.judges_of(prompts):
+                judge = self.parts.judges[j]
                 step.judges[j] = key(
                     "judge",
                     answers=step.key,
-                    judge=self._identities[id(self.parts.judges[j])],
+                    judge=self._identities[id(judge)],
                     known=prompts.known,
+                    **({"purpose": prompts.set.purpose.value} if judge.reads_purpose else {}),
                 )
             asked[i] = step
         return Point(name, budget, asked)

@@ -89,7 +89,7 @@ def attack(
     from holdfast.engine.store import write_json
 
     set_threads(threads)
-    about = decides(files, method, asked, seed, content)
+    about = decides(files, method, asked, seed, content, public)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
@@ -115,7 +115,7 @@ def attack(
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
-        told = provenance(files, about, coder, threads, device, held)
+        told = provenance(files, about, coder, threads, device, held, public)
         write_json(temporary / MARKER, told | marker)
     typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 

@@ -79,7 +79,7 @@ def defend(
     from holdfast.api import set_threads
 
     set_threads(threads)
-    about = decides(files, method, asked, seed, content)
+    about = decides(files, method, asked, seed, content, public)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
@@ -95,22 +95,22 @@ def defend(
             progress=show_training,
         )
         nn.save(done.model, tokenizer, temporary, dtype=held)
-        if (work / "log.jsonl").is_file():
-            shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        marker = provenance(files, about, coder, threads, device, held) | {
+        marker = provenance(files, about, coder, threads, device, held, public) | {
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
         }
-        _describe(temporary, done, marker)
+        _describe(temporary, work, done, marker)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
 
 
-def _describe(folder: Path, done: Hardened, made: dict[str, Any]) -> None:
-    """Write what belongs beside the weights: diagnostics, state, where they come from, a card."""
+def _describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
+    """Write what belongs beside the weights: log, diagnostics, state, their origin, a card."""
     from holdfast.engine.store import write_json
     from holdfast.report.hardened_card import hardened_card
 
+    if (work / "log.jsonl").is_file():
+        shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
     write_json(folder / "diagnostics.json", done.diagnostics)
     done.save_state(folder)
     marker = made | {"steps": done.steps, "flops": done.flops, "attacked": False}
