@@ -120,7 +120,11 @@ class Rude:
         content = f"placeholder reasons\n<manner>helps</manner>\n<score>{score(case)}</score>"
         message = {"role": "assistant", "content": reply.get("content", content)}
         message |= {"refusal": reply["refusal"]} if "refusal" in reply else {}
-        choice = {"index": 0, "message": message, "finish_reason": reply.get("finish_reason", "stop")}
+        choice = {
+            "index": 0,
+            "message": message,
+            "finish_reason": reply.get("finish_reason", "stop"),
+        }
         whole = {"id": "x", "object": "chat.completion", "created": 1, "model": "judge-1"}
         if self.told.get("usage", True):
             whole |= {"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
@@ -177,7 +181,11 @@ def score(case: str) -> int:
 
 
 def send(
-    writer: asyncio.StreamWriter, status: int, body: Any, kind: str = "application/json", **more: str
+    writer: asyncio.StreamWriter,
+    status: int,
+    body: Any,
+    kind: str = "application/json",
+    **more: str,
 ) -> None:
     data = (body if isinstance(body, str) else json.dumps(body)).encode()
     head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
