@@ -22,8 +22,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast.data.sources.file import File
-
 from holdfast.data.audit import ATTACK, CALIBRATION, DEFENCE, EVALUATION, audit
 from holdfast.data.example import Example, Side
 from holdfast.data.pool import Pool
