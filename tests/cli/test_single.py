@@ -353,8 +353,8 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "a row longer than the context": (
         lambda: write(Path("refusal.jsonl"), long(records(Role.REFUSAL))),
         [],
-        r"--format: row 'word and word word and word word and wor': \d+ tokens, the limit is 256; "
-        "drop the row or raise max_length",
+        r"--format: row [0-9a-f]{16}: \d+ tokens, the model's context is 256; "
+        "shorten or drop the row",
     ),
     "an adapter": (
         lambda: Path("model/config.json").rename("model/adapter_config.json"),

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from holdfast.data.example import Example
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasketch import MinHash
 
 EVALUATION, CALIBRATION, ATTACK, DEFENCE = "evaluation", "calibration", "attack", "defence"
@@ -40,7 +39,7 @@ HASHES = 64
 """Permutations of MinHash; source: ours."""
 FOUND = 0.98
 """Least chance that a pair just at the threshold is proposed; source: ours."""
-TRIED = 1000
+TRIED = 200
 """Proposed prompts with which one of the evaluation's is compared before it counts as a template,
 no longer looked at; source: ours."""
 SHOWN = 5
@@ -170,7 +169,7 @@ def shingles(text: str) -> set[str]:
 def similar(ours: set[str], theirs: set[str], threshold: float) -> bool:
     """Say whether the Jaccard similarity of two sets reaches a threshold."""
     both = len(ours & theirs)
-    return both >= threshold * (len(ours) + len(theirs) - both)
+    return both / (len(ours) + len(theirs) - both) >= threshold
 
 
 class _Search:
@@ -224,7 +223,7 @@ class _Search:
 
 def band(threshold: float) -> int:
     """Give the hashes of a band: the most with which a pair at the threshold is hardly missed."""
-    sizes = range(1, HASHES + 1)
+    sizes = range(1, HASHES // 2 + 1)
     fit = [r for r in sizes if 1 - (1 - threshold**r) ** (HASHES // r) >= FOUND]
     return max(fit, default=1)
 
@@ -240,6 +239,8 @@ def _scanned(
     asked: Mapping[str, set[str]], others: Sequence[str], threshold: float
 ) -> dict[str, str]:
     """Compare every pair; of each prompt those shingles are bits that any prompt asked has."""
+    import numpy as np
+
     numbers = {one: i for i, one in enumerate(sorted(set().union(*asked.values())))}
     ours, sizes = _bits(asked.values(), numbers)
     found: dict[str, str] = {}
@@ -251,7 +252,7 @@ def _scanned(
             if text in found:
                 continue
             both = np.bitwise_count(theirs & row).sum(axis=1, dtype=np.int64)
-            near = both >= threshold * (size + their_sizes - both)
+            near = both / (size + their_sizes - both) >= threshold
             if near.any():
                 found[text] = some[int(near.argmax())]
     return found
@@ -259,6 +260,8 @@ def _scanned(
 
 def _bits(sets: Iterable[set[str]], numbers: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """Give the numbered shingles of each set as bits, [N, words], and the sets' sizes, [N]."""
+    import numpy as np
+
     width, rows, sizes = -(-len(numbers) // 64) * 64, [], []
     for some in sets:
         row = np.zeros(width, np.uint8)
