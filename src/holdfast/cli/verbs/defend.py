@@ -25,7 +25,7 @@ from holdfast.cli.options import (
     Sources,
     Threads,
 )
-from holdfast.cli.progress import show_training
+from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.errors import ConfigError
 
@@ -81,7 +81,7 @@ def defend(
             seed=seed,
             work=work,
             sources={"original": nn.tensors(public.folder)} if public else {},
-            progress=show_training,
+            progress=Training(),
         )
         nn.save(done.model, tokenizer, temporary)
         if (work / "log.jsonl").is_file():
