@@ -1,4 +1,6 @@
 from .adapter import lora as lora
+from .adapter import merged as merged
+from .coding import encoder as encoder
 from .depth import layer_number as layer_number
 from .files import ModelFiles as ModelFiles
 from .files import resolve as resolve
