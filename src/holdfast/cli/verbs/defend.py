@@ -29,7 +29,7 @@ from holdfast.cli.options import (
     Threads,
     Variables,
 )
-from holdfast.cli.progress import show_training
+from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
@@ -91,7 +91,7 @@ def defend(
             seed=seed,
             work=work,
             sources={"original": nn.tensors(public.folder)} if public else {},
-            progress=show_training,
+            progress=Training(),
         )
         nn.save(done.model, tokenizer, temporary, dtype=held)
         marker = provenance(files, about, coder, threads, device, held, public) | {
