@@ -307,6 +307,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         for who, form in (("a defence", start.entry.format), ("the attacker", start.attack_format))
         if form != start.evaluation_format
     ]
+    flags += [f"judge '{judge.name()}': {judge.caution}" for judge in plan.judges if judge.caution]
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
