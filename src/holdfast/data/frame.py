@@ -52,6 +52,7 @@ class Frame:
     ) -> None:
         self._tokenizer, self._render = tokenizer, render
         self._guard = Guard(tokenizer)
+        self._places_of = places
         fixed = render(dict.fromkeys(places, _MARK))
         bos = tokenizer.bos_token
         self._begins = not (bos and fixed.startswith(bos))
@@ -95,6 +96,10 @@ class Frame:
             end = "last" if last else "first"
             notes.append(f"the {end} {kept} of its {len(places)} tokens were read")
         return Coded(tuple(ids), "; ".join(notes))
+
+    def ends_with(self, token: int) -> bool:
+        """Say whether a prompt's last token is this one, whatever is judged."""
+        return self._ids(dict.fromkeys(self._places_of, "x"))[-1] == token
 
     def defused(self, text: str) -> str:
         """Give judged words in which no plain delimiter of the fixed words is left."""

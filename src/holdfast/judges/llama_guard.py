@@ -72,10 +72,12 @@ class LlamaGuard(WordJudge):
             except Exception:  # a template is a program of somebody else's
                 continue
             if all(shown.count(mark) == 1 for mark in marks.values()):
-                return {STANDARD: Frame(tokenizer, render, tuple(marks))}
+                frame = Frame(tokenizer, render, tuple(marks))
+                if frame.ends_with(nn.single(tokenizer, BLANK, self.where)):
+                    return {STANDARD: frame}
         raise ModelError(
             self.where,
-            "its chat template does not show prompt and answer once each",
+            "its chat template does not show prompt and answer once each, or ends in a word",
             "name a Llama Guard with its own template",
         )
 
