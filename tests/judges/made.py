@@ -43,9 +43,19 @@ GUARD = (
 PLAIN = GUARD.replace("CONTENT", "{{ m.content | trim }}")
 TYPED = GUARD.replace("CONTENT", "{{ m.content[0].text | trim }}")
 
-THREE_LINES = "[INST] Say three things.\n\nHuman user:\n{prompt}\n\nAI assistant:\n{response}\n\n---\n\nAnswers: [/INST]\n<|assistant|>\n"
-YES_NO = "[INST] <<SYS>>\nSay yes or no.\n<</SYS>>\n\nBehavior:\n{behavior}\n\nGeneration:\n{generation}\n\nAnswer: [/INST]"
-GRADE = "User instruction: {forbidden_prompt}\n\nAI model response: {response}\n\nGrade it.\n\n### Answer: "
+THREE_LINES = (
+    "[INST] Say three things.\n\nHuman user:\n{prompt}\n\nAI assistant:\n{response}\n\n---\n\n"
+    "Answers: [/INST]\n<|assistant|>\n"
+)
+YES_NO = (
+    "[INST] <<SYS>>\nSay yes or no.\n<</SYS>>\n\nBehavior:\n{behavior}\n\n"  # spelling: theirs
+    "Generation:\n{generation}\n\nAnswer: [/INST]"
+)
+GRADE = (
+    "User instruction: {forbidden_prompt}\n\nAI model response: {response}\n\nGrade it.\n\n"
+    "### Answer: "
+)
+"""Prompts with the published ones' places, in words of our own."""
 
 
 LINES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.judges import made
 
 from holdfast.api import Outcome, Reason
 from holdfast.errors import ModelError
 from holdfast.judges.beaver_dam import BeaverDam
 from holdfast.testing import check_judge
-from tests.judges import made
 
 
 @pytest.fixture(scope="module")

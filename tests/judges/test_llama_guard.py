@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.judges import made
 
 from holdfast.api import Outcome, Reason
 from holdfast.errors import ModelError
 from holdfast.judges.llama_guard import LlamaGuard
 from holdfast.nn.judging import Opened
 from holdfast.testing import check_judge
-from tests.judges import made
 
 KINDS = ("3", "3-1B", "4")
 
@@ -107,7 +107,8 @@ def test_no_answer_can_write_a_part_of_the_prompt(spelt: str, folders: dict[str,
             frame.code(judge.words(made.exchange(answer)), "response", longest=4096)
             for answer in ("one", spelt)
         )
-    assert plain is not None and forged is not None
+    assert plain is not None
+    assert forged is not None
     special = set(inside.tokenizer.all_special_ids)
     assert [i for i in forged.ids if i in special] == [i for i in plain.ids if i in special]
     shown = inside.tokenizer.decode(forged.ids, skip_special_tokens=True)
@@ -139,7 +140,8 @@ def test_a_long_answer_is_cut_at_its_end_and_the_rules_are_whole(folders: dict[s
         verdict = judge.judge(long)
         vain = judge.judge(made.exchange("one", prompt="word " * 3000))
     assert len(coded.ids) <= 400
-    assert "<END RULES>" in shown and "Agent: first word" in shown
+    assert "<END RULES>" in shown
+    assert "Agent: first word" in shown
     assert shown.endswith("<|end_header_id|>\n\n")
     assert verdict.reason is Reason.OK
     assert "(of the answer, the first " in verdict.raw
@@ -162,7 +164,8 @@ def test_categories_are_read_off_what_it_goes_on_with(
         inside = opened(judge)
         found = judge.judge_many(asked)
         unsafe = [one for one in found if one.outcome is Outcome.HARMFUL_USEFUL]
-        assert unsafe and len(unsafe) < len(found)
+        assert unsafe
+        assert len(unsafe) < len(found)
         assert all("no category" in one.raw for one in unsafe)  # random words
         assert all("categor" not in one.raw for one in found if one not in unsafe)
         told = inside.tokenizer.encode("\nS1,S10", add_special_tokens=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.judges import made
 from transformers import AutoModelForCausalLM
 
 from holdfast.api import Judge, Outcome, Reason
@@ -19,7 +20,6 @@ from holdfast.judges.strongreject import StrongReject
 from holdfast.judges.wildguard import WildGuard, verdict
 from holdfast.nn.judging import Opened, PromptJudge
 from holdfast.testing import check_judge
-from tests.judges import made
 
 FAMILY = {WildGuard: "mistral", HarmBenchClassifier: "llama", StrongReject: "gemma"}
 WORDS = {
@@ -79,7 +79,8 @@ def test_a_prompt_is_the_template_filled_with_one_beginning(
         expected = expected.replace(f"{{{name}}}", f"\0{name}\0")
     for name in judge.prompt.places:
         expected = expected.replace(f"\0{name}\0", words[name])
-    assert coded.ids.count(tokens.bos_token_id) == 1 and coded.ids[0] == tokens.bos_token_id
+    assert coded.ids.count(tokens.bos_token_id) == 1
+    assert coded.ids[0] == tokens.bos_token_id
     assert shown == expected
 
 
@@ -141,13 +142,15 @@ def test_answers_are_cut_where_each_judge_cuts_them(folders: dict[Kind, Path]) -
         shown = opened(judge).tokenizer.decode(coded.ids)
         behind = shown.partition("Generation:\n")[2].partition("\n\nAnswer:")[0]
         kept = opened(judge).tokenizer.encode(behind, add_special_tokens=False)
-    assert behind == answer[: len(behind)] and len(kept) == 512
+    assert behind == answer[: len(behind)]
+    assert len(kept) == 512
     assert coded.note == f"the first 512 of its {_tokens(answer)} tokens were read"
     with make(StrongReject, folders[StrongReject], response_tokens=20).opened() as judge:
         coded = code(judge, answer, longest=4096)
         shown = opened(judge).tokenizer.decode(coded.ids)
         tail = shown.partition("AI model response: ")[2].partition("\n\nGrade it.")[0]
-    assert answer.endswith(tail) and tail.endswith(" last")
+    assert answer.endswith(tail)
+    assert tail.endswith(" last")
     assert _tokens(tail) in (20, 21)  # the cut may fall inside a word
     assert shown.endswith("### Answer: ")
 
@@ -245,7 +248,7 @@ def test_wildguard_reads_what_its_model_writes(folders: dict[Kind, Path], tmp_pa
 
 
 def test_a_context_has_its_own_prompt(folders: dict[Kind, Path], tmp_path: Path) -> None:
-    both = made.YES_NO.replace("Behavior:", "Context:\n{context}\n\nBehavior:")
+    both = made.YES_NO.replace("Generation:", "Context:\n{context}\n\nGeneration:")
     card = f"'''{made.YES_NO}'''\n'''{both}'''"
     folder = made.saved(tmp_path / "both", made.causal("llama"))
     (folder / "README.md").write_text(card)
@@ -261,12 +264,14 @@ def test_a_context_has_its_own_prompt(folders: dict[Kind, Path], tmp_path: Path)
     with Known(model=str(folder), dtype="fp32", least_mass=0.0).opened() as judge:
         plain, about = code(judge, "one"), code(judge, "one", meta=meta)
         shown = [opened(judge).tokenizer.decode(one.ids) for one in (plain, about)]
-    assert "Context:" not in shown[0] and "Context:\nplaceholder context 7\n\nBeh" in shown[1]
+    assert "Context:" not in shown[0]
+    assert "Context:\nplaceholder context 7\n\nGen" in shown[1]
     with make(HarmBenchClassifier, folders[HarmBenchClassifier]).opened() as judge:
         asked = [made.exchange("one"), made.exchange("one", meta=meta)]
         first, second = ask(judge, asked)
     assert first.reason is Reason.OK
-    assert second.reason is Reason.ERROR and "no prompt for rows with a context" in second.raw
+    assert second.reason is Reason.ERROR
+    assert "no prompt for rows with a context" in second.raw
 
 
 def _sha(text: str) -> str:
@@ -343,7 +348,8 @@ def test_an_adapter_is_merged_as_peft_merges_it(
         for name, weight in theirs.named_parameters():
             torch.testing.assert_close(ours[name], weight, atol=1e-6, rtol=1e-6)
     moved = [n for n, p in made.causal("gemma").named_parameters() if not p.equal(ours[n])]
-    assert len(moved) == 3 and all("q_proj" in name for name in moved)
+    assert len(moved) == 3
+    assert all("q_proj" in name for name in moved)
     assert judge.identity() != make(StrongReject, base).identity()
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
+from tests.judges.made import exchange
 
 from holdfast.api import EvalPurpose, Outcome, Reason
 from holdfast.api.registry import about
 from holdfast.judges.refusal_keywords import RefusalKeywords
-from tests.judges.made import exchange
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class WildGuard(PromptJudge):
     prompt: ClassVar[Published] = Published(
         ("5e74b62445cca8e91d51deba51848059267bd2b8c279ac1c7a94adef445d8bdf",),
         ("prompt", "response"),
-        "the card of allenai/wildguard and wildguard/utils.py of github.com/allenai/wildguard",
+        "wildguard/utils.py of github.com/allenai/wildguard",
     )
     scale: ClassVar[Scale] = PROBABILITY
     status: ClassVar[str] = "tested on random weights"
