@@ -30,6 +30,8 @@ REACHED: dict[tuple[str, str], str] = {
     ("testing/attacks.py", "m._forward_pre_hooks"): "as above",
     ("testing/defences.py", "m._forward_hooks"): "as above",
     ("testing/defences.py", "m._forward_pre_hooks"): "as above",
+    ("nn/skeleton.py", "model._adjust_missing_and_unexpected_keys"): "what loading itself lets be",
+    ("nn/weights.py", "model._get_dtype_plan"): "the only word on what stays in fp32",
     ("nn/passes.py", "config._attn_implementation"): "the only name transformers reads",
 }
 """Private names of others that are reached, and why."""

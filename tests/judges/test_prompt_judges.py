@@ -393,10 +393,10 @@ def test_an_adapter_that_is_not_there_or_of_another_model_is_one_line(
 def test_published_prompts_are_found_in_the_files_their_authors_keep_them_in(
     tmp_path: Path,
 ) -> None:
-    from holdfast.data.published import Published
+    from holdfast.data.wording import Wording
 
     text = "Say.\n\nUser: {prompt}\n### Answer: "
-    known = Published((_sha(text),), ("prompt",), "somewhere")
+    known = Wording((_sha(text),), ("prompt",), "somewhere")
     files = {
         "README.md": f'# Card\n```python\nform = """<s>{text}"""\n```\n',
         "utils.py": f"A = 1\nB = '''{text}'''\n",

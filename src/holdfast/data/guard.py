@@ -49,8 +49,8 @@ class Guard:
         """Say whether words spell a special token, as they are or as the tokenizer reads them."""
         if self._spelt.search(text):
             return True
-        normalizer = self._of.backend_tokenizer.normalizer
-        return normalizer is not None and bool(self._spelt.search(normalizer.normalize_str(text)))
+        reads = self._of.backend_tokenizer.normalizer
+        return reads is not None and bool(self._spelt.search(reads.normalize_str(text)))
 
     def hide(self, text: str) -> str:
         """Give words for the template to place, with their spelt tokens out of sight."""
@@ -70,12 +70,12 @@ class Guard:
         from tokenizers import Tokenizer
 
         data = json.loads(self._of.backend_tokenizer.to_str())
-        normalizer = self._of.backend_tokenizer.normalizer
+        reads = self._of.backend_tokenizer.normalizer
         for token in data["added_tokens"]:
             if token["content"] in self._secret:
                 name = token["content"] = self._secret[token["content"]]
-                kept = normalizer is None or _OPEN in normalizer.normalize_str(name)
-                token["normalized"] = token["normalized"] and kept
+                if reads is not None and _OPEN not in reads.normalize_str(name):
+                    token["normalized"] = False  # spelling: theirs
         _rename_model(data["model"], self._secret)
         data["post_processor"] = _renamed(data["post_processor"], self._secret)
         data["truncation"] = data["padding"] = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from holdfast import nn
 from holdfast.api import Exchange, Scale, Verdict
 from holdfast.data.frame import Frame, Words
-from holdfast.data.published import Published
+from holdfast.data.wording import Wording
 from holdfast.errors import ModelError
 from holdfast.nn.judging import (
     PROBABILITY,
@@ -46,7 +46,7 @@ class HarmBenchClassifier(WordJudge, PromptJudge):
     words: one wrapped in a jailbreak is judged as it stands.
     """
 
-    prompt: ClassVar[Published] = Published(
+    prompt: ClassVar[Wording] = Wording(
         (
             "4016eb2e1758f37cfbf37f0e1540f15f26857e048c28e69796c23337ae0a285a",
             "1091071df4025cfe2df6535e38050d8517df59a08a12add9f44e19c67ec86c8a",
@@ -54,7 +54,7 @@ class HarmBenchClassifier(WordJudge, PromptJudge):
         (BEHAVIOUR, "generation"),
         SOURCE,
     )
-    contextual: ClassVar[Published] = Published(
+    contextual: ClassVar[Wording] = Wording(
         ("5d6bb9e3cf4d1e5f3f7620093113222ee115af75b0b2913f00e4c7225ec9f219",),
         ("context", BEHAVIOUR, "generation"),
         SOURCE,

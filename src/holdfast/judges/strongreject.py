@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from holdfast import nn
 from holdfast.api import Count, Exchange, Outcome, Reason, Scale, Verdict
 from holdfast.data.frame import Frame, Words
-from holdfast.data.published import Published
+from holdfast.data.wording import Wording
 from holdfast.errors import ModelError
 from holdfast.nn.files import ADAPTER, ADAPTER_CONFIG, resolve_adapter
 from holdfast.nn.judging import PROBABILITY, STANDARD, PromptJudge, WordJudge, framed
@@ -45,7 +45,7 @@ class StrongReject(WordJudge, PromptJudge):
     one there by decoding what it cut; it counts among `response_tokens`. Source of the default:
     ours; true gives their numbers."""
 
-    prompt: ClassVar[Published] = Published(
+    prompt: ClassVar[Wording] = Wording(
         (
             "d90102b02d66b34a3dbf7d82789ce92310965503a481dc725232626bd7700937",
             "76a6299fa199e1585336f4236a5596a3b17d5ed654bb88da2faea08f47eed9a8",

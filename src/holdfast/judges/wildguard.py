@@ -9,7 +9,7 @@ from typing import ClassVar
 from holdfast import nn
 from holdfast.api import Exchange, Outcome, Reason, Scale, Verdict
 from holdfast.data.frame import Coded, Words
-from holdfast.data.published import Published
+from holdfast.data.wording import Wording
 from holdfast.nn.judging import PROBABILITY, Opened, PromptJudge
 
 MOST = 32
@@ -27,7 +27,7 @@ class WildGuard(PromptJudge):
     prompt are not read.
     """
 
-    prompt: ClassVar[Published] = Published(
+    prompt: ClassVar[Wording] = Wording(
         ("5e74b62445cca8e91d51deba51848059267bd2b8c279ac1c7a94adef445d8bdf",),
         ("prompt", "response"),
         "wildguard/utils.py of github.com/allenai/wildguard",

@@ -1,9 +1,11 @@
 from .adapter import lora as lora
+from .adapter import merged as merged
 from .choices import label_logits as label_logits
 from .choices import next_log_probs as next_log_probs
 from .choices import said as said
 from .choices import single as single
 from .choices import spelt as spelt
+from .coding import encoder as encoder
 from .depth import layer_number as layer_number
 from .files import ModelFiles as ModelFiles
 from .files import resolve as resolve

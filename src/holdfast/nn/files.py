@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.api.registry import shipped_models
 from holdfast.errors import ModelError
+from holdfast.nn.gguf import converted
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """What the library loads a folder's weights from: the one file, or else those that the index names.
@@ -216,7 +217,9 @@ def some(names: Iterable[str]) -> str:
 
 
 def resolve(spec: str, where: str = "model") -> ModelFiles:
-    """Find a model's files: `world:base`, a folder, or `org/name@COMMIT` in the local cache.
+    """Find a model's files: `world:base`, a folder, a GGUF file, or `org/name@COMMIT`.
+
+    A GGUF file, and a model that a test bed makes out of one, is converted at first use.
 
     Raises:
         ModelError: nothing there, no config, weights that are not whole safetensors files, or a
@@ -224,11 +227,14 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
     """
     shipped = shipped_models()
     if spec in shipped:
-        folder = shipped[spec]
+        given = shipped[spec]
+        folder = given if isinstance(given, Path) else given(where)
     elif spec.partition(":")[0] in {name.partition(":")[0] for name in shipped}:
         raise ModelError(where, f"no shipped model '{spec}'", "known: " + ", ".join(shipped))
     elif Path(spec).is_dir():
         folder = Path(spec)
+    elif spec.lower().endswith(".gguf"):
+        folder = converted(Path(spec), where)
     else:
         folder = _from_hub(spec, where)
     _one_model(spec, folder, where)
@@ -267,6 +273,13 @@ def _one_model(spec: str, folder: Path, where: str) -> None:
                 where,
                 f"{spec} holds an adapter, no whole model",
                 "merge it into its base and save that",
+            )
+        inside = sorted(folder.glob("*.gguf"))
+        if inside:
+            raise ModelError(
+                where,
+                f"{spec} holds no model's folder but a GGUF file",
+                f"name the file itself, {inside[0]}",
             )
         raise ModelError(where, f"no config.json in {spec}", "name a folder that holds a model")
     if adapter:

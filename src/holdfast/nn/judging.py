@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr
 
 from holdfast.api import Count, Exchange, Judge, Outcome, Reason, Scale, Share, Verdict
 from holdfast.api.fields import NO_EFFECT
-from holdfast.data.published import Published, fill
+from holdfast.data.wording import Wording, fill
 from holdfast.errors import ModelError
 from holdfast.nn.files import CARD, ModelFiles, config_of, resolve, some
 
@@ -228,13 +228,13 @@ class PromptJudge(ModelJudge):
     The authors' words are not in this package: docs/judges.md says where they keep them. A text
     file with other words is taken with a warning, and is in the key."""
 
-    prompt: ClassVar[Published]
+    prompt: ClassVar[Wording]
 
     def check(self) -> None:
         """Refuse weights or a prompt that are not there; nothing is loaded."""
         self.text_of(self.prompt, self.files().folder)
 
-    def text_of(self, prompt: Published, folder: Path) -> str:
+    def text_of(self, prompt: Wording, folder: Path) -> str:
         """Give a prompt's text, from the file given or the card in the model's folder.
 
         Raises:

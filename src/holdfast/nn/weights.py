@@ -16,7 +16,8 @@ from torch.nn import Module
 from holdfast.errors import ModelError
 from holdfast.nn.content import content, unchanged
 from holdfast.nn.files import ModelFiles, header
-from holdfast.nn.skeleton import Checkpoint, check_names, quiet, refuse
+from holdfast.nn.quiet import quiet
+from holdfast.nn.skeleton import Checkpoint, check_names, refuse
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from holdfast.api import PAID
 from holdfast.disk import write_bytes
-from holdfast.report import answer, figures, inside, panels, text, words
+from holdfast.report import answer, figures, inside, panels, shared, text, words
 from holdfast.report.gaps import gaps
 from holdfast.report.prices import claim
 from holdfast.report.samples import provenance, samples
@@ -135,6 +135,7 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         "show_text": show_text,
         "samples": list(samples(found, table, show_text)),
         "not_tested": [*found.meta.not_tested, *ALWAYS_UNTESTED],
+        "shared": list(shared.cells(found.meta.leakage)),
         "provenance": list(provenance(found.meta.provenance)),
     }
 
@@ -209,9 +210,10 @@ def _contents(found: Findings) -> list[tuple[str, str]]:
         for t in found.threats
     ]
     judges = [("judges", "Judges")] if found.agreements else []
+    told = [("shared", "Shared prompts")] if found.meta.leakage else []
     signs = [("signs", "Did it act?")] if any(one.sign for one in found.lineups.values()) else []
     return [
         ("summary", "At a glance"), *threats, ("outcomes", "Outcomes"), ("release", "As released"),
         *signs, *judges, ("samples", "Answers"), ("untested", "Not tested"),
-        ("reading", "How to read"), ("provenance", "Provenance"),
+        ("reading", "How to read"), *told, ("provenance", "Provenance"),
     ]  # fmt: skip

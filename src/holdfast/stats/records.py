@@ -45,6 +45,8 @@ class Meta:
     original: str = ""
     original_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     holes: tuple[Mapping[str, Any], ...] = ()
+    leakage: Mapping[str, Any] = field(default_factory=dict)
+    """What its sides share (`holdfast.data.audit.Leakage` as plain data); empty in older tables."""
     at_inference: tuple[str, ...] = ()
     """Attackers with a choice that acts while the model answers, in no checkpoint."""
 
@@ -84,6 +86,7 @@ class Meta:
                 ).items()
             },
             holes=tuple(meta.get("holes") or ()),
+            leakage=dict(meta.get("leakage") or {}),
             at_inference=tuple(
                 name
                 for name, about in (meta.get("attacks") or {}).items()

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from holdfast.api import PAID, Defence, EvalPurpose, Scorer, Stage, TrainedDefence
-from holdfast.data.example import Side
+from holdfast.api import (
+    PAID,
+    Defence,
+    EvalPurpose,
+    Scorer,
+    Stage,
+    Trainable,
+    TrainedDefence,
+)
+from holdfast.data.example import Side, check_answered
 from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.checks import known_roles
@@ -89,6 +97,8 @@ def _draw(
     seen.add(identity)
     try:
         rows = method.rows(method.sees(pool), seed)
+        if isinstance(method, Trainable):
+            check_answered(rows)
     except HoldfastError as error:
         raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     drawn = {role.value for role in rows}
