@@ -313,6 +313,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
     study = plan.study
     asked = {prompts.set.name for prompts in plan.prompts}
     flags = formats.flags(plan.starts.values())
+    flags += [f"judge '{judge.name()}': {judge.caution}" for judge in plan.judges if judge.caution]
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
