@@ -44,7 +44,12 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
     assert said[5].startswith("Harm alone was past the threshold for sgt at 512 examples already,")
     assert said[6].startswith("Whoever can still fetch the undefended model (none) needs no")
     assert said[7] == ("No ranking is claimed: a claim needs 8 paired seeds, and this study has 3.")
-    assert len(said) == 8
+    assert said[8] == (
+        "Whether the verdict changes with the judge is not decided, for the intervals meet: sgt"
+        " costs between 64 and 512 examples (more than 512 in 1 of 3 seeds) by world_rubric and"
+        " between 128 and 512 examples (more than 512 in 2 of 3 seeds) by world_guard."
+    )
+    assert len(said) == 9
     short = answer.short(findings.find(outcomes, lineups, meta, resamples=50))
     assert len(short) == 3
     assert [line.replace("\u00a0", " ") for line in short] == [said[0], said[1], said[7]]
