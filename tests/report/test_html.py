@@ -119,7 +119,7 @@ def test_the_page_says_what_it_must(page):
     for needed in (
         "No ranking is claimed", "over prompts, given these seeds", "What was not tested",
         "LoRA attacks.", "git commit 0123abc", "Responsible use.", "never claims about large",
-        "Over-refusal", "world_guard agrees on", "Pair by pair,", "broken at release",
+        "Over-refusal", "world_rubric and world_guard", "Pair by pair,", "broken at release",
         "At other thresholds.", "Cost-to-break at 20 %, seed by seed.", "FLOPs", "96, 0",
         "What costs nothing", "one checkpoint: seeds are the attacker’s", "own rows", "Use kept",
     ):  # fmt: skip

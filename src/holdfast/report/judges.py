@@ -21,7 +21,7 @@ def warnings(found: Findings) -> list[str]:
 
 
 def changes(found: Findings) -> list[str]:
-    """Say where the verdict changes with the judge beyond noise: broken or not, and who is ahead."""
+    """Say where the verdict changes with the judge beyond noise: what is broken, who is ahead."""
     said = []
     for first, one in _readings(found):
         told = [_change(c, first, one.judge) for c in one.changes if c.decided]
@@ -91,14 +91,14 @@ def _orders(found: Findings) -> list[str]:
 
 def _flip(flip: Flip, first: str, other: str) -> str:
     return (
-        f"{listed([flip.left])} less {listed([flip.right])} is {_points(flip.first)} points by"
+        f"{listed([flip.left])} less {listed([flip.right])} is {_points(flip.first)} by"
         f" {first} and {_points(flip.other)} by {other}"
     )
 
 
 def _points(one: Difference) -> str:
     ends = f"{text.points(one.low)} to {text.points(one.high)}"
-    return f"{text.points(one.value)} ({ends})"
+    return f"{text.points(one.value)} points ({ends})"
 
 
 def coefficient(one: Coefficient) -> str:

@@ -141,8 +141,8 @@ def alpha(codes: np.ndarray, cluster: np.ndarray, *, resamples: int = RESAMPLES)
     """
     words = np.unique(codes[codes != MISSING])
     size = len(words)
-    given = np.stack([(codes == word).sum(1) for word in words], 1) if size else np.zeros((0, 0))
-    paired = given.sum(1) > 1 if size else np.zeros(len(codes), bool)
+    given = (codes[:, :, None] == words).sum(1)
+    paired = given.sum(1) > 1
     given, cluster = given[paired].astype(float), _numbered(cluster[paired])
     # Pairs of unlike and of equal codes in one answer, each weighed 1 / (its codes - 1).
     pairs = given[:, :, None] * given[:, None, :]

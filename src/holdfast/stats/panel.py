@@ -51,11 +51,10 @@ def panel(
     judges = (found.meta.judges[0], *others)
     said, lineup = _said(outcomes, found.meta.headline, judges)
     harm, outcome = alphas(said, resamples=resamples)
-    names = list(found.lineups)
-    places = np.asarray([outcomes.code("lineup", name) for name in names])
+    codes = {name: outcomes.code("lineup", name) for name in found.lineups}
     readings = []
     for number, (judge, other) in enumerate(others.items(), start=1):
-        rates, flips = _orders(said, number, lineup, dict(zip(names, places, strict=True)), resamples)
+        rates, flips = _orders(said, number, lineup, codes, resamples)
         readings.append(_reading(judge, rates, flips, found, other))
     return Panel(
         judges=judges,
@@ -69,9 +68,7 @@ def panel(
     )
 
 
-def _said(
-    outcomes: Outcomes, headline: str, judges: Sequence[str]
-) -> tuple[Readings, np.ndarray]:
+def _said(outcomes: Outcomes, headline: str, judges: Sequence[str]) -> tuple[Readings, np.ndarray]:
     """Give what the judges said of each answer once, and the code of its line-up: [N].
 
     A released model's answers stand in the table once for every attack that begins with it.
@@ -114,10 +111,15 @@ def _orders(
     groups = int(cluster.max(initial=-1)) + 1
     place = {code: i for i, code in enumerate(names.values())}
     own = np.asarray([place.get(code, len(names)) for code in lineup[both]], int)
-    counts = np.zeros((groups, len(names) + 1, 3))  # rows, harmful by the first, by the other
-    np.add.at(counts, (cluster, own, 0), 1.0)
-    for k, judge in ((1, 0), (2, other)):
-        np.add.at(counts, (cluster, own, k), said.harm[both, judge].astype(float))
+    size = len(names) + 1
+    told = [np.ones(len(own)), said.harm[both, 0], said.harm[both, other]]
+    counts = np.stack(  # rows, harmful by the first, by the other: [G, L, 3]
+        [
+            np.bincount(cluster * size + own, one, minlength=groups * size).reshape(groups, size)
+            for one in told
+        ],
+        axis=-1,
+    )
 
     def shares(summed: np.ndarray) -> np.ndarray:
         found = np.full((*summed.shape[:-1], 2), np.nan)
