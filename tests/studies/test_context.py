@@ -21,6 +21,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant\n{% endif %}"
 )
 
+NONE = {"none": {"start": "base"}}
+TRAINS = {"harmful_sft": [{"harmful_sft": {"loop": {"lr": 0.01, "batch": 2}, "evaluate_at": [4]}}]}
+
 
 @pytest.fixture
 def attempt(
@@ -36,16 +39,15 @@ def attempt(
     Path("wide.jinja").write_text(TEMPLATE)
     capsys.readouterr()
 
-    def act(context: int, *, embeddings: int | None = None, **changes: Any) -> tuple[int, str]:
+    def act(context: int, **changes: Any) -> tuple[int, str]:
         config = json.loads(Path("model/config.json").read_text())
         config["max_position_embeddings"] = context
-        config["vocab_size"] = embeddings or config["vocab_size"]
         Path("model/config.json").write_text(json.dumps(config))
         toy.write(Path("study.json"), toy.study(Path("model"), **changes))
         told = []
         for verb in ("plan", "run"):
             code = run([verb, "study.json"])
-            told.append((code, capsys.readouterr().err))
+            told.append((code, ["", *capsys.readouterr().err.splitlines()][-1]))
         if told[0][0]:  # told when planned, and before anything runs
             assert told[0] == told[1]
         return told[1]
@@ -58,17 +60,17 @@ def test_a_prompt_with_its_answer_over_the_context_is_one_line(attempt: Try) -> 
     code, told = attempt(12, **only)
     assert code == 2
     assert told.startswith("holdfast: evaluation set 'restricted': row ")
-    assert told.rstrip().endswith(
+    assert told.endswith(
         " tokens and 4 for the answer, the model's context is 12; shorten or drop the row, or ask "
         "for shorter answers"
     )
 
 
-def test_rows_of_a_defence_over_the_context_are_one_line(attempt: Try) -> None:
-    code, told = attempt(8)
+def test_rows_of_a_method_over_the_context_are_one_line(attempt: Try) -> None:
+    code, told = attempt(8, lineups=NONE, attacks=TRAINS)
     assert code == 2
-    assert told.startswith("holdfast: defend refusal_sft: refusal_sft, seed 0: row ")
-    assert told.rstrip().endswith("the model's context is 8; shorten or drop the row")
+    assert told.startswith("holdfast: attack none: harmful_sft lr=0.01, seed 0: row ")
+    assert told.endswith("the model's context is 8; shorten or drop the row")
 
 
 def test_what_an_attack_by_prompt_adds_counts(attempt: Try) -> None:
@@ -92,9 +94,17 @@ def test_the_templates_own_words_count(attempt: Try) -> None:
 
 
 def test_a_row_that_needs_a_token_without_embedding_is_one_line(attempt: Try) -> None:
-    code, told = attempt(64, embeddings=5)
+    path = Path("model/tokenizer.json")
+    made = json.loads(path.read_text())
+    rows = len(made["model"]["vocab"])
+    made["model"]["vocab"]["dark"] = rows + 3
+    path.write_text(json.dumps(made))
+    code, told = attempt(64, lineups=NONE, attacks=TRAINS)
     assert code == 2
-    assert "the model's embedding has 5 rows; resize the embedding and save the model, or " in told
+    assert told.endswith(
+        f": needs the token {rows + 3}, the model's embedding has {rows} rows; resize the "
+        "embedding and save the model, or use its own tokenizer"
+    )
 
 
 def test_planning_a_world_that_fits_loads_no_tokenizer(root: Path, tmp_path: Path) -> None:

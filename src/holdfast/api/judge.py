@@ -105,6 +105,9 @@ class Judge(Method):
 
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
+    reads_purpose: ClassVar[bool] = False
+    """Whether a verdict depends on what a prompt's set is for: such a judge finds it in
+    `exchange.known.purpose`, and it is in the key of what it says."""
 
     @model_validator(mode="after")
     def _whole_scale(self) -> Self:
@@ -120,6 +123,12 @@ class Judge(Method):
                 "mend the judge: finite numbers with low < harmful_from <= high",
             )
         return self
+
+    def check(self) -> None:
+        """Refuse what this machine alone can tell is wrong: no key, a package that is missing.
+
+        It is called before the first step of a study in which this judge has something to read.
+        """
 
     def open(self, device: str) -> None:
         """Load what judging needs onto `device` (`cpu`, `cuda`, `cuda:1`); by default nothing.

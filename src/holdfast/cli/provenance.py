@@ -17,7 +17,7 @@ def decides(
     asked: Format,
     seed: int,
     content: list[str],
-    original: ModelFiles | None,
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give what decides a run's result: two runs with the same are one."""
     found = {
@@ -37,7 +37,7 @@ def provenance(
     threads: int,
     device: str,
     dtype: str,
-    original: ModelFiles | None,
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give where a checkpoint comes from, and on what it was made.
 

@@ -24,7 +24,8 @@ MARKER = "holdfast.json"
 
 RESERVED = (
     *("conversation", "messages", "tools", "documents", "chat_template", "strftime_now"),
-    *("add_generation_prompt", "continue_final_message", "tokenize", "sanitize_control_tokens"),
+    *("add_generation_prompt", "continue_final_message", "tokenize"),
+    "sanitize_control_tokens",  # spelling: theirs
     *("padding", "truncation", "max_length", "return_tensors", "return_dict"),
     *("return_assistant_tokens_mask", "tokenizer_kwargs"),
 )

@@ -330,7 +330,8 @@ class Encoder:
         Raises:
             DataError: one is longer than `max_length`, or has an id outside the embedding.
         """
-        outside = self.embeddings is not None and len(self.tokenizer) > self.embeddings
+        last = max(self.tokenizer.get_vocab().values(), default=0)
+        outside = self.embeddings is not None and last >= self.embeddings
         if self.max_length is None and not outside:
             return
         limit = -1 if outside or self.max_length is None else self.max_length

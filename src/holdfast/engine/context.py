@@ -157,10 +157,11 @@ def _frame(folder: Path, form: Format) -> int:
 
 
 def _ids(folder: Path) -> int:
-    """Give how many ids a tokenizer knows."""
+    """Give the number of ids up to a tokenizer's last."""
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return max(tokenizer.get_vocab().values(), default=-1) + 1
     except Exception:  # the library raises no class of its own; whoever codes with it says so
         return 0

@@ -167,11 +167,13 @@ class Graph:
                 | {"stands_on": dict(config)},
             )
             for j in self.judges_of(prompts):
+                judge = self.parts.judges[j]
                 step.judges[j] = key(
                     "judge",
                     answers=step.key,
-                    judge=self._identities[id(self.parts.judges[j])],
+                    judge=self._identities[id(judge)],
                     known=prompts.known,
+                    **({"purpose": prompts.set.purpose.value} if judge.reads_purpose else {}),
                 )
             asked[i] = step
         return Point(name, budget, asked)
