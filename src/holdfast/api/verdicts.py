@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.api.judge import MOST_UNSCORED, Judge, Outcome, Reason, Verdict
-from holdfast.errors import ConfigError, one_line
+from holdfast.errors import ConfigError, EndpointError, one_line, raised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,8 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     or a reason counts as it, since a judge's words often come back from JSON; nothing is trimmed
     or guessed ("unsafe." is no outcome).
 
-    An exception becomes reason `error` with its type and first line in `raw`. Where the judge
+    An exception becomes reason `error` with its type and first line in `raw`, which is kept beside
+    the answers and not shown: it may quote them. What is logged is where it was raised. Where the judge
     reads many at once, each is then asked alone: one answer that a judge cannot read costs that
     answer and no other. Verdicts of another number than the exchanges belong to nobody knows
     which: all of them become reason `error`.
@@ -45,6 +46,8 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     Raises:
         ConfigError: raised by the judge itself, which so says that the study is set up wrongly (no
             such server, no key): that holds for every answer and must be mended first.
+        EndpointError: raised by the judge itself: its server answers no more, or its budget is
+            spent. The answers wait for another run.
         MemoryError, KeyboardInterrupt, SystemExit: they tell of the machine or its user, not of
             the answer.
     """
@@ -52,11 +55,11 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     if len(exchanges) > 1 and type(judge).judge_many is not Judge.judge_many:
         try:
             given = judge.judge_many(exchanges)
-        except (ConfigError, MemoryError):
+        except (ConfigError, EndpointError, MemoryError):
             raise
         except Exception as error:  # whatever a plug-in raises: alone it shows which answer it was
             log.warning("judge '%s' failed on %d answers at once (%s): each is asked alone",
-                        judge.name(), len(exchanges), one_line(error))  # fmt: skip
+                        judge.name(), len(exchanges), raised(error))  # fmt: skip
         else:
             return _each(given, len(exchanges), judge.scale)
     return [_alone(judge, exchange) for exchange in exchanges]
@@ -65,7 +68,7 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
 def _alone(judge: Judge, exchange: Exchange) -> Verdict:
     try:
         given = judge.judge_many([exchange])
-    except (ConfigError, MemoryError):
+    except (ConfigError, EndpointError, MemoryError):
         raise
     except Exception as error:  # whatever a plug-in raises tells of one answer alone
         return _error(one_line(error))

@@ -38,6 +38,7 @@ def conduct(
     from holdfast.cli.progress import display
     from holdfast.engine import leakage, local, tables
     from holdfast.engine.fit import check_fit
+    from holdfast.engine.judging import check_judges
     from holdfast.engine.store import Store
     from holdfast.engine.work import left
     from holdfast.study.plan import Plan
@@ -55,6 +56,7 @@ def conduct(
                 shared = leakage.leakage(made, kept, keep=True)
                 leakage.check(made, shared)
                 show.say(leakage.said(shared))
+            check_judges(made, kept)
             if not only_judge:
                 check_fit(made, kept, device=device, workers=workers)
             done = local.run(
