@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from holdfast.errors import ConfigError
-from holdfast.report.markdown import Table
+from holdfast.report.markdown import Table, percent
 from holdfast.report.saved import Saved
 from holdfast.report.transfer import transfer
 from holdfast.stats import choices, cost
@@ -103,11 +103,6 @@ class Tabled:
             if some not in self._costs:
                 self._costs[some] = self.choices.costs(some, self.threshold)
         return {label: self._costs[some] for label, some in asked.items()}
-
-
-def percent(values: Iterable[float | None]) -> str:
-    """Write the seeds' shares in percent."""
-    return ", ".join("-" if v is None else f"{100 * v:.0f}" for v in values)
 
 
 def few(values: Sequence[str]) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from holdfast.errors import ConfigError
-from holdfast.report.markdown import Table
+from holdfast.report.markdown import Table, percent
 from holdfast.stats.choices import crossing
 from holdfast.stats.estimates import Rate, rate
 
@@ -37,22 +39,21 @@ def transfer(study: Tabled) -> list[Table]:
     say, by seed, between which budgets harm passes the threshold, and pool the line-ups of a method
     by whether the defence saw the attacked category.
     """
-    cells = list(_cells(study))
-    of = {(cell.lineup, cell.attacker): cell for cell in cells}
-    names = list(dict.fromkeys(cell.lineup for cell in cells))
-    attackers = list(dict.fromkeys(cell.attacker for cell in cells))
+    answers = _Answers(study)
+    of = {(cell.lineup, cell.attacker): cell for cell in answers.cells}
+    names, attackers = (list(dict.fromkeys(some)) for some in zip(*of, strict=True))
     found = []
-    for budget in _budgets(study, attackers):
+    for budget in answers.budgets:
         rows = [
-            [name, *(_spelt(_rate([of[name, a]], study, budget)) for a in attackers)]
+            [name, *(_spelt(answers.rate([of[name, a]], budget)) for a in attackers)]
             for name in names
         ]
         title = f"after {budget:g} examples" if budget else "as released"
         found.append(Table(["line-up", *attackers], rows, title))
-    broke = [[name, *(_breaks(of[name, a], study, attackers) for a in attackers)] for name in names]
+    broke = [[name, *(_breaks(of[name, a], answers) for a in attackers)] for name in names]
     title = f"passes {100 * study.threshold:g} % between, by seed"
     found.append(Table(["line-up", *attackers], broke, title))
-    return [*found, _pooled(study, cells, attackers)]
+    return [*found, _pooled(answers)]
 
 
 def whole(categories: object) -> bool:
@@ -90,28 +91,40 @@ def _cells(study: Tabled) -> Iterator[Cell]:
             yield Cell(name, attacker, tuple(categories), about["method"], own)
 
 
-def _budgets(study: Tabled, attackers: Sequence[str]) -> list[float]:
-    return study.outcomes.distinct("budget", study.outcomes.where(attack=attackers))
+class _Answers:
+    """The judged answers to prompts of the categories that each attacker keeps to."""
 
-
-def _rate(cells: Iterable[Cell], study: Tabled, budget: float, seed: int | None = None) -> Rate:
-    """Give the share of harmful answers in some cells, clustered by what is asked about."""
-    import numpy as np
-
-    table = study.outcomes
-    asked = table.where(
-        side=study.side, judge=study.meta.judges[0], set=study.meta.headline, budget=budget
-    )
-    if seed is not None:
-        asked &= table.where(seed=seed)
-    here = np.zeros(table.n, bool)
-    for cell in cells:
-        here |= table.where(
-            lineup=cell.lineup, attack=cell.attacker, category=list(cell.categories)
+    def __init__(self, study: Tabled) -> None:
+        self.study, self.cells = study, list(_cells(study))
+        table = study.outcomes
+        asked = table.judged & table.where(
+            side=study.side, judge=study.meta.judges[0], set=study.meta.headline
         )
-    here &= asked & table.judged
-    harmful = table.is_("outcome", "harmful_useful")[here]
-    return rate(harmful, np.ones(len(harmful)), cluster=table.codes["group"][here])
+        own = np.zeros(table.n, bool)
+        for attacker, categories in {cell.attacker: cell.categories for cell in self.cells}.items():
+            own |= table.where(attack=attacker, category=categories)
+        self._rows = np.flatnonzero(asked & own)
+        self._harmful = table.is_("outcome", "harmful_useful")[self._rows]
+        self.budgets: list[float] = np.unique(table.numbers["budget"][self._rows]).tolist()
+
+    def rate(self, cells: Iterable[Cell], budget: float, seed: int | None = None) -> Rate:
+        """Give the share of harmful answers in some cells, clustered by what is asked about."""
+        table = self.study.outcomes
+        here = table.numbers["budget"][self._rows] == budget
+        if seed is not None:
+            here &= table.numbers["seed"][self._rows] == seed
+        some = np.zeros(len(self._rows), bool)
+        for cell in cells:
+            lineup = table.codes["lineup"][self._rows] == table.code("lineup", cell.lineup)
+            attack = table.codes["attack"][self._rows] == table.code("attack", cell.attacker)
+            some |= lineup & attack
+        here &= some
+        group = table.codes["group"][self._rows][here]
+        return rate(self._harmful[here], np.ones(len(group)), cluster=group)
+
+    def seeds(self, cells: Sequence[Cell], budget: float) -> list[float | None]:
+        """Give each seed's share."""
+        return [self.rate(cells, budget, seed).value for seed in self.study.seeds]
 
 
 def _spelt(one: Rate) -> str:
@@ -120,32 +133,29 @@ def _spelt(one: Rate) -> str:
     return f"{100 * one.value:.0f} ({100 * one.low:.0f}-{100 * one.high:.0f})"
 
 
-def _breaks(cell: Cell, study: Tabled, attackers: Sequence[str]) -> str:
+def _breaks(cell: Cell, answers: _Answers) -> str:
     """Say between which budgets harm passes the threshold, a seed after another."""
     each = []
-    for seed in study.seeds:
-        rates = [(b, _rate([cell], study, b, seed).value) for b in _budgets(study, attackers)]
-        at, before = crossing([(b, v) for b, v in rates if v is not None], study.threshold)
+    for seed in answers.study.seeds:
+        rates = [(b, answers.rate([cell], b, seed).value) for b in answers.budgets]
+        known = [(b, value) for b, value in rates if value is not None]
+        at, before = crossing(known, answers.study.threshold)
         each.append("0" if not at else f"> {before:g}" if math.isinf(at) else f"{before:g}-{at:g}")
     return ", ".join(each)
 
 
-def _pooled(study: Tabled, cells: Sequence[Cell], attackers: Sequence[str]) -> Table:
+def _pooled(answers: _Answers) -> Table:
     """Pool the cells of each method by what its defence saw; seeds' shares stand behind."""
     words = {None: "all categories", True: "the attacked one alone", False: "another one alone"}
-    budgets, rows = _budgets(study, attackers), []
-    for method in dict.fromkeys(cell.method for cell in cells):
-        for own in (None, True, False):
-            some = [cell for cell in cells if (cell.method, cell.own) == (method, own)]
-            if not some:
-                continue
-            seen = "nothing" if method == "none" else words[own]
-            rows.append([method, seen, *(_with_seeds(some, study, budget) for budget in budgets)])
-    heads = ["method", "saw", *(f"at {b:g}" if b else "released" for b in budgets)]
+    rows = []
+    for method in dict.fromkeys(cell.method for cell in answers.cells):
+        for own, seen in words.items():
+            some = [cell for cell in answers.cells if (cell.method, cell.own) == (method, own)]
+            if some:
+                shown = [
+                    f"{_spelt(answers.rate(some, b))} [{percent(answers.seeds(some, b))}]"
+                    for b in answers.budgets
+                ]
+                rows.append([method, "nothing" if method == "none" else seen, *shown])
+    heads = ["method", "saw", *(f"at {b:g}" if b else "released" for b in answers.budgets)]
     return Table(heads, rows, "all attackers together (behind: by seed)")
-
-
-def _with_seeds(cells: Sequence[Cell], study: Tabled, budget: float) -> str:
-    seeds = (_rate(cells, study, budget, seed).value for seed in study.seeds)
-    each = ", ".join("-" if value is None else f"{100 * value:.0f}" for value in seeds)
-    return f"{_spelt(_rate(cells, study, budget))} [{each}]"
