@@ -110,7 +110,7 @@ def test_an_index_that_names_no_file_of_its_own_folder(sharded: Path, name: Any)
     save_file({"x": torch.ones(1)}, sharded.parent / "outside.safetensors")
     index(sharded, lambda said: said.update({next(iter(said)): name}))
     assert refused(sharded) == (
-        f"M/{INDEX}: names {ascii(name)}, which is no *.safetensors file of its own folder; {TRUST}"
+        f"M/{INDEX}: names {name!a}, which is no *.safetensors file of its own folder; {TRUST}"
     )
     with pytest.raises(ModelError, match="of its own folder"):
         nn.tensors(sharded)
