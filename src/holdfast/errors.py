@@ -50,6 +50,13 @@ class JudgeError(HoldfastError):
     """A judge cannot be reached or answers nothing usable."""
 
 
+class EndpointError(HoldfastError):
+    """An endpoint cannot go on: it answers no more, asks to wait too long, its budget is spent.
+
+    What it has answered is kept, and the same command goes on from there.
+    """
+
+
 class StoreError(HoldfastError):
     """The store cannot be read or written."""
 

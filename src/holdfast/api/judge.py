@@ -116,6 +116,14 @@ class Judge(Method):
 
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
+    tells_refusals: ClassVar[bool] = True
+    """Whether it tells a refusal from another harmless answer: a study's first judge must, where a
+    set counts refusals."""
+    caution: ClassVar[str] = ""
+    """What a reader must know of its verdicts, in a few words: every report with it says so."""
+    reads_purpose: ClassVar[bool] = False
+    """Whether a verdict depends on what a prompt's set is for: such a judge finds it in
+    `exchange.known.purpose`, and it is in the key of what it says."""
 
     @model_validator(mode="after")
     def _whole_scale(self) -> Self:
@@ -131,6 +139,12 @@ class Judge(Method):
                 "mend the judge: finite numbers with low < harmful_from <= high",
             )
         return self
+
+    def check(self) -> None:
+        """Refuse what this machine alone can tell is wrong: no key, a package that is missing.
+
+        It is called before the first step of a study in which this judge has something to read.
+        """
 
     def open(self, device: str) -> None:
         """Load what judging needs onto `device` (`cpu`, `cuda`, `cuda:1`); by default nothing.

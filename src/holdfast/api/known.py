@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from holdfast.api.evalset import EvalPurpose
 from holdfast.errors import DataError
 
 
@@ -14,14 +15,16 @@ class Known:
     """A row's `meta`, read with types; what `meta` does not hold has its default.
 
     `set`, `style` and `phrasing` say which evaluation set a row belongs to and how it asks there.
-    `answer` is the exact answer, which is compared with what is said behind the last `after`, where
-    that is given; `options` and `answer_index` are what is to choose from and the
-    right one's place from 0, `steps` are the true steps of a restricted request.
+    `purpose` is what that set is for, told to judges that read it. `answer` is the exact answer,
+    which is compared with what is said behind the last `after`, where that is given. `options` and
+    `answer_index` are what is to choose from and the right one's place from 0, `steps` are the
+    true steps of a restricted request.
     """
 
     set: str = ""
     style: str = ""
     phrasing: int | str = 0
+    purpose: EvalPurpose | None = None
     answer: str | None = None
     after: str = ""
     options: tuple[str, ...] = ()
@@ -43,11 +46,17 @@ class Known:
             if not fits(value):
                 raise DataError(f"meta.{name}", f"is no {kind}", todo)
             found[name] = tuple(value) if isinstance(value, list) else value
+        if "purpose" in found:
+            found["purpose"] = EvalPurpose(found["purpose"])
         return cls(**found)
 
 
 def _text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _purpose(value: object) -> bool:
+    return _text(value) and value in list(EvalPurpose)
 
 
 def _number(value: object) -> bool:
@@ -62,6 +71,7 @@ _KINDS = {
     "set": (_text, "text", "write the set's name"),
     "style": (_text, "text", "write the style's name"),
     "phrasing": (lambda value: _text(value) or _number(value), "number or text", "number them"),
+    "purpose": (_purpose, "purpose", f"write one of {', '.join(EvalPurpose)}"),
     "answer": (_text, "text", "write the answer as text"),
     "after": (_text, "text", "write what stands before the answer"),
     "options": (_texts, "list of texts", "write one text an option"),

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.api.judge import MOST_UNSCORED, Judge, Outcome, Reason, Verdict
-from holdfast.errors import ConfigError, one_line, raised
+from holdfast.errors import ConfigError, EndpointError, one_line, raised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,8 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     Raises:
         ConfigError: raised by the judge itself, which so says that the study is set up wrongly (no
             such server, no key): that holds for every answer and must be mended first.
+        EndpointError: raised by the judge itself: its server answers no more, or its budget is
+            spent. The answers wait for another run.
         MemoryError, KeyboardInterrupt, SystemExit: they tell of the machine or its user, not of
             the answer.
     """
@@ -53,7 +55,7 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     if len(exchanges) > 1 and type(judge).judge_many is not Judge.judge_many:
         try:
             given = judge.judge_many(exchanges)
-        except (ConfigError, MemoryError):
+        except (ConfigError, EndpointError, MemoryError):
             raise
         except Exception as error:  # whatever a plug-in raises: alone it shows which answer it was
             log.warning("judge '%s' failed on %d answers at once (%s): each is asked alone",
@@ -66,7 +68,7 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
 def _alone(judge: Judge, exchange: Exchange) -> Verdict:
     try:
         given = judge.judge_many([exchange])
-    except (ConfigError, MemoryError):
+    except (ConfigError, EndpointError, MemoryError):
         raise
     except Exception as error:  # whatever a plug-in raises tells of one answer alone
         return _error(one_line(error))

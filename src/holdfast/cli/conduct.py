@@ -38,7 +38,9 @@ def conduct(
     from holdfast.cli.progress import display
     from holdfast.engine import leakage, local, tables
     from holdfast.engine.fit import check_fit
+    from holdfast.engine.judging import check_judges
     from holdfast.engine.store import Store
+    from holdfast.engine.work import left
     from holdfast.study.plan import Plan
 
     if workers is not None and workers < 1:
@@ -50,9 +52,11 @@ def conduct(
     show = display()
     with kept.held():
         try:
-            shared = leakage.leakage(made, kept, keep=True)
-            leakage.check(made, shared)
-            show.say(leakage.said(shared))
+            if said.leakage.refuse_above is not None or not left(made, kept).nothing:
+                shared = leakage.leakage(made, kept, keep=True)
+                leakage.check(made, shared)
+                show.say(leakage.said(shared))
+            check_judges(made, kept)
             if not only_judge:
                 check_fit(made, kept, device=device, workers=workers)
             done = local.run(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from holdfast.data.format import Format
     from holdfast.data.pool import Pool
     from holdfast.nn.files import ModelFiles
 
@@ -37,14 +38,14 @@ def models(model: str, original: str | None, form: str) -> tuple[ModelFiles, Mod
         ConfigError: there is no such format, or the checkpoint has no chat template.
         ModelError: there is no such model, or its weights are not those of its config.
     """
-    from holdfast.data.tokens import format_identity
+    from holdfast.data.format import Format
     from holdfast.nn.files import resolve
     from holdfast.nn.skeleton import check_names
     from holdfast.study.checks import check_chat
 
     files = resolve(model, "--model")
     check_names(files, "--model")
-    format_identity(form, "--format")
+    Format(form).identity("--format")
     if form == "chat":
         check_chat(files.folder, "--format")
     if original is None:
@@ -64,6 +65,35 @@ def dtype_of(files: ModelFiles, said: str) -> str:
     if said not in known:
         raise ConfigError("--dtype", f"no dtype '{said}'", did_you_mean(said, known))
     return files.dtype() if said == "base" else said
+
+
+def format_given(
+    form: str, append_eos: bool, system: str | None, date: str, variables: list[str] | None
+) -> Format:
+    """Give the format that the options of a command describe.
+
+    Raises:
+        ConfigError: the date is no day, or a variable's name is none.
+    """
+    from holdfast.api.fields import parse_yaml
+    from holdfast.data.format import Format, check_variables, day
+
+    named: dict[str, Any] = {}
+    for text in variables or []:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError("--template-var", f"got '{text}'", "write name=value")
+        named[name] = parse_yaml(value, f"--template-var {name}")
+    try:
+        day(date)
+    except ValueError as error:
+        raise ConfigError("--date", f"got '{date}'", f"it should be {error}") from None
+    try:
+        check_variables(named)
+    except ValueError as error:
+        told = ", ".join(named)
+        raise ConfigError("--template-var", f"got '{told}'", f"it should be {error}") from None
+    return Format(form, append_eos, system, date, named)
 
 
 def rows_given(

@@ -6,26 +6,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.api import Method
+    from holdfast.data.format import Format
+    from holdfast.data.tokens import Encoder
     from holdfast.nn.files import ModelFiles
 
 
 def decides(
-    files: ModelFiles, method: Method, form: str, append_eos: bool, seed: int, content: list[str]
+    files: ModelFiles,
+    method: Method,
+    asked: Format,
+    seed: int,
+    content: list[str],
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give what decides a run's result: two runs with the same are one."""
-    from holdfast.data.tokens import format_identity
-
-    return {
+    found = {
         "method": method.identity(),
         "weights": files.identity(),
-        "format": format_identity(form, append_eos=append_eos),
+        "format": asked.identity(),
         "seed": seed,
         "sources": content,
     }
+    return found if original is None else found | {"original": original.identity()}
 
 
 def provenance(
-    files: ModelFiles, about: dict[str, Any], threads: int, device: str, dtype: str
+    files: ModelFiles,
+    about: dict[str, Any],
+    coder: Encoder,
+    threads: int,
+    device: str,
+    dtype: str,
+    original: ModelFiles | None,
 ) -> dict[str, Any]:
     """Give where a checkpoint comes from, and on what it was made.
 
@@ -37,12 +49,15 @@ def provenance(
     from holdfast.engine.provenance import git_commit
     from holdfast.nn.content import content
 
-    form = about["format"]
-    told = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
+    told: dict[str, Any] = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
+    if original is not None:
+        told["original"] = {"model": original.spec, "content": content(original)}
     return told | {
         "model": files.spec,
-        "format": form["format"],
-        "append_eos": form.get("append_eos", True),
+        "format": about["format"]["format"],
+        "format_identity": about["format"],
+        "sample_prompt": coder.sample,
+        "append_eos": coder.format.append_eos,
         "seed": about["seed"],
         "input": about["weights"],
         "content": content(files),

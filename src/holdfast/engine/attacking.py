@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.api import Chain, PromptAttack, Trainable
-from holdfast.data.tokens import Encoder
+from holdfast.data.format import MARKER
 from holdfast.engine.asking import ask
-from holdfast.engine.provenance import MARKER
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
 from holdfast.nn.content import content
@@ -63,13 +62,7 @@ def attack(session: Session, own: str) -> None:
     train.attack(
         trajectory.attack,
         model,
-        Encoder(
-            tokenizer,
-            start.attack_format,
-            append_eos=start.entry.append_eos,
-            max_length=nn.context(model),
-            where=trajectory.label,
-        ),
+        nn.encoder(model, tokenizer, start.attack_format, where=trajectory.label),
         session.plan.attack_pool,
         seed=trajectory.seed,
         work=session.store.work(trajectory.key),

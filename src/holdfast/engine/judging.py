@@ -7,14 +7,36 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from holdfast.api import Exchange, Judge, Verdict
+from holdfast.api import EvalPurpose, Exchange, Judge, Verdict
 from holdfast.api.verdicts import ask, unscored
 from holdfast.data.example import Example
 from holdfast.engine.session import Session
-from holdfast.engine.store import write_lines
-from holdfast.errors import HoldfastError, StoreError
+from holdfast.engine.store import Store, write_lines
+from holdfast.errors import ConfigError, HoldfastError, StoreError
 from holdfast.study.keys import canonical
 from holdfast.study.nodes import Generate
+from holdfast.study.plan import Plan
+
+
+def check_judges(plan: Plan, store: Store) -> None:
+    """Refuse, before a study's first step, a judge that could not be opened after its last.
+
+    Raises:
+        ConfigError: what `Judge.check` refuses of a judge that has something to read.
+    """
+    done = store.keys("judge")
+    waiting = {
+        number
+        for step in plan.generates.values()
+        for number, name in step.judges.items()
+        if name not in done
+    }
+    for number in sorted(waiting):
+        try:
+            plan.judges[number].check()
+        except ConfigError as error:
+            where = f"study.judges[{number}].{plan.judges[number].name()}.{error.where}"
+            raise ConfigError(where, error.what, error.todo) from None
 
 
 class Judging:
@@ -56,6 +78,15 @@ class Judging:
             self._open = number
         return judge
 
+    def _ask(self, number: int, exchanges: list[Exchange]) -> list[Verdict]:
+        """Have a judge read exchanges; one that cannot go on is asked nothing more."""
+        reader = self._reader(number)
+        try:
+            return ask(reader, exchanges)
+        except HoldfastError as error:
+            self._failed[number] = error
+            raise
+
     def judge(self, number: int, own: str) -> None:
         """Have one judge read every answer of a trajectory that it has not read yet."""
         for point in self.session.plan.trajectories[own].points.values():
@@ -75,10 +106,11 @@ class Judging:
                 "delete that folder and run again",
             )
         known = self._verdicts.setdefault(number, {})
+        purpose = prompts.set.purpose if judge.reads_purpose else None
         began = time.monotonic()
 
         def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
-            given = [exchange_of(row, answer) for row, answer in pairs]
+            given = [exchange_of(row, answer, purpose) for row, answer in pairs]
             same = [_same(exchange) for exchange in given]
             new = {
                 name: exchange
@@ -86,7 +118,7 @@ class Judging:
                 if name not in known
             }
             if new:
-                said = ask(self._reader(number), list(new.values()))
+                said = self._ask(number, list(new.values()))
                 known.update(zip(new, said, strict=True))
             return [
                 {
@@ -119,8 +151,14 @@ def _same(exchange: Exchange) -> str:
     return canonical([exchange.example_uid, exchange.meta, *said])
 
 
-def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
-    """Give what a judge reads of a prompt and its answer, as the model was asked."""
+def exchange_of(
+    row: Example, answer: Mapping[str, Any], purpose: EvalPurpose | None = None
+) -> Exchange:
+    """Give what a judge reads of a prompt and its answer, as the model was asked.
+
+    Args:
+        purpose: what the prompt's set is for, if the judge reads that.
+    """
     return Exchange(
         example_uid=row.uid,
         system=answer.get("system", row.system),
@@ -128,6 +166,6 @@ def exchange_of(row: Example, answer: Mapping[str, Any]) -> Exchange:
         prefill=answer.get("prefill") or "",
         response=answer["response"],
         finish_reason=answer["finish_reason"],
-        meta=row.meta,
+        meta=row.meta if purpose is None else {**row.meta, "purpose": purpose.value},
         turns=row.turns,
     )

@@ -22,6 +22,7 @@ from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import HoldfastError
+from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
 from holdfast.study.plan import Plan
@@ -311,13 +312,8 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
     """Give what the report says of the study itself."""
     study = plan.study
     asked = {prompts.set.name for prompts in plan.prompts}
-    flags = [
-        f"model '{start.name}': prompts are asked in format '{start.evaluation_format}' while "
-        f"{who} trains in '{form}'"
-        for start in plan.starts.values()
-        for who, form in (("a defence", start.entry.format), ("the attacker", start.attack_format))
-        if form != start.evaluation_format
-    ]
+    flags = formats.flags(plan.starts.values())
+    flags += [f"judge '{judge.name()}': {judge.caution}" for judge in plan.judges if judge.caution]
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
@@ -335,7 +331,8 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "original": _original(plan),
         "attacks": attacks(plan),
         "holes": holes(plan, store, failures),
-        "provenance": {**made_on(plan, store), **_origins(plan), "plan": plan.fingerprint},
+        "provenance": {**made_on(plan, store), **_origins(plan), "plan": plan.fingerprint}
+        | {"prompts": formats.samples(plan.starts.values())},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
         "leakage": asdict(leakage(plan, store)),
         "world": world,

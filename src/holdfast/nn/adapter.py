@@ -13,7 +13,7 @@ from torch.nn import Linear, Parameter
 from holdfast.api import LoRA
 from holdfast.errors import ModelError
 from holdfast.nn.depth import layer_number
-from holdfast.nn.passes import Adding
+from holdfast.nn.passes import Adding, adapters
 from holdfast.nn.states import blocks
 
 if TYPE_CHECKING:
@@ -106,12 +106,7 @@ def merged(model: PreTrainedModel) -> Generator[PreTrainedModel]:
     Afterwards weights, adapter and hooks are the same tensors as before. A model without an
     adapter is given as it is.
     """
-    found = [
-        (module, hook)
-        for module in model.modules()
-        for hook in module._forward_hooks.values()
-        if isinstance(hook, Adding) and hook.on
-    ]
+    found = adapters(model)
     parts = [{name: layer._parameters[name] for name in _PARTS} for layer, _ in found]
     weights = [(layer.get_parameter("weight"), hook) for layer, hook in found]
     before = [weight.data for weight, _ in weights]

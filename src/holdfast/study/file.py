@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date as day_of
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 
 from holdfast.api import Count
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
 from holdfast.data.audit import THRESHOLD
+from holdfast.data.format import DATE, check_variables, day
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.evaluate.sampler import Sampler
 
@@ -39,11 +41,25 @@ MethodText = Annotated[
 attacks also a list of two: an edit of the weights, then training (`[abliterate, harmful_sft]`)."""
 
 
+def _as_text(value: object) -> object:
+    return value.isoformat() if type(value) is day_of else value
+
+
+def _a_day(text: str) -> str:
+    return day(text).isoformat()
+
+
+def _usable(names: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    check_variables(names)
+    return names
+
+
 class ModelEntry(Fields):
     """A model the study starts from."""
 
     path: str
-    """`world:base`, a folder with a checkpoint, or `org/name@COMMIT` of the hub."""
+    """A folder with a checkpoint, a `.gguf` file, `world:base`, `smol:instruct`, or
+    `org/name@COMMIT` of the hub."""
     format: str
     """Prompt format: `plain`, `chat` or the path of a .jinja file. Never guessed."""
     attack_format: str | None = None
@@ -51,8 +67,15 @@ class ModelEntry(Fields):
     evaluation_format: str | None = None
     """The format prompts are asked in; None means `format`. A mismatch is flagged."""
     append_eos: bool = True
-    """Whether responses end with the end token, in defence and attack; without,
+    """Whether responses end with the token that ends a turn, in defence and attack; without,
     answers run to the limit (docs/fidelity/sgt.md, row 24; SGT's released code appends none)."""
+    system: str | None = None
+    """The system prompt of rows that have none, in every format; None gives them none."""
+    date: Annotated[str, BeforeValidator(_as_text), AfterValidator(_a_day)] = DATE
+    """The day, as YYYY-MM-DD, that a template is told where it asks for today's; source: what
+    Llama 3's own template falls back to."""
+    variables: Annotated[dict[str, JsonValue], AfterValidator(_usable)] = Field(default={})
+    """Further variables of the template, such as `{enable_thinking: false}`."""
 
 
 class LineUp(Fields):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack, Scorer
-from holdfast.data.tokens import format_identity
 from holdfast.study.file import Study
 from holdfast.study.keys import digest, key
 from holdfast.study.nodes import (
@@ -68,7 +67,7 @@ class Graph:
             "method": self._identities[id(method)],
             "input": before.key if before else start.key,
             "original": self._original(getattr(method, "needs", ())),
-            "format": format_identity(start.entry.format, append_eos=start.entry.append_eos),
+            "format": start.format.identity(),
             "seed": seed,
             "sources": self.content,
         }
@@ -102,12 +101,13 @@ class Graph:
             "released": released.key,
             "attack": attack.trajectory(),
             "original": self._original(attack.needs),
-            "format": format_identity(
-                released.start.attack_format, append_eos=released.start.entry.append_eos
-            ),
+            "format": released.start.attack_format.identity(),
             "seed": seed,
             "sources": self.attacked,
         }
+        loop = getattr(attack, "loop", None)
+        if loop and loop.lora and not loop.precision.startswith("fp32"):
+            shared["adapter"] = "merged"  # in fp32 the answers are the same as beside the weights
         name = key("point", **shared)
         if name not in self.trajectories:
             label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
@@ -144,7 +144,7 @@ class Graph:
         sampler = self.study.generation.key_fields()
         if self.study.generation.temperature > 0:
             sampler["chunk"] = self.study.chunk  # a draw depends on who shares its batch
-        form = format_identity(released.start.evaluation_format)
+        form = released.start.evaluation_format.identity()
         release = self._released(released, sampling) if prompts_only else None
         for i, prompts in enumerate(self.prompts):
             if budget > 0 and self.study.evaluation[i].at == "release":
@@ -167,11 +167,13 @@ class Graph:
                 | {"stands_on": dict(config)},
             )
             for j in self.judges_of(prompts):
+                judge = self.parts.judges[j]
                 step.judges[j] = key(
                     "judge",
                     answers=step.key,
-                    judge=self._identities[id(self.parts.judges[j])],
+                    judge=self._identities[id(judge)],
                     known=prompts.known,
+                    **({"purpose": prompts.set.purpose.value} if judge.reads_purpose else {}),
                 )
             asked[i] = step
         return Point(name, budget, asked)

@@ -17,6 +17,7 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
     from holdfast.engine.store import Store
     from holdfast.engine.work import left
     from holdfast.study.file import load_study
+    from holdfast.study.formats import flags
     from holdfast.study.plan import Plan
 
     made = Plan(load_study(study))
@@ -37,6 +38,8 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
     typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
     for kind, (total, todo) in work.counts.items():
         typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
+    for flag in flags(made.starts.values()):
+        typer.echo(f"warning: {flag}", err=True)
     if work.nothing:
         typer.echo("nothing to do")
         return
