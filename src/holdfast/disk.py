@@ -6,6 +6,7 @@ What exists under its own name is finished; a write that fails leaves nothing be
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -109,6 +110,23 @@ def writing(path: Path) -> Generator[None]:
         if type(error).__name__ == "SafetensorError" and _FULL.search(str(error)):
             raise _told(path, error) from None
         raise
+
+
+@contextmanager
+def locked(target: Path) -> Generator[None]:
+    """Let one process at a time make `target`; another waits until the block ends.
+
+    Raises:
+        StoreError: the folder it lies in cannot be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync(path: Path) -> None:

@@ -179,6 +179,29 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
         assert caught.value.where == str(path)
 
 
+def test_a_character_that_json_spells_in_two_halves_is_whole(tmp_path: Path):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(b'\xef\xbb\xbf{"a": ["\\ud83d\\ude00"], "b": {"\\ud83d\\ude00": 1}}')
+    assert load_yaml(path) == {"a": ["\U0001f600"], "b": {"\U0001f600": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            'a: "\\ud83d"',
+            "s.yaml: text holds half a surrogate pair, which is no character; write the character "
+            "whole, or take it out",
+        ),
+        ('a: ["\\0"]', "s.yaml: text holds a NUL character; take it out"),
+    ],
+)
+def test_text_that_nothing_could_write_is_refused(text: str, line: str):
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, "s.yaml")
+    assert str(caught.value) == line
+
+
 def test_fields_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         Inner().width = 3

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.api import Exchange
 from holdfast.cli import run
+from holdfast.cli.exchanges import exchanges
 
 LINE = {"prompt": "x", "response": "y"}
 
@@ -41,6 +43,22 @@ def test_a_line_a_judge_cannot_read(
     assert run(words) == 2
     assert capsys.readouterr().err == f"holdfast: {told}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.Json", "a.csv"])
+def test_answers_are_read_from_every_kind_of_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "one\u2028two"
+    text = {
+        "a.jsonl": f'\n{{"uid": "u", "prompt": "x", "response": "{said}"}}\n\n',
+        "a.Json": json.dumps([LINE | {"uid": "u", "response": said}]),
+        "a.csv": f"uid,system,prompt,response\nu,,x,{said}\n",
+    }[name]
+    Path(name).write_text(text, encoding="utf-8-sig")
+    (found,) = exchanges(Path(name))
+    assert found == Exchange("u", None, "x", "", said, "stop", {})
 
 
 def test_a_refusal_after_the_attackers_first_words_is_a_refusal(

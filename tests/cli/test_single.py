@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -42,9 +43,12 @@ def records(role: Role) -> list[dict[str, str]]:
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix == ".csv":
+    elif path.suffix == ".JSON":
+        path.write_text(json.dumps(rows), encoding="utf-8-sig")
+    elif path.suffix in (".csv", ".Tsv"):
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
             writer.writeheader()
             writer.writerows(rows)
     else:
@@ -130,7 +134,7 @@ class Stopping:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at: tuple[str, int] | None = None
         for verb in (attack_verb, defend_verb):
-            monkeypatch.setattr(verb, "show_training", self)
+            monkeypatch.setattr(verb, "Training", lambda: self)
 
     def __call__(self, part: str, done: int, _of: int) -> None:
         if (part, done) == self.at:
@@ -179,6 +183,9 @@ def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
     said = json.loads(Path("out/holdfast.json").read_text())
     assert said["base"] == nn.model_hash(tiny.model("llama"))
     assert said["input"] == resolve("model").identity()
+    raw = Path("model/model.safetensors").read_bytes()
+    assert said["content"] == {"model.safetensors": hashlib.sha256(raw).hexdigest()}
+    assert (said["model"], said["dtype"]) == ("model", "fp32")
     assert (said["seed"], said["format"], said["append_eos"]) == (3, "plain", False)
     assert said["defences"][0]["fields"]["loop"]["steps"] == 4
     assert said["rows"] == {"refusal": 6, "benign": 6}
@@ -190,6 +197,36 @@ def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
     assert "6 refusal, 6 benign; seed 3" in card
     assert "4 steps of 2 rows a role, learning rate 0.01, all weights, precision fp32" in card
     assert not any(row["ask"] in card for row in records(Role.REFUSAL))
+
+
+def half() -> None:
+    nn.save(tiny.model("llama"), tiny.byte_tokenizer(bos=True), Path("model"), dtype="bf16")
+
+
+SFT = ["--set", "evaluate_at=[2]", "--data", "harmful=harmful.jsonl", *COLUMNS]
+
+
+@pytest.mark.parametrize(
+    ("more", "dtype"), [([], "bf16"), (["--dtype", "fp32"], "fp32"), (["--dtype", "fp16"], "fp16")]
+)
+def test_a_checkpoint_is_saved_in_its_bases_dtype_or_in_the_one_asked_for(
+    bench: Path, more: list[str], dtype: str
+) -> None:
+    half()
+    assert run(defend(*more)) == 0
+    plain = ["--model", "model", "--format", "plain"]
+    assert run(["attack", "harmful_sft", *plain, *SFT, *more, "--out", "broken"]) == 0
+    edited = ["--original", "model", "--set", "evaluate_at=[1.0]", *more, "--out", "edited"]
+    assert run(["attack", "strip", "--model", "out", "--format", "plain", *edited]) == 0
+    for out in ("out", "broken", "edited"):
+        assert resolve(out).dtype() == dtype
+        assert json.loads(Path(out, "holdfast.json").read_text())["dtype"] == dtype
+    if dtype == "bf16":
+        assert tiny.same(weights("edited"), weights("model"))
+    said = json.loads(Path("edited", "holdfast.json").read_text())["original"]
+    raw = Path("model/model.safetensors").read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    assert said == {"model": "model", "content": {"model.safetensors": digest}}
 
 
 def test_a_trigger_is_used_again_and_one_of_another_model_is_refused(
@@ -209,6 +246,18 @@ def test_a_trigger_is_used_again_and_one_of_another_model_is_refused(
     assert said.endswith("; train one for this model")
 
 
+def test_steps_that_an_attack_would_not_take_are_refused(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["attack", "harmful_sft", "--model", "model", "--format", "plain", "--out", "broken"]
+    rows = ["--data", "harmful=harmful.jsonl", *COLUMNS, "--set", "loop.batch=2"]
+    assert run([*words, *rows, "--set", "loop.steps=3"]) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: attack.harmful_sft.loop.steps: changes nothing at a constant rate: training "
+        "ends at the last budget; give that: --set 'evaluate_at=[6]', in examples seen\n"
+    )
+
+
 def test_attack_generate_and_judge_on_files(bench: Path) -> None:
     assert run(defend()) == 0
     model = ["--format", "plain", *COLUMNS]
@@ -224,6 +273,49 @@ def test_attack_generate_and_judge_on_files(bench: Path) -> None:
     assert len(texts[0].splitlines()) == 6
 
 
+def test_prompts_alone_harden_as_the_page_writes_it(bench: Path) -> None:
+    write(Path("prompts.jsonl"), [{"instruction": row["ask"]} for row in records(Role.REFUSAL)])
+    answers = [{"instruction": row["ask"], "output": row["say"]} for row in records(Role.BENIGN)]
+    write(Path("answers.parquet"), answers)
+    data = ["--data", "refusal=prompts.jsonl", "--data", "benign=answers.parquet"]
+    columns = ["--column", "prompt=instruction", "--column", "benign.response=output"]
+    given = ["--model", "model", "--format", "plain", *data, *columns]
+    assert run(["defend", "sgt", *given, *SMALL, "--out", "out"]) == 0
+    write(
+        Path("prompts.jsonl"),
+        [
+            {"instruction": row["ask"], "response": "I can't answer."}
+            for row in records(Role.REFUSAL)
+        ],
+    )
+    assert run(["defend", "sgt", *given, *SMALL, "--out", "same"]) == 0
+    assert tiny.same(weights("out"), weights("same"))
+
+
+@pytest.mark.parametrize(
+    "name", ["rows.jsonl", "rows.JSON", "rows.csv", "rows.Tsv", "rows.PARQUET"]
+)
+def test_prompts_are_read_from_every_kind_of_file(bench: Path, name: str) -> None:
+    rows = [{"prompt": row["ask"], "system": "Be\u2028brief."} for row in records(Role.HARMFUL)[:2]]
+    write(Path(name), rows)
+    asked = ["generate", "--model", "model", "--format", "plain", "--set", "max_new_tokens=2"]
+    assert run([*asked, "--prompts", name, "--out", "said.jsonl"]) == 0
+    said = [json.loads(line) for line in Path("said.jsonl").read_text().split("\n")[:-1]]
+    assert [{key: row[key] for key in ("prompt", "system")} for row in said] == rows
+
+
+def test_what_generate_wrote_can_be_asked_again(bench: Path) -> None:
+    first = {"prompt": "one", "meta": {"set": "mine", "answer": "x"}}
+    earlier = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    write(Path("rows.jsonl"), [first, {"prompt": "two", "turns": earlier, "system": "s"}])
+    asked = ["generate", "--model", "model", "--format", "plain", "--set", "max_new_tokens=2"]
+    assert run([*asked, "--prompts", "rows.jsonl", "--out", "said.jsonl"]) == 0
+    assert run([*asked, "--prompts", "said.jsonl", "--out", "again.jsonl"]) == 0
+    assert Path("again.jsonl").read_bytes() == Path("said.jsonl").read_bytes()
+    said = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    assert (said[0]["meta"], said[1]["turns"], said[1]["system"]) == (first["meta"], earlier, "s")
+
+
 # ---- bad input
 
 
@@ -233,6 +325,12 @@ def empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def long(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [rows[0] | {"ask": "word and word " * 200}, *rows[1:]]
+
+
+def drop(name: str, folder: str = "model") -> None:
+    kept = weights(folder)
+    kept.pop(name)
+    save_file(kept, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
 BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
@@ -246,22 +344,57 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
         [],
         "benign.jsonl:1: no column 'say'; map it to one of: ask",
     ),
+    "refusals without an answer": (
+        lambda: write(Path("refusal.jsonl"), [{"ask": "x"}]),
+        [],
+        "refusal.jsonl:1: no column 'say'; map it to one of: ask, or give every row one in "
+        "`refusal`",
+    ),
+    "refusals whose answers are not read": (
+        lambda: None,
+        ["--column", "refusal.response="],
+        r"row \w+ of role refusal, source 'refusal\.jsonl': has no response to train on; name its "
+        "column in `response`, or give refusals one text in `refusal`",
+    ),
     "a column nobody knows": (
         lambda: None,
         ["--column", "promt=ask"],
         "--column: got 'promt=ask'; write prompt=NAME or role.prompt=NAME, one of prompt, "
-        "response, system, group, category, answer",
+        "response, system, turns, group, category, answer, meta",
     ),
     "a row longer than the context": (
         lambda: write(Path("refusal.jsonl"), long(records(Role.REFUSAL))),
         [],
-        r"--format: row 'word and word word and word word and wor': \d+ tokens, the limit is 256; "
-        "drop the row or raise max_length",
+        r"--format: row [0-9a-f]{16}: \d+ tokens, the model's context is 256; "
+        "shorten or drop the row",
     ),
     "an adapter": (
         lambda: Path("model/config.json").rename("model/adapter_config.json"),
         [],
         "--model: model holds an adapter, no whole model; merge it into its base and save that",
+    ),
+    "a tensor missing": (
+        lambda: drop("model.norm.weight"),
+        [],
+        "--model: the weights are not those of the config: 1 missing ('model.norm.weight'); copy "
+        "both again, from one checkpoint",
+    ),
+    "an original of other weights": (
+        lambda: (shutil.copytree("model", "public"), drop("model.norm.weight", "public")),
+        ["--original", "public"],
+        "--original: the weights are not those of the config: 1 missing ('model.norm.weight'); "
+        "copy both again, from one checkpoint",
+    ),
+    "a pickle": (
+        lambda: Path("model/model.safetensors").rename("model/pytorch_model.bin"),
+        [],
+        "--model: model holds pickled weights ('pytorch_model.bin'), which can run code when "
+        "loaded; convert them to safetensors where you trust them",
+    ),
+    "a dtype nobody knows": (
+        lambda: None,
+        ["--dtype", "bf61"],
+        "--dtype: no dtype 'bf61'; did you mean 'bf16'?",
     ),
     "a trigger that is not there": (
         lambda: None,

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from holdfast.api import Method, registry
+from holdfast.data.published import Published
 from holdfast.testing import checks_of
 
 METHODS = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
-NEEDS = {("source", "local"): "it has no rows without a file; tests/data/sources/test_local.py"}
+NEEDS = {
+    ("source", "local"): "it has no rows without a file; tests/data/sources/test_local.py",
+    ("judge", "beaver_dam"): "its weights; tests/judges/test_beaver_dam.py",
+    ("judge", "harmbench_cls"): "its weights; tests/judges/test_prompt_judges.py",
+    ("judge", "llama_guard"): "its weights; tests/judges/test_llama_guard.py",
+    ("judge", "strongreject"): "its weights; tests/judges/test_prompt_judges.py",
+    ("judge", "wildguard"): "its weights; tests/judges/test_prompt_judges.py",
+}
 """Methods that cannot be made from their defaults, and where they are checked instead."""
+PUBLISHED = Path(__file__).parents[1] / "data" / "published"
+"""Published data sets are checked on small files with their columns, under their own names."""
 CASES = [
     pytest.param(kind, name, check, id=f"{kind}-{name}-{check}")
     for kind, name in METHODS
@@ -22,7 +34,11 @@ CASES = [
 def test_it_keeps_its_promise(kind: str, name: str, check: str) -> None:
     found = registry.find(kind, name)
     assert issubclass(found, Method)
-    checks_of(kind)[check](found())
+    fields: dict[str, str] = {}
+    if issubclass(found, Published):
+        fields = {"folder": str(PUBLISHED / name), "rows": "any"}
+        fields |= {"subset": "standard"} if name == "harmbench" else {}
+    checks_of(kind)[check](found(**fields))
 
 
 def test_what_cannot_be_made_from_defaults_is_still_so() -> None:

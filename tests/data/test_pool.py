@@ -82,6 +82,26 @@ def test_a_category_that_no_restricted_row_has_is_told():
     assert str(error.value) == "sgt.categories: no row is of category 'breads'; known: none"
 
 
+def test_prompts_alone_are_not_trained_on():
+    rows = [
+        example(f"{role} {i} {side}", "So." if i else None, role=role, side=side)
+        for role in (Role.BENIGN, Role.REFUSAL)
+        for side in (Side.DEFENDER, Side.DEFENDER_SELECTION)
+        for i in range(3)
+    ]
+    rows.append(example("a task", role=Role.TASK, side=Side.ATTACKER))
+    pool = Pool(rows)
+    seen = pool.answered()
+    assert drawable(pool, Side.DEFENDER, Role.BENIGN) == 3
+    assert drawable(seen, Side.DEFENDER, Role.BENIGN) == 2
+    assert drawable(seen, Side.DEFENDER_SELECTION, Role.BENIGN) == 3
+    assert drawable(seen, Side.ATTACKER, Role.TASK) == 1  # its only rows: a method refuses them
+    besides = pool.answered(besides=("refusal",))
+    assert drawable(besides, Side.DEFENDER, Role.REFUSAL) == 3
+    assert drawable(besides, Side.DEFENDER, Role.BENIGN) == 2
+    assert seen.answered() is seen
+
+
 def test_an_evaluation_set_of_some_categories():
     rows = [
         replace(row, category="c" + row.group[-1], side=Side.EVALUATOR)

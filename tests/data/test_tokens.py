@@ -13,7 +13,8 @@ from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
 from holdfast.data.example import Role, example
-from holdfast.data.tokens import IGNORE, Encoder, collate, format_identity
+from holdfast.data.format import Format
+from holdfast.data.tokens import IGNORE, Encoder, collate
 from holdfast.errors import DataError, ModelError
 from holdfast.testing import tiny
 
@@ -189,19 +190,20 @@ def test_a_template_file_is_used_and_its_hash_enters_the_identity(
     path = tmp_path / "mine.jinja"
     path.write_text("{{ bos_token }}[{{ messages[-1].content }}]{{ mood }}\n")
     tokenizer = tiny.byte_tokenizer(bos=bos)
-    encoder = Encoder(tokenizer, str(path), variables={"mood": "!"})
+    encoder = Encoder(tokenizer, Format(str(path), variables={"mood": "!"}))
     row = encoder.encode("sing", "no")
     assert tokenizer.decode(row.ids) == ("<bos>" if bos else "") + "[sing]!no<eos>"
-    first = format_identity(str(path))
+    first = Format(str(path)).identity()
     path.write_text("{{ messages[-1].content }}")
     assert first["format"] == "file"
-    assert format_identity(str(path)) != first
-    assert format_identity("chat") == {"format": "chat"}
+    assert Format(str(path)).identity() != first
+    assert Format("chat").identity() == {"format": "chat", "end": "template"}
+    assert Format("plain").identity() == {"format": "plain"}
 
 
 def test_end_tokens_are_left_out_where_not_wanted() -> None:
     tokenizer = tiny.byte_tokenizer()
-    row = Encoder(tokenizer, "plain", append_eos=False).encode(PROMPT, RESPONSE)
+    row = Encoder(tokenizer, Format("plain", append_eos=False)).encode(PROMPT, RESPONSE)
     assert row.ids[-1] != tokenizer.eos_token_id
 
 
@@ -305,6 +307,6 @@ def test_a_row_over_the_limit_is_an_error_and_never_cut() -> None:
     with pytest.raises(DataError) as caught:
         Encoder(tiny.byte_tokenizer(), "plain", max_length=length - 1).encode(PROMPT, RESPONSE)
     assert str(caught.value) == (
-        f"format: row '{PROMPT}': {length} tokens, the limit is {length - 1}; "
-        "drop the row or raise max_length"
+        f"format: row {example(PROMPT, role=Role.TASK).uid}: {length} tokens, the model's context "
+        f"is {length - 1}; shorten or drop the row"
     )

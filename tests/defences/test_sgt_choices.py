@@ -11,6 +11,7 @@ import torch
 
 from holdfast.api import Loop, registry
 from holdfast.data.example import Role, Side
+from holdfast.data.format import Format
 from holdfast.data.tokens import Encoder
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.sgt import SGT, SGTState
@@ -185,7 +186,9 @@ def test_a_pool_of_refusals_is_shared_out_by_the_prompt() -> None:
 
 
 def test_the_end_token_is_the_encoders_choice() -> None:
-    with_end, without = (Encoder(tiny.byte_tokenizer(), "plain", append_eos=e) for e in (1, 0))
+    with_end, without = (
+        Encoder(tiny.byte_tokenizer(), Format("plain", append_eos=e)) for e in (True, False)
+    )
     row = tiny.rows()[Role.BENIGN][0]
     long, short = (one.encode(row.prompt, row.response) for one in (with_end, without))
     assert long.ids == (*short.ids, with_end.eos_id)

@@ -82,7 +82,7 @@ def test_the_hash_follows_the_weights_and_not_the_precision() -> None:
     ("fields", "family", "encoder", "what"),
     [
         ({}, "llama", None, "trigger of another model ("),
-        ({}, "qwen3", "chat", 'trained with format {"format": "plain"}, asked for {"format": "c'),
+        ({}, "qwen3", "chat", 'trained with format {"format": "plain"}, asked for {"end": "temp'),
         (
             {"position": "after_bos"},
             "qwen3",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast.api import Loop
+from holdfast.data.example import Side
 from holdfast.defences.sgt import SGT
 from holdfast.testing import tiny
 from holdfast.train import harden
@@ -54,8 +55,13 @@ def test_a_step_of_sgt_opens_at_most_ten_files_and_all_exist(listed: list[str], 
     "change", [{}, {"packing": False}, {"lora": {"rank": 2}}], ids=["packed", "padded", "lora"]
 )
 def test_they_are_the_files_that_run(change: dict[str, Any], listed: list[str], root: Path) -> None:
-    """The third step, in which no epoch begins, runs functions of these files and of no other."""
+    """The third step runs functions of these files and of no other.
+
+    No epoch begins in it, and its rows have been met before.
+    """
     ran: set[str] = set()
+    coder, pool = tiny.encoder(), tiny.pool(8)
+    coder.batch(pool.rows(Side.DEFENDER))
 
     def note(frame: FrameType, event: str, _argument: object) -> None:
         path = Path(frame.f_code.co_filename)
@@ -68,7 +74,7 @@ def test_they_are_the_files_that_run(change: dict[str, Any], listed: list[str], 
     loop = Loop.model_validate({"steps": 4, "batch": 2, **change})
     method = SGT(stage1=Loop(steps=1, batch=2), loop=loop)
     try:
-        harden(method, tiny.model(), tiny.encoder(), tiny.pool(8), seed=0, progress=progress)
+        harden(method, tiny.model(), coder, pool, seed=0, progress=progress)
     finally:
         sys.setprofile(None)
     assert sorted(ran - {STAND_IN}) == sorted(listed[1:])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from holdfast import nn
 from holdfast.api import LoRA
 from holdfast.errors import ConfigError, ModelError
 from holdfast.nn.adapter import lora
@@ -172,3 +173,40 @@ def test_a_block_beyond_depth_is_told(model: Any) -> None:
         "such as 0.5"
     )
     assert clean(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_held_merged_it_is_what_would_be_saved_and_then_what_it_was(model: Any, dtype: Any) -> None:
+    nn.cast(model, dtype)
+    with lora(model, FIELD, 0) as params:
+        fill(params)
+        adapted, order = tiny.weights(model), [name for name, _ in model.named_parameters()]
+        hooks = [len(module._forward_hooks) for module in model.modules()]
+        with nn.merged(model):
+            held = tiny.weights(model)
+            with torch.no_grad():
+                said = model(IDS).logits
+            assert not any("lora" in name for name in held)
+        assert tiny.same(tiny.weights(model), adapted)
+        assert [name for name, _ in model.named_parameters()] == order
+        assert [len(module._forward_hooks) for module in model.modules()] == hooks
+        assert all(p.requires_grad for p in params.values())
+        assert (
+            dict(model.named_parameters())["model.layers.0.self_attn.q_proj.lora_a"]
+            is (params["model.layers.0.self_attn.q_proj.lora_a"])
+        )
+    assert tiny.same(tiny.weights(model), held)  # merged for good
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, said)
+
+
+def test_held_merged_a_plain_model_stays_and_an_error_restores_an_adapted_one(model: Any) -> None:
+    before = tiny.weights(model)
+    with nn.merged(model):
+        assert tiny.same(tiny.weights(model), before)
+    with lora(model, FIELD, 0) as params:
+        fill(params)
+        adapted = tiny.weights(model)
+        with pytest.raises(KeyboardInterrupt), nn.merged(model):
+            raise KeyboardInterrupt
+        assert tiny.same(tiny.weights(model), adapted)

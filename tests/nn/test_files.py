@@ -146,7 +146,7 @@ def test_an_unknown_world_model_is_told() -> None:
     with pytest.raises(ModelError) as caught:
         nn.resolve("world:bse")
     assert str(caught.value) == (
-        "model: no shipped model 'world:bse'; known: world:base, world:instruct"
+        "model: no shipped model 'world:bse'; known: world:base, world:instruct, smol:instruct"
     )
 
 

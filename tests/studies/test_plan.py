@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,7 +200,10 @@ def test_a_plan_of_three_hundred_cells_takes_under_two_seconds_and_no_torch(
 
     data = load_yaml(root / "studies" / "world" / "foundation.yaml")
     data["seeds"] = [0, 1, 2, 3]
-    entry = {"path": str(toy_model), "format": "plain"}
+    copy = shutil.copytree(toy_model, tmp_path / "model")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 256}))
+    entry = {"path": str(copy), "format": "plain"}
     data["models"] = dict.fromkeys(data["models"], entry)
     path = toy.write(tmp_path / "study.json", data)
     code = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -9,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from holdfast import nn
 from holdfast.engine import local, tables
 from holdfast.engine.store import Store
 from holdfast.errors import StoreError, TrainingError
+from holdfast.nn.files import resolve
 from holdfast.stats.cells import invalid
 from holdfast.stats.rows import Outcomes
 from holdfast.study.file import parse_study
@@ -85,20 +89,55 @@ def test_a_new_prompt_set_leaves_existing_rows_unchanged(
     assert len(after) > len(before)
 
 
+HELD: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "bf16": {"precision": "bf16_pure"},
+    "an adapter on bf16": {"precision": "bf16_pure", "lora": {"rank": 2, "alpha": 32.0}},
+}
+
+
+@pytest.mark.parametrize("held", HELD)
 def test_kept_weights_answer_a_new_prompt_set_without_a_replay(
-    do: Do, toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    do: Do, toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
-    do(tmp_path, options={"keep_weights": True})
+    """What was asked while it was attacked is what was kept, in its dtype and merged."""
+    sft = attack(4, 8)
+    sft["harmful_sft"]["loop"] |= HELD[held]
+    attacks = {"harmful_sft": [sft]} if HELD[held] else toy.study(Path())["attacks"]
+    do(tmp_path, options={"keep_weights": True}, attacks=attacks)
     sets = [*toy.study(Path())["evaluation"], {"set": "benign", "side": "attacker", "n": 2}]
     monkeypatch.setattr("holdfast.train.attack", None)
-    kept, done = do(tmp_path, options={"keep_weights": True}, evaluation=sets)
+    options = {"keep_weights": True}
+    kept, done = do(tmp_path, options=options, attacks=attacks, evaluation=sets)
     monkeypatch.undo()
-    replayed, _ = do(tmp_path / "fresh", evaluation=sets)
+    replayed, _ = do(tmp_path / "fresh", attacks=attacks, evaluation=sets)
 
     assert not done.failures
     assert kept == replayed
-    marker = next((tmp_path / "point").glob("*/holdfast.json")).read_text()
-    assert '"attacked": true' in marker
+    marker = json.loads(next((tmp_path / "point").glob("*/holdfast.json")).read_text())
+    assert marker["attacked"] is True
+    assert list(marker["content"]) == ["model.safetensors"]
+
+
+def test_what_a_defence_makes_is_saved_as_its_base_is(
+    do: Do, toy: ModuleType, toy_model: Path, tmp_path: Path
+) -> None:
+    """A release in bf16 is attacked as it would be published, and is a step of its own."""
+    loaded, tokenizer = nn.load(toy_model)
+    (tmp_path / "half").mkdir()
+    nn.save(loaded, tokenizer, tmp_path / "half", dtype="bf16")
+    half = {"base": {"path": str(tmp_path / "half"), "format": "plain"}}
+    rows, _ = do(tmp_path / "store", models=half, attacks={"harmful_sft": [attack(4)]})
+    assert rows
+    (made,) = (tmp_path / "store" / "defend").iterdir()
+    assert resolve(str(made)).dtype() == "bf16"
+    said = json.loads((made / "holdfast.json").read_text())
+    base = (tmp_path / "half" / "model.safetensors").read_bytes()
+    assert said["dtype"] == "bf16"
+    assert said["content"] == {"model.safetensors": hashlib.sha256(base).hexdigest()}
+    assert json.loads((made / "manifest.json").read_text())["config"]["dtype"] == "bf16"
+    plain = Plan(parse_study(toy.study(toy_model)))
+    assert all("dtype" not in step.config for step in plain.defends.values())
 
 
 def test_the_chunk_size_does_not_change_rows(do: Do, tmp_path: Path) -> None:

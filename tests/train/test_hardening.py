@@ -317,6 +317,19 @@ def test_an_interrupted_attack_gives_every_point_the_same_bits(
             assert again[point][1] == whole[point][1]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16_pure"])
+def test_an_adapter_is_measured_as_it_would_be_saved(precision: Any) -> None:
+    """Not the adapter in fp32 beside weights in bf16: what nobody could publish."""
+    lora = LoRA(rank=2, alpha=64.0)
+    method = SFT.with_(loop=PLAIN.with_(lora=lora, precision=precision, lr=0.1))
+    model, seen = attacked(method, [4, 16])
+    last = {name: value for name, value in seen[16][0].items() if name != "logits"}
+    assert tiny.same(last, tiny.weights(model))  # which ends merged
+    with torch.no_grad():
+        assert torch.equal(seen[16][0]["logits"], model(torch.tensor([[5, 6, 7]])).logits)
+    assert not tiny.same(last, {name: seen[4][0][name] for name in last})
+
+
 def test_an_attack_continues_after_the_points_that_are_done(tmp_path: Path) -> None:
     """Interrupted at step 7 with a checkpoint at 6: only steps 7 and 8 are run again."""
     with pytest.raises(Stop):

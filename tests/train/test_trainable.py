@@ -350,7 +350,7 @@ def test_a_row_longer_than_the_context_is_refused_before_the_first_step(method: 
     run: Any = harden
     if isinstance(method, HarmfulSFT):
         run, given = attack, given | {"points": [100], "on_point": never}
-    line = rf"^here: row 'how do I .*': {limit + 1} tokens, the limit is {limit}; drop the row or "
+    line = rf"^here: row [0-9a-f]+: {limit + 1} tokens, the model's context is {limit}; shorten or "
     with pytest.raises(DataError, match=line):
         run(method, tiny.model(), coder, tiny.pool(), **given)
 
@@ -368,5 +368,5 @@ def test_only_rows_that_could_be_too_long_are_encoded(monkeypatch: pytest.Monkey
     short, long = (example("ask" * n, "tell", role=Role.BENIGN) for n in (1, 30))
     coder.check([short, long, example("ask", None, role=Role.BENIGN, system="be kind")])
     assert seen == [long.prompt, "ask"]
-    with pytest.raises(DataError, match=r"^here: row '\?.*': \d+ tokens, the limit is 120; "):
+    with pytest.raises(DataError, match=r"^here: row [0-9a-f]+: \d+ tokens, the model's"):
         coder.check([short, example("?" * 150, None, role=Role.BENIGN)])

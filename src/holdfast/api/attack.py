@@ -78,7 +78,7 @@ class Attack(Method):
 
     @property
     def weights_alone(self) -> bool:
-        """Say whether a checkpoint holds all it does: no hook, no adapter, no other prompt."""
+        """Say whether a checkpoint holds all it does: no hook, no other prompt."""
         return True
 
     def label(self) -> str:
@@ -155,11 +155,6 @@ class FineTuning(TrainedAttack):
         """Give learning rate and, where it is one, the adapter's rank."""
         lora = self.loop.lora
         return f"lr={self.loop.lr:g}" + (f" lora={lora.rank}" if lora else "")
-
-    @property
-    def weights_alone(self) -> bool:
-        """Say no under an adapter, which is on while a point is measured."""
-        return self.loop.lora is None
 
     def step_of(self, point: float) -> int:
         """Give the optimiser step after which `point` examples have been seen."""

@@ -105,6 +105,11 @@ class Judge(Method):
 
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
+    tells_refusals: ClassVar[bool] = True
+    """Whether it tells a refusal from another harmless answer: a study's first judge must, where a
+    set counts refusals."""
+    caution: ClassVar[str] = ""
+    """What a reader must know of its verdicts, in a few words: every report with it says so."""
     reads_purpose: ClassVar[bool] = False
     """Whether a verdict depends on what a prompt's set is for: such a judge finds it in
     `exchange.known.purpose`, and it is in the key of what it says."""

@@ -16,8 +16,9 @@ class Known:
 
     `set`, `style` and `phrasing` say which evaluation set a row belongs to and how it asks there.
     `purpose` is what that set is for, told to judges that read it. `answer` is the exact answer,
-    `options` and `answer_index` are what is to choose from and the right one's place from 0,
-    `steps` are the true steps of a restricted request.
+    which is compared with what is said behind the last `after`, where that is given. `options` and
+    `answer_index` are what is to choose from and the right one's place from 0, `steps` are the
+    true steps of a restricted request.
     """
 
     set: str = ""
@@ -25,6 +26,7 @@ class Known:
     phrasing: int | str = 0
     purpose: EvalPurpose | None = None
     answer: str | None = None
+    after: str = ""
     options: tuple[str, ...] = ()
     answer_index: int | None = None
     steps: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ _KINDS = {
     "phrasing": (lambda value: _text(value) or _number(value), "number or text", "number them"),
     "purpose": (_purpose, "purpose", f"write one of {', '.join(EvalPurpose)}"),
     "answer": (_text, "text", "write the answer as text"),
+    "after": (_text, "text", "write what stands before the answer"),
     "options": (_texts, "list of texts", "write one text an option"),
     "answer_index": (_number, "whole number", "write the right option's place, from 0"),
     "steps": (_texts, "list of texts", "write one text a step"),

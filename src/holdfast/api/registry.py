@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -174,9 +175,14 @@ def make(kind: str, data: object, where: str) -> Method:
     return decode(find(kind, str(name), where), fields, f"{where}.{name}")
 
 
-def shipped_models() -> dict[str, Path]:
-    """Give the models that test beds bring: `world:base` -> its folder."""
-    found: dict[str, Path] = {}
+Shipped = Path | Callable[[str], Path]
+"""A test bed's model: its folder, or what makes it at first use and gives its folder; the word it
+takes is what an error names, as `study.models.base.path`."""
+
+
+def shipped_models() -> dict[str, Shipped]:
+    """Give the models that test beds bring: `world:base` -> its folder. Makes none."""
+    found: dict[str, Shipped] = {}
     for package in testbeds():
         found |= importlib.import_module(package).models()
     return found

@@ -41,11 +41,16 @@ class Source(Method):
                 row.group,
                 row.role,
                 row.side or "",
+                row.category,
                 json.dumps(dict(row.meta), default=str),
             ]
             for row in self.examples()
         )
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def origin(self) -> str:
+        """Say where the rows came from and what was left out, if there is something to say."""
+        return ""
 
     def personas(self) -> tuple[str, ...]:
         """Give system prompts under which a model of this data's topic complies, if it knows any.

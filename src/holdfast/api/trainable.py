@@ -64,12 +64,18 @@ class Trainable(Method):
         return 0
 
     def sees(self, pool: Pool) -> Pool:
-        """Give the pool without the restricted rows of other `categories`.
+        """Give the pool without the restricted rows of other `categories`, and without rows that
+        would teach nothing.
 
         Raises:
             ConfigError: no restricted row of the pool is of one of them.
         """
-        return pool.only(self.categories, f"{self.name()}.categories")
+        seen = pool.only(self.categories, f"{self.name()}.categories")
+        return seen.answered(besides=self.writes_answers())
+
+    def writes_answers(self) -> tuple[str, ...]:
+        """Give the roles whose rows need no response: it writes its own to their prompts."""
+        return ()
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the rows of each role it trains on, from a pool of what it `sees`.

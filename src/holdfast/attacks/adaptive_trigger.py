@@ -190,7 +190,7 @@ class AdaptiveTrigger(FineTuning):
         draws = torch.Generator().manual_seed(seed_of(run.seed, "init", "adversarial trigger"))
         first = torch.randn(self.length, width, generator=draws) * self.init_std
         phi = first.to(next(reference.parameters()).device).requires_grad_(True)
-        ends = run.encoder.eos_id if run.encoder.append_eos else None
+        ends = run.encoder.end_id if run.encoder.format.append_eos else None
         run.fit(
             "adversarial_trigger",
             {"trigger": phi},

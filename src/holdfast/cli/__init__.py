@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -100,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command and give its exit code; an error is one line on stderr."""
     try:
-        code = app(args=list(arguments), prog_name="holdfast", standalone_mode=False)
+        with _logged():
+            code = app(args=list(arguments), prog_name="holdfast", standalone_mode=False)
     except HoldfastError as error:
         _say(str(error))
         return error.exit_code
@@ -122,6 +125,28 @@ def run(arguments: Sequence[str]) -> int:
     if code == STOPPED:  # typer may also give the code of an interruption itself
         _say("run: stopped; the same command continues")
     return code if isinstance(code, int) else 0
+
+
+class _Lines(logging.Handler):
+    """Shows each record as a line of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record's text."""
+        _say(record.getMessage())
+
+
+@contextmanager
+def _logged() -> Generator[None]:
+    """Show what the package logs, such as that a model is being made, while a command runs."""
+    log, lines = logging.getLogger("holdfast"), _Lines()
+    level = log.level
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(lines)
 
 
 def _say(line: str) -> None:

@@ -36,10 +36,11 @@ def conduct(
 ) -> int:
     """Plan a study, do what is left, write the report if it is new; give the exit code."""
     from holdfast.cli.progress import display
-    from holdfast.engine import local, tables
+    from holdfast.engine import leakage, local, tables
     from holdfast.engine.fit import check_fit
     from holdfast.engine.judging import check_judges
     from holdfast.engine.store import Store
+    from holdfast.engine.work import left
     from holdfast.study.plan import Plan
 
     if workers is not None and workers < 1:
@@ -51,6 +52,10 @@ def conduct(
     show = display()
     with kept.held():
         try:
+            if said.leakage.refuse_above is not None or not left(made, kept).nothing:
+                shared = leakage.leakage(made, kept, keep=True)
+                leakage.check(made, shared)
+                show.say(leakage.said(shared))
             check_judges(made, kept)
             if not only_judge:
                 check_fit(made, kept, device=device, workers=workers)

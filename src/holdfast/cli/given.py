@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from holdfast.data.format import Format
     from holdfast.data.pool import Pool
     from holdfast.nn.files import ModelFiles
 
@@ -35,17 +36,64 @@ def models(model: str, original: str | None, form: str) -> tuple[ModelFiles, Mod
 
     Raises:
         ConfigError: there is no such format, or the checkpoint has no chat template.
-        ModelError: there is no such model.
+        ModelError: there is no such model, or its weights are not those of its config.
     """
-    from holdfast.data.tokens import format_identity
+    from holdfast.data.format import Format
     from holdfast.nn.files import resolve
+    from holdfast.nn.skeleton import check_names
     from holdfast.study.checks import check_chat
 
     files = resolve(model, "--model")
-    format_identity(form, "--format")
+    check_names(files, "--model")
+    Format(form).identity("--format")
     if form == "chat":
         check_chat(files.folder, "--format")
-    return files, resolve(original, "--original") if original else None
+    if original is None:
+        return files, None
+    public = resolve(original, "--original")
+    check_names(public, "--original")
+    return files, public
+
+
+def dtype_of(files: ModelFiles, said: str) -> str:
+    """Give the dtype in which a checkpoint is saved: `base` is that of the model it is made from.
+
+    Raises:
+        ConfigError: there is no such dtype.
+    """
+    known = ("base", "fp32", "bf16", "fp16")
+    if said not in known:
+        raise ConfigError("--dtype", f"no dtype '{said}'", did_you_mean(said, known))
+    return files.dtype() if said == "base" else said
+
+
+def format_given(
+    form: str, append_eos: bool, system: str | None, date: str, variables: list[str] | None
+) -> Format:
+    """Give the format that the options of a command describe.
+
+    Raises:
+        ConfigError: the date is no day, or a variable's name is none.
+    """
+    from holdfast.api.fields import parse_yaml
+    from holdfast.data.format import Format, check_variables, day
+
+    named: dict[str, Any] = {}
+    for text in variables or []:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError("--template-var", f"got '{text}'", "write name=value")
+        named[name] = parse_yaml(value, f"--template-var {name}")
+    try:
+        day(date)
+    except ValueError as error:
+        raise ConfigError("--date", f"got '{date}'", f"it should be {error}") from None
+    try:
+        check_variables(named)
+    except ValueError as error:
+        told = ", ".join(named)
+        raise ConfigError("--template-var", f"got '{told}'", f"it should be {error}") from None
+    return Format(form, append_eos, system, date, named)
 
 
 def rows_given(
@@ -75,7 +123,7 @@ def rows_given(
         made = [make("source", "world", "--source")]
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
-    content = [f"{one.name()} {one.content()}" for one in made]
+    content = [f"{one.name()} {one.content()} {one.origin()}".rstrip() for one in made]
     return Pool.of(made), content
 
 

@@ -29,9 +29,20 @@ KeepWeights = Annotated[
 # Commands for one step alone.
 
 Model = Annotated[
-    str, typer.Option("--model", help="A folder, world:base, or org/name@COMMIT of the hub.")
+    str,
+    typer.Option(
+        "--model", help="A folder, a .gguf file, world:base, smol:instruct, or org/name@COMMIT."
+    ),
 ]
 Format = Annotated[str, typer.Option("--format", help="plain, chat, or a .jinja file.")]
+System = Annotated[
+    str | None, typer.Option("--system", help="The system prompt of rows that have none.")
+]
+Date = Annotated[str, typer.Option("--date", help="The day a template is told, as YYYY-MM-DD.")]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--template-var", help="A template's variable: name=value; repeat for more."),
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="A field: name=value, or group.name=value.")
 ]
@@ -48,6 +59,12 @@ Original = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The study seed.")]
 Out = Annotated[Path, typer.Option("--out", help="Where to put what is made.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Arithmetic threads.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="What weights are saved in: base (as the model's own), fp32, bf16 or fp16."
+    ),
+]
 Columns = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,5 +72,8 @@ Columns = Annotated[
     ),
 ]
 Eos = Annotated[
-    bool, typer.Option("--append-eos/--no-append-eos", help="End responses with the end token.")
+    bool,
+    typer.Option(
+        "--append-eos/--no-append-eos", help="End responses with the token that ends a turn."
+    ),
 ]

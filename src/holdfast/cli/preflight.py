@@ -5,31 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from holdfast.api import Loop
-from holdfast.errors import ModelError
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
+    from holdfast.data.format import Format
     from holdfast.data.tokens import Encoder
     from holdfast.nn.files import ModelFiles
 
 
-def encoder(files: ModelFiles, form: str, *, append_eos: bool = True) -> Encoder:
-    """Give the encoder of a checkpoint, which refuses rows longer than the model's context."""
-    from transformers import AutoTokenizer
+def encoder(
+    files: ModelFiles, asked: Format, *, answer: int = 0, where: str = "--format"
+) -> Encoder:
+    """Give the encoder of a checkpoint, which refuses rows that the model cannot take.
 
-    from holdfast.data.tokens import Encoder
+    Args:
+        answer: tokens kept free behind a prompt, for the answer to come.
+        where: what an error about a row or the template begins with.
+    """
+    from holdfast.data.tokens import Encoder, load_tokenizer
     from holdfast.nn.memory import shape
 
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            "--model", f"the tokenizer cannot be loaded ({cause})", "copy it"
-        ) from None
-    limit = shape(files).context
-    return Encoder(tokenizer, form, append_eos=append_eos, max_length=limit, where="--format")
+    tokenizer, of = load_tokenizer(files.folder, "--model"), shape(files)
+    return Encoder(
+        tokenizer,
+        asked,
+        max_length=of.context,
+        answer=answer,
+        embeddings=of.vocabulary or None,
+        where=where,
+    )
+
+
+def warn(files: ModelFiles, asked: Format) -> None:
+    """Say on stderr that a checkpoint is asked in another format than it was made in."""
+    from holdfast.data.format import mismatch
+
+    told = mismatch(files.folder, asked)
+    if told is not None:
+        typer.echo(f"warning: {files.spec} {told}", err=True)
 
 
 def check(
@@ -42,11 +58,12 @@ def check(
     device: str = "cpu",
 ) -> None:
     """Encode every row and estimate memory; raises DataError or ModelError in one line."""
+    from holdfast.data.example import check_answered
     from holdfast.nn.memory import available, check_memory, needed, shape
 
-    coded = [
-        coder.encode(row.prompt, row.response, row.system) for some in rows.values() for row in some
-    ]
+    if loop is not None:
+        check_answered(rows)
+    coded = [coder.row(row) for some in rows.values() for row in some]
     lengths = [len(row.ids) for row in coded]
     size = (loop.micro_batch or loop.batch) * len(rows) if loop else 0
     parts = needed(

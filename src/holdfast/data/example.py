@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from holdfast.api import Known
+from holdfast.errors import DataError
 
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, oldest first: (role, text)."""
@@ -84,6 +85,22 @@ class Example:
     def known(self) -> Known:
         """Give what is known of it besides its text: `meta`, read with types."""
         return Known.of(self.meta)
+
+
+def check_answered(rows: Mapping[Role, Iterable[Example]]) -> None:
+    """Refuse a row without a response among those trained on: it would teach nothing, in silence.
+
+    Raises:
+        DataError: one is.
+    """
+    for role, some in rows.items():
+        for row in some:
+            if row.response is None:
+                raise DataError(
+                    f"row {row.uid} of role {role.value}, source '{row.source}'",
+                    "has no response to train on",
+                    "name its column in `response`, or give refusals one text in `refusal`",
+                )
 
 
 def normalise(prompt: str) -> str:

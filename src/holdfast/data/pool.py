@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -22,6 +22,9 @@ SHARES = (
     (Side.ATTACKER_SELECTION, 0.05),
 )
 """How groups whose source declares no side are shared out by their hash."""
+
+TRAINING = (Side.DEFENDER, Side.ATTACKER)
+"""Sides whose rows are trained on."""
 
 Where = Callable[[Example], bool]
 
@@ -112,6 +115,24 @@ class Pool:
         check_categories(categories, (row for row in rows if row.role in RESTRICTED), where)
         made = copy.copy(self)
         made._rows = {side: list(filter(kept, some)) for side, some in self._rows.items()}
+        return made
+
+    def answered(self, besides: Collection[str] = ()) -> Self:
+        """Give a pool without prompts alone among what is trained on: they would teach nothing.
+
+        Rows without a response are left out on the sides of `TRAINING`, but for roles in `besides`
+        and for a role that has no answered row there.
+        """
+        kept: dict[Side, list[Example]] = {}
+        for side in TRAINING:
+            roles = {row.role for row in self._rows[side] if row.response is not None}
+            roles -= {Role(name) for name in besides}
+            rows = self._rows[side]
+            kept[side] = [r for r in rows if r.response is not None or r.role not in roles]
+        if all(len(rows) == len(self._rows[side]) for side, rows in kept.items()):
+            return self
+        made = copy.copy(self)
+        made._rows = self._rows | kept
         return made
 
     def has(self, role: Role, side: Side) -> bool:

@@ -6,40 +6,28 @@ the ids are joined, so no token straddles the two and the same prompt has the sa
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.api.lazy import torch
+from holdfast.data.example import Example, Role, Turns, example
+from holdfast.data.format import Format
+from holdfast.data.rendering import SAMPLE, Asked, Renderer
 from holdfast.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from torch import Tensor
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-    from holdfast.data.example import Example
 
 IGNORE = -100
 """The label of a position that no loss reads; torch's cross-entropy ignores it by default."""
 
-PLAIN = (
-    "{% for m in messages %}"
-    "{% if m.role == 'system' %}System: {{ m.content }}\n"
-    "{% elif m.role == 'user' %}User: {{ m.content }}\n"
-    "{% else %}Assistant: {{ m.content }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-"""The plain format for base models; source: SGT's `User: ... Assistant: ...`."""
-
 SLACK = 8
 """Tokens of a row that stand for no byte of it: where a text begins, ends or is put together."""
-
-_MARK = "\u0001holdfast\u0001"
 
 Positions = Literal["generation", "prompt", "response", "all", "last_prompt"]
 """Tokens of a row, chosen by meaning. `generation`: the position that emits the first response
@@ -137,234 +125,249 @@ class Packed:
         return torch.repeat_interleave(torch.arange(len(self)), sizes)
 
 
-def format_identity(form: str, where: str = "format", *, append_eos: bool = True) -> dict[str, Any]:
-    """Give what a format adds to a key: its name and, for a file, the hash of its bytes.
-
-    The end token is only told where it is left out.
-    """
-    if not append_eos:
-        return format_identity(form, where) | {"append_eos": False}
-    if form in ("plain", "chat"):
-        return {"format": form}
-    path = Path(form)
-    if path.suffix != ".jinja":
-        raise ModelError(
-            where, f"unknown format '{form}'", "write plain, chat, or the path of a .jinja file"
-        )
-    if not path.is_file():
-        raise ModelError(where, f"no such file {form}", "check the path")
-    return {"format": "file", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-@lru_cache(maxsize=32)
-def _compiled(template: str) -> Template:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
-
-
 class Encoder:
     """A tokenizer and a format: renders prompts and encodes rows.
 
+    Words that spell a special token (`</s>` in a prompt) are coded as the text they are.
+
     Args:
         tokenizer: a fast Hugging Face tokenizer (offsets are needed).
-        form: `plain`, `chat` (the tokenizer's own template) or the path of a .jinja file.
-        append_eos: whether a response ends with the end-of-sequence token; without it
-            answers run to the limit (docs/fidelity/sgt.md, row 24).
+        format: how rows become prompts; a text is a `Format` of that form and all defaults.
         max_length: longest row in tokens; a longer one is a DataError, never cut silently.
-        variables: fixed template variables.
+        answer: tokens of that length kept free behind a prompt, for the answer to come.
+        embeddings: rows of the model's embedding; a row with an id beyond is a DataError.
+        where: what an error begins with.
 
     Raises:
-        ModelError: a slow tokenizer, no chat template for `chat`, a broken template file.
+        ModelError: a slow tokenizer, no chat template for `chat`, no such template file, nothing
+            that ends an answer.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        form: str,
+        format: Format | str,
         *,
-        append_eos: bool = True,
         max_length: int | None = None,
+        answer: int = 0,
+        embeddings: int | None = None,
         where: str = "format",
-        variables: Mapping[str, Any] | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(where, "the tokenizer is not a fast one", "convert to tokenizer.json")
-        format_identity(form, where)
-        if form == "chat" and not tokenizer.chat_template:
-            raise ModelError(
-                where,
-                "format 'chat' asked for, the tokenizer has no chat template",
-                "use format: plain or a .jinja file",
-            )
-        if append_eos and tokenizer.eos_token_id is None:
-            raise ModelError(where, "the tokenizer has no end token", "set eos_token")
         self.tokenizer = tokenizer
-        self.form = form
-        self.append_eos = append_eos
-        self.max_length = max_length
+        self.format = Format(format) if isinstance(format, str) else format
+        self.max_length, self.answer, self.embeddings = max_length, answer, embeddings
         self.where = where
-        self.variables = dict(variables or {})
-        self._template = {"plain": PLAIN, "chat": None}.get(form)
-        if self._template is None and form != "chat":
-            self._template = Path(form).read_text(encoding="utf-8")
-        self._cache: dict[tuple[str | None, str, str | None], Row] = {}
+        self.format.identity(where)
+        self._text = Renderer(tokenizer, self.format, where)
+        self._rows: dict[tuple[str | None, Turns, str, str | None], Row] = {}
+        if tokenizer.eos_token_id is None and self.format.append_eos and self.end_id is None:
+            raise ModelError(where, "the tokenizer has no end token", "set eos_token")
 
     @property
     def pad_id(self) -> int:
-        """Give the id that fills padding: masks come from lengths, so any id will do."""
-        pad = self.tokenizer.pad_token_id
-        return pad if pad is not None else self.tokenizer.eos_token_id
+        """Give the id that fills padding: masks come from lengths, so any id will do.
+
+        A padding token that was added without a row of the embedding is not used.
+        """
+        for one in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if one is not None and (self.embeddings is None or one < self.embeddings):
+                return one
+        return 0
 
     @property
-    def eos_id(self) -> int:
-        """Give the id that ends a response."""
+    def eos_id(self) -> int | None:
+        """Give the tokenizer's own end of a text; None where it has none."""
         return self.tokenizer.eos_token_id
 
-    def render(self, prompt: str, system: str | None = None, response: str | None = None) -> str:
-        """Give the text that generation is started with; with a response, the whole exchange."""
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": prompt})
-        if response is not None:
-            messages.append({"role": "assistant", "content": response})
-        ask = response is None
-        try:
-            if self._template is None:
-                return str(
-                    self.tokenizer.apply_chat_template(
-                        messages, tokenize=False, add_generation_prompt=ask, **self.variables
-                    )
-                )
-            special = {
-                name: getattr(self.tokenizer, name) or "" for name in ("bos_token", "eos_token")
-            }
-            return _compiled(self._template).render(
-                messages=messages, add_generation_prompt=ask, **(special | self.variables)
-            )
-        except Exception as error:  # a template is a program of somebody else's
-            raise ModelError(
-                self.where, f"the template fails ({error})", "mend it or use format: plain"
-            ) from None
+    @property
+    def end_id(self) -> int | None:
+        """Give the id that ends a response, which is trained and stopped on."""
+        return self._text.end_id
 
-    @cached_property
-    def gap(self) -> str:
-        """Give the white space the template puts between prompt and response."""
-        before, whole = self.render("x"), self.render("x", None, _MARK)
-        between = whole[len(before) : whole.find(_MARK)] if whole.startswith(before) else ""
-        return between if between.isspace() else ""
+    @property
+    def ends(self) -> list[int]:
+        """Give every id that answers are stopped on, the end of a turn first."""
+        return list(dict.fromkeys(i for i in (self.end_id, self.eos_id) if i is not None))
 
-    def _adds_bos(self, text: str) -> bool:
-        bos = self.tokenizer.bos_token
-        return self.form == "plain" or not (bos and text.startswith(bos))
+    @property
+    def sample(self) -> str:
+        """Give the prompt that a neutral question becomes, to be kept with results."""
+        return self._text.render(SAMPLE)
 
-    def encode_prompt(self, prompt: str, system: str | None = None) -> Row:
+    def render(
+        self,
+        prompt: str,
+        system: str | None = None,
+        response: str | None = None,
+        turns: Turns = (),
+    ) -> str:
+        """Give the text that generation is started with; with a response, the whole exchange.
+
+        Raises:
+            ModelError: the template fails, does not end, or writes without end.
+        """
+        return self._text.render(prompt, system, response, turns)
+
+    # ---- ids
+
+    def _coded(self, asked: Asked) -> Row:
         """Encode a prompt as generation sees it, with the span of the user's words."""
-        text = self.render(prompt, system)
-        start = self.render(_MARK, system).find(_MARK)
-        words = prompt
-        if start < 0 or not text.startswith(words, start):
-            words = prompt.strip()  # a template may trim what it is given
-            if start < 0 or not text.startswith(words, start):
-                start = text.rfind(words) if words else -1
-        if start < 0:
-            raise ModelError(
-                self.where, "the template does not show the user's words", "mend the template"
-            )
-        end = start + len(words)
-        coded = self.tokenizer(
-            text, add_special_tokens=self._adds_bos(text), return_offsets_mapping=True
-        )
-        ids, offsets = list(coded["input_ids"]), list(coded["offset_mapping"])
-        if ids and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
+        special = self._text.adds_bos(asked.text, asked.guarded)
+        ids, offsets = self._text.code(asked.text, special=special, guarded=asked.guarded)
+        if ids and ids[-1] == self.eos_id and offsets[-1][0] == offsets[-1][1]:
             ids, offsets = ids[:-1], offsets[:-1]  # a tokenizer that closes every text itself
-        inside = [i for i, (a, b) in enumerate(offsets) if a < b and b > start and a < end]
+        begin, end = asked.begin, asked.end
+        inside = [i for i, (a, b) in enumerate(offsets) if a < b and b > begin and a < end]
         first, last = (inside[0], inside[-1] + 1) if inside else (len(ids), len(ids))
         bos = bool(ids) and ids[0] == self.tokenizer.bos_token_id
         return Row(tuple(ids), len(ids), (first, last), bos)
 
-    def continuation(self, text: str, prompt_text: str, prompt_ids: Sequence[int]) -> list[int]:
+    def continuation(
+        self, text: str, prompt_text: str, prompt_ids: Sequence[int], *, guarded: bool = False
+    ) -> list[int]:
         """Encode `text` as what follows the prompt, never merging with its last token."""
-        special = self._adds_bos(prompt_text)
-        whole = self.tokenizer(prompt_text + text, add_special_tokens=special)["input_ids"]
-        n = len(prompt_ids)
-        if list(whole[:n]) == list(prompt_ids):
-            rest = list(whole[n:])
-            if rest and rest[-1] == self.eos_id and not text.endswith(self.tokenizer.eos_token):
-                rest = rest[:-1]
-            return rest
-        for stone in ("\n", ".", ":", "~"):  # a neighbour that does not merge, then taken away
-            alone = self.tokenizer(stone, add_special_tokens=False)["input_ids"]
-            both = self.tokenizer(stone + text, add_special_tokens=False)["input_ids"]
-            if both[: len(alone)] == alone:
-                return list(both[len(alone) :])
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def encode(self, prompt: str, response: str | None = None, system: str | None = None) -> Row:
+        def code(text: str, special: bool = False) -> list[int]:
+            return self._text.code(text, special=special, guarded=guarded)[0]
+
+        whole = code(prompt_text + text, self._text.adds_bos(prompt_text, guarded))
+        n = len(prompt_ids)
+        if whole[:n] == list(prompt_ids):
+            closed = len(whole) > n and whole[-1] == self.eos_id  # by the tokenizer itself
+            return whole[n:-1] if closed else whole[n:]
+        for stone in ("\n", ".", ":", "~"):  # a neighbour that does not merge, then taken away
+            alone, both = code(stone), code(stone + text)
+            if both[: len(alone)] == alone:
+                return both[len(alone) :]
+        return code(text)
+
+    def encode(
+        self,
+        prompt: str,
+        response: str | None = None,
+        system: str | None = None,
+        turns: Turns = (),
+    ) -> Row:
         """Encode one row; with `response=None` the prompt alone.
 
         In the plain format a space is put between prompt and response where the rendered prompt
         ends in neither space nor line break; a template's own last characters decide otherwise.
-        """
-        key = (system, prompt, response)
-        if key in self._cache:
-            return self._cache[key]
-        row = self.encode_prompt(prompt, system)
-        if response is not None:
-            text = self.render(prompt, system)
-            ids = [*row.ids, *self.continuation(self.gap + response, text, row.ids)]
-            if self.append_eos and (not ids or ids[-1] != self.eos_id or len(ids) == row.start):
-                ids.append(self.eos_id)
-            row = Row(tuple(ids), row.start, row.content, row.bos)
-        if self.max_length is not None and len(row.ids) > self.max_length:
-            raise DataError(
-                f"{self.where}: row '{prompt[:40]}'",
-                f"{len(row.ids)} tokens, the limit is {self.max_length}",
-                "drop the row or raise max_length",
-            )
-        self._cache[key] = row
-        return row
-
-    def check(self, rows: Iterable[Example]) -> None:
-        """Refuse rows longer than `max_length` before any of them is trained on.
-
-        A token holds a byte or more, so a row whose words and frame have fewer bytes is not coded.
 
         Raises:
-            DataError: one is.
+            DataError: it is longer than `max_length`, or has an id outside the embedding; the row
+                is named by its uid, never by its words.
         """
-        if self.max_length is None:
-            return
-        frame = len(self.render("x", None, "x").encode())
-        for row in rows:
-            words = len((row.prompt + (row.response or "")).encode())
-            if row.system is not None or frame + words + SLACK > self.max_length:
-                self.encode(row.prompt, row.response, row.system)
+        key = (system, turns, prompt, response)
+        if key in self._rows:
+            return self._rows[key]
+        row = self._begun(prompt, response, system, turns)
+        if response is not None and self.format.append_eos and self.end_id is not None:
+            row = Row((*row.ids, self.end_id), row.start, row.content, row.bos)
+        self._hold(row, 0 if response is not None else self.answer, prompt, system, turns)
+        self._rows[key] = row
+        return row
 
-    def encode_begun(self, prompt: str, prefill: str, system: str | None = None) -> Row:
+    def encode_begun(
+        self, prompt: str, prefill: str, system: str | None = None, turns: Turns = ()
+    ) -> Row:
         """Encode a prompt with the first words of its answer, as generation is to go on from them.
 
         No end token; the words stand where a response would (`ids[start:]`).
         """
-        row = self.encode(prompt, None, system)
         if not prefill:
+            return self.encode(prompt, None, system, turns)
+        row = self._begun(prompt, prefill, system, turns)
+        self._hold(row, self.answer, prompt, system, turns)
+        return row
+
+    def _begun(self, prompt: str, said: str | None, system: str | None, turns: Turns) -> Row:
+        asked = self._text.asked(prompt, system, turns, said)
+        row = self._coded(asked)
+        if said is None:
             return row
-        text = self.render(prompt, system)
-        ids = (*row.ids, *self.continuation(self.gap + prefill, text, row.ids))
-        return Row(ids, row.start, row.content, row.bos)
+        said = self._text.gap + (self._text.shown(said) if asked.guarded else said)
+        more = self.continuation(said, asked.text, row.ids, guarded=asked.guarded)
+        return Row((*row.ids, *more), row.start, row.content, row.bos)
+
+    def _hold(self, row: Row, more: int, prompt: str, system: str | None, turns: Turns) -> None:
+        """Refuse a row that the model has no room or no embedding for."""
+        if self.max_length is not None and len(row.ids) + more > self.max_length:
+            wanted = f" and {more} for the answer" if more else ""
+            raise DataError(
+                f"{self.where}: row {_uid(prompt, system, turns)}",
+                f"{len(row.ids)} tokens{wanted}, the model's context is {self.max_length}",
+                "shorten or drop the row" + ", or ask for shorter answers" * bool(more),
+            )
+        if self.embeddings is not None and max(row.ids, default=0) >= self.embeddings:
+            raise DataError(
+                f"{self.where}: row {_uid(prompt, system, turns)}",
+                f"needs the token {max(row.ids)}, the model's embedding has {self.embeddings} rows",
+                "resize the embedding and save the model, or use its own tokenizer",
+            )
+
+    # ---- rows
+
+    def row(self, example: Example) -> Row:
+        """Encode an example with its response, where it has one."""
+        return self.encode(example.prompt, example.response, example.system, example.turns)
+
+    def asked(self, example: Example) -> Row:
+        """Encode an example's prompt alone."""
+        return self.encode(example.prompt, None, example.system, example.turns)
+
+    def begun(self, example: Example, prefill: str) -> Row:
+        """Encode an example's prompt with the first words of an answer."""
+        return self.encode_begun(example.prompt, prefill, example.system, example.turns)
+
+    def check(self, rows: Iterable[Example]) -> None:
+        """Refuse rows that the model cannot take before any of them is trained on.
+
+        A token holds a byte or more, so a row whose words and frame have fewer bytes is not coded
+        where the embedding has a row for every token.
+
+        Raises:
+            DataError: one is longer than `max_length`, or has an id outside the embedding.
+        """
+        last = max(self.tokenizer.get_vocab().values(), default=0)
+        outside = self.embeddings is not None and last >= self.embeddings
+        if self.max_length is None and not outside:
+            return
+        limit = -1 if outside or self.max_length is None else self.max_length
+        frame = len(self.render("x", None, "x").encode())
+        for row in rows:
+            words = len((row.prompt + (row.response or "")).encode())
+            if row.system is not None or row.turns or frame + words + SLACK > limit:
+                self.row(row)
 
     def batch(self, examples: Sequence[Example], *, left: bool = False) -> Tokens:
         """Encode and pad rows with their responses (right padding by default)."""
-        return collate(
-            [self.encode(row.prompt, row.response, row.system) for row in examples],
-            self.pad_id,
-            left=left,
-        )
+        return collate([self.row(one) for one in examples], self.pad_id, left=left)
 
     def prompts(self, examples: Sequence[Example], *, left: bool = True) -> Tokens:
         """Encode and pad prompts alone (left padding by default, as generation needs)."""
-        return collate(
-            [self.encode(row.prompt, None, row.system) for row in examples], self.pad_id, left=left
-        )
+        return collate([self.asked(one) for one in examples], self.pad_id, left=left)
+
+
+def _uid(prompt: str, system: str | None, turns: Turns) -> str:
+    return example(prompt, role=Role.TASK, system=system, turns=turns).uid
+
+
+def load_tokenizer(folder: Path, where: str) -> PreTrainedTokenizerBase:
+    """Read a checkpoint's tokenizer.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(where, f"the tokenizer cannot be loaded ({cause})", "copy it") from None
+    return found
 
 
 def collate(rows: Sequence[Row], pad_id: int, *, left: bool = False) -> Tokens:

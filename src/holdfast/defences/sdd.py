@@ -121,6 +121,10 @@ class SDD(LossDefence):
     """500 steps of 24: a third party's reading of the paper. The rate is ours: at the paper's 5e-7
     nothing happens (the replication), and in bf16 weights nothing could."""
 
+    def writes_answers(self) -> tuple[str, ...]:
+        """Give the role that it answers off the subject."""
+        return ("refusal",)
+
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Give refusal rows whose response is an irrelevant benign answer, and benign rows.
 

@@ -35,8 +35,12 @@ def ask(
     """
     import torch
 
+    from holdfast import nn
+
     state = torch.get_rng_state()
-    encoder = Encoder(tokenizer, start.evaluation_format, where="evaluation")
+    room = session.plan.study.generation.max_new_tokens
+    form = start.evaluation_format
+    encoder = nn.encoder(model, tokenizer, form, answer=room, where="evaluation")
     try:
         for step in point.asked.values():
             if not session.store.has("generate", step.key):

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.api import PromptAttack
-from holdfast.data.tokens import Encoder
+from holdfast.api import Chain, PromptAttack, Trainable
+from holdfast.data.format import MARKER
 from holdfast.engine.asking import ask
-from holdfast.engine.provenance import MARKER
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
+from holdfast.nn.content import content
 from holdfast.study.nodes import Point, Trajectory
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ def attack(session: Session, own: str) -> None:
     train.attack(
         trajectory.attack,
         model,
-        Encoder(
-            tokenizer,
-            start.attack_format,
-            append_eos=start.entry.append_eos,
-            max_length=nn.context(model),
-            where=trajectory.label,
-        ),
+        nn.encoder(model, tokenizer, start.attack_format, where=trajectory.label),
         session.plan.attack_pool,
         seed=trajectory.seed,
         work=session.store.work(trajectory.key),
@@ -92,7 +86,13 @@ def _keep(
 
     def fill(folder: Path) -> None:
         nn.save(model, tokenizer, folder)
-        marker = {"made_by": "holdfast", "attacked": True, "budget": point.budget}
+        marker = {
+            "made_by": "holdfast",
+            "model": trajectory.released.start.entry.path,
+            "content": content(trajectory.released.start.files),
+            "attacked": True,
+            "budget": point.budget,
+        }
         write_json(folder / MARKER, {**marker, "trajectory": dict(trajectory.config)})
 
     session.publish(
@@ -118,7 +118,8 @@ def _kept(
             left[budget] = point
             continue
         folder = session.store.path("point", point.key)
-        held = getattr(trajectory.attack, "precision", "fp32")
+        trained = isinstance(trajectory.attack, Trainable | Chain)
+        held = trajectory.attack.loop.precision if trained else "fp32"
         model, tokenizer = nn.load(folder, precision=held, device=session.device)
         spent = session.store.manifest("point", point.key)["result"]
         ask(session, model, tokenizer, trajectory.released.start, point, spent)

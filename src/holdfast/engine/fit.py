@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.api import Attack, Chain, Loop, Trainable, WeightAttack
 from holdfast.data.example import Example
+from holdfast.engine.context import Todo, check_context
 from holdfast.engine.store import Store
 from holdfast.engine.tasks import tasks
 from holdfast.errors import ModelError
@@ -31,16 +32,19 @@ LONGEST = 8
 
 
 def check_fit(plan: Plan, store: Store, *, device: str = "cpu", workers: int = 1) -> None:
-    """Refuse a study that cannot fit: one of its steps alone, or those that run side by side.
+    """Refuse a study that cannot fit: a row into its model's context, a step into memory.
 
-    Steps that are finished need nothing more and are not looked at.
+    Steps run alone or side by side. Those that are finished need nothing more and are not looked
+    at.
 
     Raises:
-        ModelError: in one line, with the step, its line-up, precision and sizes.
+        DataError: a row does not fit. ModelError: in one line, with the step, its line-up,
+            precision and sizes.
     """
     todo = _todo(plan, store)
     if not todo:
         return
+    check_context(plan, todo)
     free = memory.available(device)
     known: dict[str, float] = {}
     sizes = []
@@ -61,9 +65,9 @@ def check_fit(plan: Plan, store: Store, *, device: str = "cpu", workers: int = 1
         )
 
 
-def _todo(plan: Plan, store: Store) -> list[tuple[str, Start, Method | None, int]]:
+def _todo(plan: Plan, store: Store) -> list[Todo]:
     """Give every step left that loads a model: label, start, method (None: only asked), seed."""
-    found: list[tuple[str, Start, Method | None, int]] = []
+    found: list[Todo] = []
     measures = {step.key: step for step in plan.measures.values()}
     for task in tasks(plan, store):
         kind, *place = task.call
@@ -120,7 +124,13 @@ def lengths(files: ModelFiles, rows: Iterable[Example]) -> tuple[int, int]:
     def count(text: str) -> int:
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    texts = [((row.system or "") + row.prompt, row.response or "") for row in rows]
+    texts = [
+        (
+            (row.system or "") + "".join(text for _, text in row.turns) + row.prompt,
+            row.response or "",
+        )
+        for row in rows
+    ]
     texts = sorted(texts, key=lambda pair: -len(pair[0]) - len(pair[1]))[:LONGEST]
     counted = [(count(prompt), count(response)) for prompt, response in texts]
     return (

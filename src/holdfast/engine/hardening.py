@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.api.registry import origin
+from holdfast.data.format import MARKER
 from holdfast.data.tokens import Encoder
-from holdfast.engine.provenance import MARKER
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
+from holdfast.nn.content import content
 from holdfast.study.nodes import Defend, Released
 
 
@@ -24,16 +25,11 @@ def defend(session: Session, key: str) -> None:
     released = Released(step.start, step.before)
     model, tokenizer = session.take(released)
     work = session.store.work(key)
+    coder = nn.encoder(model, tokenizer, step.start.format, where=step.label)
     done = train.harden(
         step.method,
         model,
-        Encoder(
-            tokenizer,
-            step.start.entry.format,
-            append_eos=step.start.entry.append_eos,
-            max_length=nn.context(model),
-            where=step.label,
-        ),
+        coder,
         session.plan.pool,
         seed=step.seed,
         work=work,
@@ -41,9 +37,14 @@ def defend(session: Session, key: str) -> None:
         progress=session.progress,
     )
 
+    original = session.plan.original
+
     def fill(folder: Path) -> None:
-        nn.save(done.model, tokenizer, folder)
-        write_json(folder / MARKER, _provenance(step))
+        nn.save(done.model, tokenizer, folder, dtype=step.start.dtype)
+        marker = _provenance(step, coder)
+        if original is not None and "original" in getattr(step.method, "needs", ()):
+            marker["original"] = content(original.files)
+        write_json(folder / MARKER, marker)
         write_json(folder / "diagnostics.json", done.diagnostics)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
@@ -65,13 +66,7 @@ def measure(session: Session, key: str) -> None:
     found = train.measure(
         method,
         model,
-        Encoder(
-            tokenizer,
-            start.entry.format,
-            append_eos=start.entry.append_eos,
-            max_length=nn.context(model),
-            where=step.label,
-        ),
+        nn.encoder(model, tokenizer, start.format, where=step.label),
         session.plan.pool,
         seed=step.step.seed,
         sources={
@@ -91,12 +86,16 @@ def measure(session: Session, key: str) -> None:
     )
 
 
-def _provenance(step: Defend) -> dict[str, Any]:
+def _provenance(step: Defend, coder: Encoder) -> dict[str, Any]:
     chain = Released(step.start, step).chain
     return {
         "made_by": "holdfast",
         "model": step.start.entry.path,
-        "format": step.start.entry.format,
+        "content": content(step.start.files),
+        "dtype": step.start.dtype,
+        "format": coder.format.form,
+        "format_identity": coder.format.identity(),
+        "sample_prompt": coder.sample,
         "defences": [one.method.identity() for one in chain],
         "from": [origin("defence", one.method.name()) for one in chain],
         "seed": step.seed,

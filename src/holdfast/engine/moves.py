@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from holdfast.api import Chain, TrainedAttack, set_threads
 from holdfast.data.example import Role, Side
-from holdfast.data.tokens import Encoder
 from holdfast.engine.session import folder_of
 from holdfast.engine.store import Store
 from holdfast.errors import ConfigError, DataError, StoreError, did_you_mean
@@ -87,10 +86,9 @@ def watch(
         )  # fmt: skip
     refusal = plan.pool.draw(Role.REFUSAL, side, 1, 0)[0].response or ""
     model, tokenizer = nn.load(folder_of(track.released, store), device=device)
-    encoder = Encoder(tokenizer, start.attack_format, append_eos=start.entry.append_eos)
-    seen = evaluate.Watch(
-        model, Encoder(tokenizer, start.evaluation_format, where="evaluation"), asked, refusal
-    )
+    encoder = nn.encoder(model, tokenizer, start.attack_format, where="moves")
+    asking = nn.encoder(model, tokenizer, start.evaluation_format, where="evaluation")
+    seen = evaluate.Watch(model, asking, asked, refusal)
     found = {0.0: seen.look()}
     sources = (
         {"original": nn.tensors(plan.original.files.folder)}

@@ -1,4 +1,4 @@
-"""Where an artefact comes from: the code, the machine's memory, the mark on a checkpoint."""
+"""Where an artefact comes from: the code, and the memory it took."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-
-MARKER = "holdfast.json"
-"""Beside every checkpoint made here: where it comes from, and whether it was attacked."""
 
 
 @cache

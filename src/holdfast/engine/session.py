@@ -53,7 +53,8 @@ class Session:
             _unchanged(released.start)
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # the last one's memory goes first
-            self._loaded = (folder, *nn.load(folder, device=self.device))
+            source = folder if released.last else released.start.files
+            self._loaded = (folder, *nn.load(source, device=self.device))
         _, model, tokenizer = self._loaded
         if not keep:
             self._loaded = None

@@ -10,6 +10,7 @@ Its folders:
     analyse/KEY/   states of one model at one budget, where the study has an analysis
     measure/KEY/   a defence's own diagnostic on the model of plain refusal fine-tuning
     point/KEY/     attacked weights, only where they are kept on purpose
+    audit/KEY/     what the sides share, where finding it took long
     work/KEY/      checkpoints of a step that is not finished
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 from holdfast.disk import whole_file, whole_folder
 from holdfast.errors import StoreError
 
-KINDS = ("defend", "generate", "judge", "measure", "analyse", "point")
+KINDS = ("defend", "generate", "judge", "measure", "analyse", "point", "audit")
 MANIFEST = "manifest.json"
 _TEMPORARY = "tmp-"
 

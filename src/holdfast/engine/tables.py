@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from holdfast.api import (
@@ -16,10 +17,12 @@ from holdfast.api import (
     TrainedDefence,
 )
 from holdfast.engine.inert import checks
+from holdfast.engine.leakage import leakage
 from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import HoldfastError
+from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
 from holdfast.study.plan import Plan
@@ -146,7 +149,10 @@ def correct(known: Known, answer: Mapping[str, Any]) -> bool | None:
         return int(answer["choice"]) == known.answer_index
     if known.answer is None:
         return None
-    return " ".join(str(answer["response"]).split()) == " ".join(known.answer.split())
+    said = str(answer["response"])
+    if known.after:
+        said = said.rpartition(known.after)[2]
+    return " ".join(said.split()) == " ".join(known.answer.split())
 
 
 def lineups(plan: Plan, store: Store) -> list[Row]:
@@ -207,6 +213,12 @@ def made_on(plan: Plan, store: Store) -> dict[str, str]:
         for name, value in about.items():
             seen.setdefault(name, set()).add(str(value))
     return {name: " and ".join(sorted(values)) for name, values in seen.items()}
+
+
+def _origins(plan: Plan) -> dict[str, str]:
+    """Say where published rows came from: the commit, and what was dropped."""
+    told = ((source.name(), source.origin()) for source in plan.sources)
+    return {f"rows of {name}": origin for name, origin in told if origin}
 
 
 def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> list[Row]:
@@ -300,13 +312,8 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
     """Give what the report says of the study itself."""
     study = plan.study
     asked = {prompts.set.name for prompts in plan.prompts}
-    flags = [
-        f"model '{start.name}': prompts are asked in format '{start.evaluation_format}' while "
-        f"{who} trains in '{form}'"
-        for start in plan.starts.values()
-        for who, form in (("a defence", start.entry.format), ("the attacker", start.attack_format))
-        if form != start.evaluation_format
-    ]
+    flags = formats.flags(plan.starts.values())
+    flags += [f"judge '{judge.name()}': {judge.caution}" for judge in plan.judges if judge.caution]
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
@@ -324,8 +331,10 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "original": _original(plan),
         "attacks": attacks(plan),
         "holes": holes(plan, store, failures),
-        "provenance": {**made_on(plan, store), "plan": plan.fingerprint},
+        "provenance": {**made_on(plan, store), **_origins(plan), "plan": plan.fingerprint}
+        | {"prompts": formats.samples(plan.starts.values())},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
+        "leakage": asdict(leakage(plan, store)),
         "world": world,
         "flags": flags,
     }

@@ -40,19 +40,17 @@ def generate(
     """Answer each row's prompt, in the order given.
 
     Prompts are encoded as training encodes them and answers cut by token index, so no prompt tail
-    can leak into an answer. `finish_reason` is `stop` at an end token (the tokenizer's, or any the
-    checkpoint's generation config names) or at one of the sampler's stop texts, which is cut off,
-    else `length`. Under sampling the draw of a batch depends on the seed and the batch's first row.
+    can leak into an answer. `finish_reason` is `stop` at an end token (the format's end of a turn,
+    the tokenizer's, or any the checkpoint's generation config names) or at one of the sampler's
+    stop texts, which is cut off, else `length`. Under sampling the draw of a batch depends on the
+    seed and the batch's first row.
 
     Args:
         prefills: the first words of each row's answer, which the text given back includes; `tokens`
             counts what the model added.
     """
     begun = prefills or [""] * len(rows)
-    coded = [
-        encoder.encode_begun(row.prompt, first, row.system)
-        for row, first in zip(rows, begun, strict=True)
-    ]
+    coded = [encoder.begun(row, first) for row, first in zip(rows, begun, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: (len(coded[i].ids), i))
     done: dict[int, Completion] = {}
     device = next(model.parameters()).device
@@ -87,10 +85,10 @@ def _bare() -> GenerationConfig:
 
 
 def _ends(own: GenerationConfig, encoder: Encoder) -> list[int]:
-    """Give every token that ends an answer: the tokenizer's first, then the checkpoint's own."""
+    """Give every token that ends an answer: the format's, the tokenizer's, the checkpoint's own."""
     named = getattr(own, "eos_token_id", None)
     more = named if isinstance(named, list | tuple) else [named]
-    return list(dict.fromkeys([encoder.eos_id, *(int(one) for one in more if one is not None)]))
+    return list(dict.fromkeys([*encoder.ends, *(int(one) for one in more if one is not None)]))
 
 
 def _config(sampler: Sampler, encoder: Encoder, ends: list[int]) -> GenerationConfig:

@@ -72,7 +72,7 @@ class Watch:
     def _first(self, rows: Sequence[Example]) -> Tensor:
         """Give the log-probability [R] of the first token of each row's response."""
         found = []
-        coded = [self.encoder.encode(row.prompt, row.response, row.system) for row in rows]
+        coded = [self.encoder.row(row) for row in rows]
         for begin in range(0, len(coded), PART):
             tokens = collate(coded[begin : begin + PART], self.encoder.pad_id)
             with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +26,7 @@ def choose(
     `acc_norm` divides by length, here by tokens). Ties go to the first option.
     """
     coded = [
-        (number, encoder.encode(row.prompt, option, row.system))
+        (number, encoder.row(replace(row, response=option)))
         for number, row in enumerate(rows)
         for option in row.known.options
     ]

@@ -1,6 +1,7 @@
 """A model's mathematics, in three ideas.
 
-Load and save: `files`, `weights`, `originals`, `adapter` (which ends merged), `memory`.
+Load and save: `files` (which are loaded), `content` (their hashes), `skeleton` (what the library
+makes of their names), `weights`, `originals`, `adapter` (which ends merged), `memory`.
 Run it: `states` (the only forward passes training makes), `passes` (packed, recomputed, compiled,
 counted), `head` (from states to words).
 What methods share: `vectors` and `gradients` over parameters, `perturb` (shifted layer outputs),

@@ -13,7 +13,7 @@ from torch.nn import Linear, Parameter
 from holdfast.api import LoRA
 from holdfast.errors import ModelError
 from holdfast.nn.depth import layer_number
-from holdfast.nn.passes import Adding
+from holdfast.nn.passes import Adding, adapters
 from holdfast.nn.states import blocks
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def _targets(model: PreTrainedModel, which: str, through: float) -> dict[str, Li
             n: m for n, m in found.items() if any(p.endswith(under) for p in n.split(".")[:-1])
         }
     if not found:
-        raise ModelError("lora.targets", "no linear layers to adapt", "use targets: all")
+        todo = "train without lora" if which == "all" else "use targets: all"
+        raise ModelError("lora.targets", "no linear layers to adapt", todo)
     return found
 
 
@@ -61,6 +62,7 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
     scale = field.alpha / field.rank
     generator = torch.Generator().manual_seed(seed)
     params: dict[str, Tensor] = {}
+    added: dict[str, Adding] = {}
     handles = []
     for p in model.parameters():
         p.requires_grad_(False)
@@ -81,18 +83,49 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
             params[f"{name}.lora_a"], params[f"{name}.lora_b"] = a, b
             layer.register_parameter("lora_a", a)
             layer.register_parameter("lora_b", b)
-            handles.append(layer.register_forward_hook(Adding(a, b, scale)))
+            added[name] = Adding(a, b, scale)
+            handles.append(layer.register_forward_hook(added[name]))
         yield params
         with torch.no_grad():
             for name, layer in targets.items():
-                low = params[f"{name}.lora_b"] @ params[f"{name}.lora_a"]
-                merged = layer.weight.float() + scale * low
-                layer.weight.copy_(merged.to(layer.weight.dtype))
+                layer.weight.copy_(added[name].added_to(layer.weight))
     finally:
         for handle in handles:
             handle.remove()
         for layer in targets.values():
-            for part in ("lora_a", "lora_b"):
+            for part in _PARTS:
                 layer._parameters.pop(part, None)
         for name, p in model.named_parameters():
             p.requires_grad_(wanted[name])
+
+
+@contextmanager
+def merged(model: PreTrainedModel) -> Generator[PreTrainedModel]:
+    """Hold a model as it would be saved now: its adapter merged, the weights cast to their dtype.
+
+    Afterwards weights, adapter and hooks are the same tensors as before. A model without an
+    adapter is given as it is.
+    """
+    found = adapters(model)
+    parts = [{name: layer._parameters[name] for name in _PARTS} for layer, _ in found]
+    weights = [(layer.get_parameter("weight"), hook) for layer, hook in found]
+    before = [weight.data for weight, _ in weights]
+    try:
+        for layer, hook in found:
+            hook.on = False
+            for name in _PARTS:
+                del layer._parameters[name]
+        for weight, hook in weights:
+            weight.data = hook.added_to(weight.data)
+        yield model
+    finally:
+        for (layer, hook), own, (weight, _), data in zip(
+            found, parts, weights, before, strict=True
+        ):
+            weight.data = data
+            layer._parameters.update(own)
+            hook.on = True
+
+
+_PARTS = ("lora_a", "lora_b")
+"""What a layer's two matrices are called."""

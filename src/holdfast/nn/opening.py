@@ -41,7 +41,7 @@ def opening_states(
     """
     layers = range(1, len(blocks(model)) + 1) if layers is None else layers
     found: list[list[Tensor]] = [[] for _ in layers]
-    coded = [encoder.encode(row.prompt, None, row.system) for row in rows]
+    coded = [encoder.asked(row) for row in rows]
     for first in range(0, len(coded), PART):
         tokens = collate(coded[first : first + PART], encoder.pad_id)
         here = torch.tensor([row.start - 1 for row in tokens.rows])

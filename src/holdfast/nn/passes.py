@@ -197,6 +197,11 @@ class Adding:
         low = inputs[0].to(self._a.dtype) @ self._a.T
         return output + (self._scale * (low @ self._b.T)).to(output.dtype)
 
+    def added_to(self, weight: Tensor) -> Tensor:
+        """Give the layer's weight with the product in it: formed in fp32, cast once."""
+        with torch.no_grad():
+            return (weight.float() + self._scale * (self._b @ self._a)).to(weight.dtype)
+
 
 @contextmanager
 def without_adapter(model: PreTrainedModel) -> Generator[PreTrainedModel]:
@@ -205,19 +210,24 @@ def without_adapter(model: PreTrainedModel) -> Generator[PreTrainedModel]:
     A model without an adapter is given as it is, so a copy and an adapted model can both stand as
     the frozen one. Build no graph inside that is to train the adapter.
     """
-    found = [
-        hook
-        for module in model.modules()
-        for hook in module._forward_hooks.values()
-        if isinstance(hook, Adding) and hook.on
-    ]
-    for hook in found:
+    found = adapters(model)
+    for _, hook in found:
         hook.on = False
     try:
         yield model
     finally:
-        for hook in found:
+        for _, hook in found:
             hook.on = True
+
+
+def adapters(model: PreTrainedModel) -> list[tuple[Module, Adding]]:
+    """Give each layer with an adapter that is on, and what adds it."""
+    return [
+        (module, hook)
+        for module in model.modules()
+        for hook in module._forward_hooks.values()
+        if isinstance(hook, Adding) and hook.on
+    ]
 
 
 # ---- packed

@@ -8,60 +8,48 @@ code that loads, so what is found out before anything is read is what loading wo
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
-from torch import Tensor
-from torch.nn import Parameter
 
+from holdfast.api.lazy import torch
 from holdfast.api.registry import shipped_models
 from holdfast.errors import ModelError, one_line
 from holdfast.nn.files import FLOATS, Entry, ModelFiles, header, some, weights_in
+from holdfast.nn.quiet import quiet
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
     from transformers.utils.loading_report import LoadStateDictInfo
 
 
-@contextmanager
-def quiet() -> Generator[None]:
-    """Keep the library's notes and bars off the screen; what it has to say is an error here."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def skeleton(folder: Path) -> PreTrainedModel:
+def skeleton(folder: Path, auto: str = "AutoModelForCausalLM") -> PreTrainedModel:
     """Build a folder's model on the meta device, tied as its config says.
 
     Raises:
-        ModelError: the config is none of a causal language model that the library knows.
+        ModelError: the config is none of a model that the class `auto` of transformers knows.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         with torch.device("meta"), quiet():
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return getattr(transformers, auto).from_config(config, trust_remote_code=False)
     except Exception as error:  # a config may be wrong in any way
         raise ModelError(
             str(folder), f"the config makes no model ({one_line(error)})", "check config.json"
         ) from None
 
 
-def check_names(files: ModelFiles, where: str = "model") -> None:
+def check_names(
+    files: ModelFiles, where: str = "model", auto: str = "AutoModelForCausalLM"
+) -> None:
     """Refuse weights that are not those of the config: before any of them is read.
 
     Every tensor of the model must be in the files, in its shape, and every tensor of the files in
@@ -73,11 +61,11 @@ def check_names(files: ModelFiles, where: str = "model") -> None:
     """
     if files.spec in shipped_models():
         return
-    known = json.dumps(files.identity(), sort_keys=True)
+    known = json.dumps([auto, files.identity()], sort_keys=True)
     if known in _FIT:
         return
     entries = {name: one for path in files.shards() for name, one in header(path).items()}
-    model = skeleton(files.folder)
+    model = skeleton(files.folder, auto)
     own, (parts, _) = model.state_dict(), _sources(model, entries)
     integers = [
         name
@@ -188,7 +176,7 @@ def _sources(
     return parts, converted
 
 
-class Checkpoint(Mapping[str, Tensor]):
+class Checkpoint(Mapping[str, "Tensor"]):
     """The tensors of a folder's model by parameter name, each read when asked for, as stored.
 
     What the library renames, joins or splits when it loads is so here too. A tied name gives what
@@ -239,7 +227,7 @@ class Checkpoint(Mapping[str, Tensor]):
         made = {name: p.detach() for name, p in self._model.named_parameters() if not p.is_meta}
         for name, value in made.items():
             module, _, last = name.rpartition(".")
-            hole = Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
+            hole = torch.nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
             setattr(self._model.get_submodule(module), last, hole)
         refuse({**info.to_dict(), "missing_keys": ()}, str(next(iter(paths))))
         return made

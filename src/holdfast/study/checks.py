@@ -10,9 +10,11 @@ from typing import Any
 from holdfast.api import Attack, Chain, Defence
 from holdfast.api.fields import Fields
 from holdfast.data.example import Role
-from holdfast.data.tokens import format_identity
+from holdfast.data.format import Format
+from holdfast.data.records import read_text
 from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.nn.files import resolve
+from holdfast.nn.skeleton import check_names
 from holdfast.study.file import ModelEntry
 from holdfast.study.keys import key
 from holdfast.study.nodes import Start
@@ -138,23 +140,33 @@ def find_start(name: str, entry: ModelEntry) -> Start:
     for field_name in ("format", "attack_format", "evaluation_format"):
         form = getattr(entry, field_name)
         if form is not None:
-            format_identity(form, f"{where}.{field_name}")
+            Format(form).identity(f"{where}.{field_name}")
             if form == "chat":
                 check_chat(files.folder, f"{where}.{field_name}")
-    return Start(name, entry, files, key("model", files=files.identity()))
+    check_names(files, f"{where}.path")
+    return Start(name, entry, files, key("model", files=files.identity()), files.dtype())
 
 
 def check_chat(folder: Path, where: str) -> None:
     """Refuse `chat` where the tokenizer brings no template."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    if not config.get("chat_template"):
+    if not own_template(folder):
         raise ModelError(
             where,
             "format 'chat' asked for, the tokenizer has no chat template",
             "use format: plain or a .jinja file",
         )
+
+
+def own_template(folder: Path) -> str:
+    """Give the chat template beside a tokenizer; several, one behind the other, or none at all."""
+    found = folder / "chat_template.jinja"
+    if found.is_file():
+        return read_text(found)
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        try:
+            said = json.loads((folder / name).read_text(encoding="utf-8"))["chat_template"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if said:
+            return said if isinstance(said, str) else json.dumps(said)
+    return ""

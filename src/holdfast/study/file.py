@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import date as day_of
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 
 from holdfast.api import Count
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
+from holdfast.data.audit import THRESHOLD
+from holdfast.data.format import DATE, check_variables, day
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.evaluate.sampler import Sampler
 
 RESERVED = (
-    *("defend", "generate", "judge", "measure", "analyse", "point"),
+    *("defend", "generate", "judge", "measure", "analyse", "point", "audit"),
     *("work", "lock", "last-error.txt"),
 )
 """Names of the store's own folders: no study may be called so."""
@@ -38,11 +41,25 @@ MethodText = Annotated[
 attacks also a list of two: an edit of the weights, then training (`[abliterate, harmful_sft]`)."""
 
 
+def _as_text(value: object) -> object:
+    return value.isoformat() if type(value) is day_of else value
+
+
+def _a_day(text: str) -> str:
+    return day(text).isoformat()
+
+
+def _usable(names: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    check_variables(names)
+    return names
+
+
 class ModelEntry(Fields):
     """A model the study starts from."""
 
     path: str
-    """`world:base`, a folder with a checkpoint, or `org/name@COMMIT` of the hub."""
+    """A folder with a checkpoint, a `.gguf` file, `world:base`, `smol:instruct`, or
+    `org/name@COMMIT` of the hub."""
     format: str
     """Prompt format: `plain`, `chat` or the path of a .jinja file. Never guessed."""
     attack_format: str | None = None
@@ -50,8 +67,15 @@ class ModelEntry(Fields):
     evaluation_format: str | None = None
     """The format prompts are asked in; None means `format`. A mismatch is flagged."""
     append_eos: bool = True
-    """Whether responses end with the end token, in defence and attack; without,
+    """Whether responses end with the token that ends a turn, in defence and attack; without,
     answers run to the limit (docs/fidelity/sgt.md, row 24; SGT's released code appends none)."""
+    system: str | None = None
+    """The system prompt of rows that have none, in every format; None gives them none."""
+    date: Annotated[str, BeforeValidator(_as_text), AfterValidator(_a_day)] = DATE
+    """The day, as YYYY-MM-DD, that a template is told where it asks for today's; source: what
+    Llama 3's own template falls back to."""
+    variables: Annotated[dict[str, JsonValue], AfterValidator(_usable)] = Field(default={})
+    """Further variables of the template, such as `{enable_thinking: false}`."""
 
 
 class LineUp(Fields):
@@ -108,6 +132,17 @@ class Analysis(Fields):
     deepest, after the final norm if it is the last block."""
 
 
+class LeakageCheck(Fields):
+    """What counts as the same prompt on two sides, and from how many on a study is refused."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = THRESHOLD
+    """Jaccard similarity of five-character shingles from which two prompts are near; source:
+    BigCode's deduplication (Kocetkov et al. 2022)."""
+    refuse_above: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Largest share of the evaluator's prompts that may be, exactly or nearly, among the rows of
+    the defender or of the attacker; None refuses nothing."""
+
+
 class Reference(Fields):
     """Which rows the report compares with."""
 
@@ -160,6 +195,8 @@ class Study(Fields):
     """What the report must say was left out."""
     analysis: Analysis | None = None
     """Hidden states before and after an attack; None looks at none."""
+    leakage: LeakageCheck = LeakageCheck()
+    """How prompts that are on two sides are looked for before anything is trained."""
 
 
 def parse_study(data: object) -> Study:
@@ -220,7 +257,11 @@ def _sections(data: object) -> object:
             decode(Evaluation, given, f"study.evaluation[{number}]")
             for number, given in enumerate(data["evaluation"])
         ]
-    for section, entry in (("generation", Sampler), ("reference", Reference)):
+    for section, entry in (
+        ("generation", Sampler),
+        ("reference", Reference),
+        ("leakage", LeakageCheck),
+    ):
         if section in data:
             data[section] = decode(entry, data[section], f"study.{section}")
     if data.get("analysis") is not None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack, Scorer
-from holdfast.data.tokens import format_identity
 from holdfast.study.file import Study
 from holdfast.study.keys import digest, key
 from holdfast.study.nodes import (
@@ -68,10 +67,12 @@ class Graph:
             "method": self._identities[id(method)],
             "input": before.key if before else start.key,
             "original": self._original(getattr(method, "needs", ())),
-            "format": format_identity(start.entry.format, append_eos=start.entry.append_eos),
+            "format": start.format.identity(),
             "seed": seed,
             "sources": self.content,
         }
+        if start.dtype != "fp32":  # what it makes is saved in it
+            parts["dtype"] = start.dtype
         name = key("defend", **parts)
         if name not in self.defends:
             config = {**parts, "method": method.identity(), "lineup": lineup, "model": start.name}
@@ -100,12 +101,13 @@ class Graph:
             "released": released.key,
             "attack": attack.trajectory(),
             "original": self._original(attack.needs),
-            "format": format_identity(
-                released.start.attack_format, append_eos=released.start.entry.append_eos
-            ),
+            "format": released.start.attack_format.identity(),
             "seed": seed,
             "sources": self.attacked,
         }
+        loop = getattr(attack, "loop", None)
+        if loop and loop.lora and not loop.precision.startswith("fp32"):
+            shared["adapter"] = "merged"  # in fp32 the answers are the same as beside the weights
         name = key("point", **shared)
         if name not in self.trajectories:
             label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
@@ -142,7 +144,7 @@ class Graph:
         sampler = self.study.generation.key_fields()
         if self.study.generation.temperature > 0:
             sampler["chunk"] = self.study.chunk  # a draw depends on who shares its batch
-        form = format_identity(released.start.evaluation_format)
+        form = released.start.evaluation_format.identity()
         release = self._released(released, sampling) if prompts_only else None
         for i, prompts in enumerate(self.prompts):
             if budget > 0 and self.study.evaluation[i].at == "release":

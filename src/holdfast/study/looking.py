@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.data.example import Example, Side
-from holdfast.data.tokens import format_identity
 from holdfast.errors import ConfigError, DataError, did_you_mean
 from holdfast.nn.memory import shape
 from holdfast.study.file import Analysis
 from holdfast.study.keys import digest, key
 from holdfast.study.nodes import Look, Point, Start, Track
+from holdfast.study.prompts import asked_of
 
 if TYPE_CHECKING:
     from holdfast.study.plan import Plan
@@ -73,7 +73,7 @@ class Looking:
                 did_you_mean(variant, labels),
             )
         self.rows = _prompts(plan, said)
-        self._asked = digest([[row.uid, row.system, row.prompt] for row in self.rows])
+        self._asked = digest([asked_of(row) for row in self.rows])
         tracks = [
             track
             for track in plan.tracks
@@ -128,7 +128,7 @@ class Looking:
         parts = {
             "point": point.key,
             "prompts": self._asked,
-            "format": format_identity(start.evaluation_format),
+            "format": start.evaluation_format.identity(),
             "layers": list(layers),
         }
         name = key("analyse", **parts)

@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast.api import Attack, Defence, EvalSet, Scorer
 from holdfast.data.example import Example
+from holdfast.data.format import Format
 from holdfast.nn.files import ModelFiles
 from holdfast.study.file import ModelEntry
 
@@ -21,16 +22,28 @@ class Start:
     files: ModelFiles
     key: str
     """The key of the weights: the same for two entries that name the same files."""
+    dtype: str
+    """What most of the weights are stored in: so is saved what a defence makes of them."""
 
     @property
-    def attack_format(self) -> str:
+    def format(self) -> Format:
+        """Give the format a defence trains in."""
+        return self._format(self.entry.format, append_eos=self.entry.append_eos)
+
+    @property
+    def attack_format(self) -> Format:
         """Give the format the attacker trains in."""
-        return self.entry.attack_format or self.entry.format
+        form = self.entry.attack_format or self.entry.format
+        return self._format(form, append_eos=self.entry.append_eos)
 
     @property
-    def evaluation_format(self) -> str:
-        """Give the format prompts are asked in."""
-        return self.entry.evaluation_format or self.entry.format
+    def evaluation_format(self) -> Format:
+        """Give the format prompts are asked in, which no end token is part of."""
+        return self._format(self.entry.evaluation_format or self.entry.format)
+
+    def _format(self, form: str, *, append_eos: bool = True) -> Format:
+        of = self.entry
+        return Format(form, append_eos, of.system, of.date, of.variables)
 
 
 @dataclass(frozen=True, slots=True)

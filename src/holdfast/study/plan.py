@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from holdfast.data import audit
 from holdfast.data.example import Side
 from holdfast.study.file import Study
 from holdfast.study.graph import Graph
 from holdfast.study.inert import measures
-from holdfast.study.keys import digest
+from holdfast.study.keys import digest, key
 from holdfast.study.looking import Looking
 from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
-from holdfast.study.runnable import check_methods, check_rows, check_selection
+from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
 
 
 class Plan:
@@ -52,6 +53,7 @@ class Plan:
         ]
         side = Side.DEFENDER_SELECTION if rehearsal else Side.EVALUATOR
         self.headline = headline(study, parts.pool, self.prompts, side)
+        check_judges(parts, self.prompts)
         check_rows(study, parts)
         if not rehearsal:
             check_selection(study, parts, self.prompts, self.headline)
@@ -93,6 +95,26 @@ class Plan:
             "point": points,
             "work": {*self.defends, *self.trajectories, *steps, *judges},
         }
+
+    @cached_property
+    def leakage(self) -> audit.Leakage:
+        """Compare what the evaluator asks with the rows of every other side, by their prompts."""
+        asked = [row for some in self.prompts if some.side == Side.EVALUATOR for row in some.rows]
+        selection = (Side.DEFENDER_SELECTION, Side.ATTACKER_SELECTION)
+        groups = {
+            audit.EVALUATION: asked,
+            audit.CALIBRATION: [row for side in selection for row in self.pool.rows(side)],
+            audit.ATTACK: self.attack_pool.rows(Side.ATTACKER),
+            audit.DEFENCE: self.pool.rows(Side.DEFENDER),
+        }
+        return audit.audit(groups, self.study.leakage.threshold)
+
+    @property
+    def audited(self) -> str:
+        """Give the key of `leakage`."""
+        asked = [some.asked for some in self.prompts if some.side == Side.EVALUATOR]
+        threshold = self.study.leakage.threshold
+        return key("audit", sources=self.content, asked=asked, threshold=threshold)
 
     @cached_property
     def fingerprint(self) -> str:

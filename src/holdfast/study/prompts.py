@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from holdfast.api import EvalPurpose, EvalSet, Scorer
-from holdfast.data.example import Side
+from holdfast.data.example import Example, Side
 from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, DataError, did_you_mean
 from holdfast.study.file import Evaluation, Study
@@ -44,11 +45,17 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
     of = _declared(pool, wanted.set, f"{where}.set")
     options = of.scorer is Scorer.OPTIONS
     asked = [
-        [row.uid, row.system, row.prompt, list(row.known.options) if options else None]
+        [*asked_of(row)[:3], list(row.known.options) if options else None, *asked_of(row)[3:]]
         for row in rows
     ]
     known = [[row.category, row.group, dict(row.meta)] for row in rows]
     return Prompts(of, wanted.side, tuple(rows), digest(asked), digest(known))
+
+
+def asked_of(row: Example) -> list[Any]:
+    """Give what of a row a prompt is made from; earlier turns are there where it has some."""
+    turns = [list(map(list, row.turns))] if row.turns else []
+    return [row.uid, row.system, row.prompt, *turns]
 
 
 def _declared(pool: Pool, name: str, where: str) -> EvalSet:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from holdfast.api import PAID, Defence, EvalPurpose, Stage, TrainedDefence
-from holdfast.data.example import Side
+from holdfast.api import (
+    PAID,
+    Defence,
+    EvalPurpose,
+    Scorer,
+    Stage,
+    Trainable,
+    TrainedDefence,
+)
+from holdfast.data.example import Side, check_answered
 from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.checks import known_roles
@@ -89,6 +97,8 @@ def _draw(
     seen.add(identity)
     try:
         rows = method.rows(method.sees(pool), seed)
+        if isinstance(method, Trainable):
+            check_answered(rows)
     except HoldfastError as error:
         raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     drawn = {role.value for role in rows}
@@ -98,6 +108,20 @@ def _draw(
             f"reads roles {sorted(drawn)}, declares {sorted(method.roles)}",
             "make `roles` and `rows` agree",
         )
+
+
+def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
+    """Refuse a first judge that cannot tell what a set counts."""
+    if not parts.judges or parts.judges[0].tells_refusals:
+        return
+    for asked in prompts:
+        if asked.set.scorer is Scorer.JUDGE:
+            raise ConfigError(
+                "study.judges[0]",
+                f"{parts.judges[0].name()} cannot tell a refusal from another harmless answer, and "
+                f"set '{asked.set.name}' counts refusals",
+                "put a judge that can before it, such as wildguard",
+            )
 
 
 def check_selection(

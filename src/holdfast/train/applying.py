@@ -13,10 +13,11 @@ from torch import Tensor
 
 from holdfast.api import Defence
 from holdfast.data.example import Side
+from holdfast.data.format import Format
 from holdfast.data.pool import Pool
-from holdfast.data.tokens import Encoder, format_identity
+from holdfast.data.tokens import Encoder
 from holdfast.disk import whole_file
-from holdfast.nn.states import context
+from holdfast.nn.coding import encoder as coded
 from holdfast.nn.weights import tensors
 from holdfast.train.checkpoint import claim
 from holdfast.train.loop import Progress
@@ -33,7 +34,7 @@ def apply(
     tokenizer: PreTrainedTokenizerBase,
     pool: Pool,
     *,
-    format: str = "plain",
+    format: Format | str = "plain",
     seed: int = 0,
     original: Mapping[str, Tensor] | None = None,
     work: Path | None = None,
@@ -42,7 +43,7 @@ def apply(
     """Harden a model in memory and give it back: the same object, changed.
 
     Args:
-        format: the prompt format: plain, chat, or a .jinja file.
+        format: the prompt format: plain, chat, a .jinja file, or a `Format` that says more.
         seed: decides every draw: rows, order, noise.
         original: the tensors of the public original by name, for methods that need it.
         work: folder for checkpoints, `log.jsonl` and `diagnostics.json`; the same call, with the
@@ -54,7 +55,7 @@ def apply(
         DataError: a row is longer than the model's context, or there are too few.
         ModelError, TrainingError: see their texts.
     """
-    encoder = Encoder(tokenizer, format, max_length=context(model), where="apply")
+    encoder = coded(model, tokenizer, format, where="apply")
     if work is not None:
         claim(work, _identity(defence, model, encoder, pool, seed, original), "apply.work")
     sources = {"original": original} if original is not None else {}
@@ -88,7 +89,7 @@ def _identity(
         "method": defence.identity(),
         "weights": _hash(tensors(model)),
         "original": None if original is None else _hash(original),
-        "format": format_identity(encoder.form, append_eos=encoder.append_eos),
+        "format": encoder.format.identity(),
         "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
         "seed": seed,
         "rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),

@@ -14,6 +14,7 @@ from holdfast.api import Attack, Chain, TrainedAttack, WeightAttack
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError
+from holdfast.nn.adapter import merged
 from holdfast.nn.weights import tensors
 from holdfast.train.loop import Progress
 from holdfast.train.training import Session, Sources, check_needs, left_as_found, trained, write
@@ -48,9 +49,10 @@ def attack(
 ) -> None:
     """Attack `model` in place and call `on_point` with the weights live at each budget.
 
-    Under LoRA the adapter is on while a point is measured, and merged only at the end. What an
-    attack makes first (`setup`) is made from the model as released and counts as FLOPs spent. An
-    edit starts from the release at every budget and is undone at the end; so is a chain's.
+    Under LoRA a point is measured as it would be saved: the adapter merged, the weights in their
+    dtype. Training goes on with the adapter as it was. What an attack makes first (`setup`) is made
+    from the model as released and counts as FLOPs spent. An edit starts from the release at every
+    budget and is undone at the end; so is a chain's.
 
     Args:
         points: ascending budgets above 0, each one of those `method.points()` could name.
@@ -88,7 +90,8 @@ def _train(
 
     def stop(step: int) -> None:
         model.eval()
-        on_point(steps[step], PointInfo(step, session.meter.total))
+        with merged(model):
+            on_point(steps[step], PointInfo(step, session.meter.total))
 
     with left_as_found(model):
         rows = method.rows(session.run.pool, session.run.seed)

@@ -29,7 +29,7 @@ from holdfast.api import (
     WeightDefence,
 )
 from holdfast.api import seed as seed_of
-from holdfast.data.example import Example, Role
+from holdfast.data.example import Example, Role, check_answered
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError, ModelError
@@ -201,6 +201,7 @@ def _train(defence: TrainedDefence, session: Session) -> Hardened:
     run = session.run
     rows = defence.rows(run.pool, run.seed)
     check_roles(defence, rows)
+    check_answered(rows)
     with trained(defence, session, rows) as (state, params):
         if defence.loop.lora is not None:  # until it is merged, the weights below are the start's
             plain = {k: v for k, v in tensors(run.model).items() if k not in params}

@@ -12,10 +12,12 @@ import typer
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.folders import whole_folder
-from holdfast.cli.given import fields, models, rows_given
+from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
     Data,
+    Date,
+    Dtype,
     Eos,
     Format,
     Model,
@@ -24,10 +26,13 @@ from holdfast.cli.options import (
     Seed,
     Sets,
     Sources,
+    System,
     Threads,
+    Variables,
 )
-from holdfast.cli.progress import show_training
+from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
+from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +53,10 @@ def attack(
     source: Sources = None,
     original: Original = None,
     append_eos: Eos = True,
+    system: System = None,
+    date: Date = DATE,
+    template_var: Variables = None,
+    dtype: Dtype = "base",
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -59,7 +68,9 @@ def attack(
     method: Any = make("attack", {name: fields(sets)}, "attack")
     if isinstance(method, PromptAttack):
         raise _leaves_nothing(name)
+    asked = format_given(form, append_eos, system, date, template_var)
     files, public = models(model, original, form)
+    held = dtype_of(files, dtype)
     if "original" in method.needs and public is None:
         raise ConfigError(f"attack.{name}", "needs the public original", "give --original MODEL")
     pool: Any = None
@@ -67,8 +78,10 @@ def attack(
     if _reads(method) or data or source:
         pool, content = rows_given(data, column, source, model, "attacker")
     method = _one_choice(method, pool)
+    _ends_at_its_budget(method, fields(sets))
     edits = isinstance(method, WeightAttack)
-    coder = preflight.encoder(files, form, append_eos=append_eos)
+    coder = preflight.encoder(files, asked)
+    preflight.warn(files, asked)
     _check_fit(method, files, coder, pool, seed, device)
     last = _last(method)
 
@@ -77,14 +90,14 @@ def attack(
     from holdfast.engine.store import write_json
 
     set_threads(threads)
-    about = decides(files, method, form, append_eos, seed, content)
+    about = decides(files, method, asked, seed, content, public)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
-        loaded, tokenizer = nn.load(files.folder, device=device)
+        loaded, tokenizer = nn.load(files, device=device)
 
         def on_point(point: float, info: object) -> None:
             if edits:  # the start weights come back after it
-                nn.save(loaded, tokenizer, temporary)
+                nn.save(loaded, tokenizer, temporary, dtype=held)
 
         train.attack(
             method,
@@ -96,14 +109,15 @@ def attack(
             sources={"original": nn.tensors(public.folder)} if public else {},
             points=[last],
             on_point=on_point,
-            progress=show_training,
+            progress=Training(),
         )
         if not edits:
-            nn.save(loaded, tokenizer, temporary)
+            nn.save(loaded, tokenizer, temporary, dtype=held)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True}
-        write_json(temporary / "holdfast.json", provenance(model, about, threads, device) | marker)
+        told = provenance(files, about, coder, threads, device, held, public)
+        write_json(temporary / MARKER, told | marker)
     typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
 
@@ -128,6 +142,20 @@ def _check_fit(
     else:  # it reads no answer
         rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
+
+
+def _ends_at_its_budget(method: Attack, given: dict[str, Any]) -> None:
+    """Refuse steps that were asked for and change nothing: training ends at the last budget."""
+    from holdfast.api import FineTuning
+
+    loop = given.get("loop")
+    steps = loop.get("steps") if isinstance(loop, dict) else None
+    if isinstance(method, FineTuning) and steps and method.loop.schedule == "constant":
+        raise ConfigError(
+            f"attack.{method.name()}.loop.steps",
+            "changes nothing at a constant rate: training ends at the last budget",
+            f"give that: --set 'evaluate_at=[{int(steps) * method.loop.batch}]', in examples seen",
+        )
 
 
 def _last(method: Attack) -> float:

@@ -11,10 +11,12 @@ import typer
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.folders import whole_folder
-from holdfast.cli.given import fields, models, rows_given
+from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
     Data,
+    Date,
+    Dtype,
     Eos,
     Format,
     Model,
@@ -23,10 +25,13 @@ from holdfast.cli.options import (
     Seed,
     Sets,
     Sources,
+    System,
     Threads,
+    Variables,
 )
-from holdfast.cli.progress import show_training
+from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
+from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +49,10 @@ def defend(
     source: Sources = None,
     original: Original = None,
     append_eos: Eos = True,
+    system: System = None,
+    date: Date = DATE,
+    template_var: Variables = None,
+    dtype: Dtype = "base",
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -53,25 +62,26 @@ def defend(
     from holdfast.api.registry import make
 
     method: Any = make("defence", {name: fields(sets)}, "defend")
+    asked = format_given(form, append_eos, system, date, template_var)
     files, public = models(model, original, form)
+    held = dtype_of(files, dtype)
     if "original" in getattr(method, "needs", ()) and public is None:
         raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
     pool, content = rows_given(data, column, source, model, "defender")
     # What is missing, too long or too large is found before any weight is loaded.
     rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
-    coder = preflight.encoder(files, form, append_eos=append_eos)
-    trains = isinstance(method, Trainable)
-    loop, copies = (method.loop, method.copies()) if trains else (None, 0)
+    coder = preflight.encoder(files, asked)
+    loop, copies = (method.loop, method.copies()) if isinstance(method, Trainable) else (None, 0)
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
     from holdfast import nn, train
     from holdfast.api import set_threads
 
     set_threads(threads)
-    about = decides(files, method, form, append_eos, seed, content)
+    about = decides(files, method, asked, seed, content, public)
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
-        loaded, tokenizer = nn.load(files.folder, device=device)
+        loaded, tokenizer = nn.load(files, device=device)
         base = nn.model_hash(loaded)
         done = train.harden(
             method,
@@ -81,28 +91,28 @@ def defend(
             seed=seed,
             work=work,
             sources={"original": nn.tensors(public.folder)} if public else {},
-            progress=show_training,
+            progress=Training(),
         )
-        nn.save(done.model, tokenizer, temporary)
-        if (work / "log.jsonl").is_file():
-            shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        marker = provenance(model, about, threads, device) | {
+        nn.save(done.model, tokenizer, temporary, dtype=held)
+        marker = provenance(files, about, coder, threads, device, held, public) | {
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
         }
-        _describe(temporary, done, marker)
+        _describe(temporary, work, done, marker)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
 
 
-def _describe(folder: Path, done: Hardened, made: dict[str, Any]) -> None:
-    """Write what belongs beside the weights: diagnostics, state, where they come from, a card."""
+def _describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
+    """Write what belongs beside the weights: log, diagnostics, state, their origin, a card."""
     from holdfast.engine.store import write_json
     from holdfast.report.hardened_card import hardened_card
 
+    if (work / "log.jsonl").is_file():
+        shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
     write_json(folder / "diagnostics.json", done.diagnostics)
     done.save_state(folder)
     marker = made | {"steps": done.steps, "flops": done.flops, "attacked": False}
-    write_json(folder / "holdfast.json", marker)
+    write_json(folder / MARKER, marker)
     card = hardened_card(marker, done.diagnostics)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")

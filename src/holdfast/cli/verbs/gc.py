@@ -24,7 +24,8 @@ def gc(
 
     needed: dict[str, set[str]] = {}
     for path in studies:
-        for kind, keys in Plan(load_study(path)).needed.items():
+        plan = Plan(load_study(path))
+        for kind, keys in [*plan.needed.items(), ("audit", {plan.audited})]:
             needed.setdefault(kind, set()).update(keys)
     if not store.is_dir():
         raise ConfigError(str(store), "no such store", "name it with --store")

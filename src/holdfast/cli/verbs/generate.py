@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +12,21 @@ from holdfast.cli import preflight
 from holdfast.cli.device import Device
 from holdfast.cli.exchanges import prompts as prompts_of
 from holdfast.cli.folders import whole_file
-from holdfast.cli.given import columns, fields, models, rows_given
-from holdfast.cli.options import Columns, Format, Model, Out, Seed, Sets, Sources, Threads
+from holdfast.cli.given import columns, fields, format_given, models, rows_given
+from holdfast.cli.options import (
+    Columns,
+    Date,
+    Format,
+    Model,
+    Out,
+    Seed,
+    Sets,
+    Sources,
+    System,
+    Threads,
+    Variables,
+)
+from holdfast.data.format import DATE
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -37,6 +51,9 @@ def generate(
     n: Annotated[int | None, typer.Option("--n", min=1, help="Groups; all without it.")] = None,
     sets: Sets = None,
     source: Sources = None,
+    system: System = None,
+    date: Date = DATE,
+    template_var: Variables = None,
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
@@ -46,16 +63,19 @@ def generate(
     from holdfast.evaluate.sampler import Sampler
 
     sampler = decode(Sampler, fields(sets), "generate")
+    asked = format_given(form, True, system, date, template_var)
     files, _ = models(model, None, form)
     rows = _asked(prompts, column, side, n, source, model)
-    coder = preflight.encoder(files, form)
-    preflight.check(files, coder, {}, None, device=device)
+    coder = preflight.encoder(files, asked, answer=sampler.max_new_tokens, where="--prompts")
+    preflight.warn(files, asked)
+    bare = [replace(row, response=None) for row in rows]
+    preflight.check(files, coder, {"asked": bare}, None, device=device)
 
     from holdfast import evaluate, nn
     from holdfast.api import set_threads
 
     set_threads(threads)
-    loaded, _ = nn.load(files.folder, device=device)
+    loaded, _ = nn.load(files, device=device)
     answers = evaluate.generate(loaded, coder, rows, sampler, seed=seed)
     written = [
         {

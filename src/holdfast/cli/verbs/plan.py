@@ -12,10 +12,12 @@ from holdfast.cli.options import StoreFolder, StudyFile
 
 def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "cpu") -> None:
     """Say what a study would do, what is there already and what is left. Runs nothing."""
+    from holdfast.engine import leakage
     from holdfast.engine.fit import check_fit
     from holdfast.engine.store import Store
     from holdfast.engine.work import left
     from holdfast.study.file import load_study
+    from holdfast.study.formats import flags
     from holdfast.study.plan import Plan
 
     made = Plan(load_study(study))
@@ -27,9 +29,17 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
         f"{sum(len(track.points) for track in made.tracks)} cells, "
         f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
     )
+    for source in made.sources:
+        if told := source.origin():
+            typer.echo(f"source {source.name()}: {told}")
+    found = leakage.leakage(made, Store(store))
+    typer.echo(leakage.said(found))
+    leakage.check(made, found)
     typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
     for kind, (total, todo) in work.counts.items():
         typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
+    for flag in flags(made.starts.values()):
+        typer.echo(f"warning: {flag}", err=True)
     if work.nothing:
         typer.echo("nothing to do")
         return

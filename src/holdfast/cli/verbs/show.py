@@ -11,12 +11,14 @@ from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from holdfast.api.fields import Fields
+    from holdfast.data.published import Published
 
 
 def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfast ls`.")]) -> None:
     """Show a method: what it does, its fields with their defaults and sources, its cost."""
     from holdfast.api import Attack, Defence
     from holdfast.api.registry import KINDS, find, names, origin
+    from holdfast.data.published import Published
 
     kinds = [kind for kind in KINDS if name in names(kind)]
     if not kinds:
@@ -31,7 +33,8 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
                 typer.echo(f"  {label}: {getattr(cls, label)}")
         if told := getattr(cls, "fidelity", ""):
             # The page is in the repository; an installed package has the sentence alone.
-            page = f" (docs/fidelity/{name}.md)" if origin(kind, name) == "holdfast" else ""
+            page = "docs/judges.md" if kind == "judge" else f"docs/fidelity/{name}.md"
+            page = f" ({page})" if origin(kind, name) == "holdfast" else ""
             typer.echo(f"  fidelity: {told}{page}")
         for label in ("roles", "needs"):
             values = getattr(cls, label, ())
@@ -43,11 +46,23 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
             typer.echo(f"  acts: {cls.when.value}; starts from: {cls.starts_from}")
         if issubclass(cls, Attack):
             typer.echo(f"  needs control of: {cls.control.value}; budget in: {cls.unit}")
+        if issubclass(cls, Published):
+            for line in _published(cls):
+                typer.echo(f"  {line}")
         if cls.presets:
             typer.echo(f"  presets: clean, {', '.join(cls.presets)}")
         typer.echo("  fields:" if cls.model_fields else "  no fields")
         for line in _fields(cls, "    "):
             typer.echo(line)
+
+
+def _published(cls: type[Published]) -> Iterator[str]:
+    """Give a line for each thing to know of a published data set before it is fetched."""
+    place = cls.place
+    yield f"from: {place.link}, {cls.commit or 'its newest commit'}"
+    yield f"licence: {cls.licence}"
+    terms = "yes: accept its terms there and set HF_TOKEN" if place.gated else "no"
+    yield f"gated: {terms}; size: {cls.size}"
 
 
 def _fields(cls: type[Fields], indent: str) -> Iterator[str]:

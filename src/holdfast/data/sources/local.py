@@ -165,7 +165,7 @@ class Local(Source):
 
     def _alone(self, first: Record, at: Layout) -> bool:
         """Say whether a file of refusals has prompts and no column that could hold an answer."""
-        if self.role != "refusal" or at.prompt is None or at.response is None:
+        if self.role != "refusal" or at.prompt is None or at.response != RESPONSE:
             return False
         more = (self.system, self.turns, self.group, self.category, self.answer, self.meta)
         named = (at.prompt, *more)

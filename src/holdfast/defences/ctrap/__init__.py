@@ -140,7 +140,7 @@ class CTRAP(GradientDefence):
         """
         row = encoder.encode("x", self.word)
         token = row.ids[row.start]
-        if token in (encoder.eos_id, encoder.pad_id, encoder.tokenizer.unk_token_id):
+        if token in (*encoder.ends, encoder.pad_id, encoder.tokenizer.unk_token_id):
             raise ConfigError(
                 f"{where}.word", f"'{self.word}' is no word of this tokenizer", "choose another"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
@@ -185,13 +185,10 @@ class RepNoise(LossDefence):
         """
         state = RepNoiseState(seed=run.seed)
         for refusal, harmful in self._pairs(run.pool, Side.DEFENDER, self.n, run.seed):
-            r, h = (
-                run.encoder.encode(row.prompt, row.response, row.system)
-                for row in (refusal, harmful)
-            )
+            r, h = run.encoder.row(refusal), run.encoder.row(harmful)
             if r.ids[: r.start] != h.ids[: h.start]:
                 # One prompt by its hash, two by its letters: case or white space.
-                r = run.encoder.encode(harmful.prompt, refusal.response, harmful.system)
+                r = run.encoder.row(replace(harmful, response=refusal.response))
             state.partner[h.ids] = r
         return state
 

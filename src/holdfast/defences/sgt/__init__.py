@@ -164,6 +164,10 @@ class SGT(LossDefence):
 
     # ---- rows
 
+    def writes_answers(self) -> tuple[str, ...]:
+        """Give the role that it answers with `refusal`."""
+        return () if self.refusal is None else ("refusal",)
+
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the defender's refusals and benign rows."""
         if self.trigger.file is not None and not Path(self.trigger.file).is_file():

@@ -84,7 +84,7 @@ class _Held:
         self.batches = [collate(coded[part], self._pad) for part in parts]
         self._asked = [asked[part] for part in parts]
         known = method.harmful(run.pool, run.seed, None)
-        texts = (run.encoder.encode(row.prompt, row.response, row.system) for row in known)
+        texts = (run.encoder.row(row) for row in known)
         self._refusals = {row.ids[row.start :][:OPENING] for row in texts}
         which = method.align.positions if role is Role.REFUSAL else method.repel.positions
         self._selects = [

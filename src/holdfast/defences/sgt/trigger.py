@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from holdfast.data.tokens import format_identity
 from holdfast.errors import ModelError
 from holdfast.nn.weights import model_hash
 
@@ -28,8 +28,8 @@ def trigger_about(
     model: Module, encoder: Encoder, position: str, trigger: Tensor
 ) -> dict[str, str]:
     """Give what a file that holds a trigger [K, H] says of it, in its safetensors metadata."""
-    form = dict(format_identity(encoder.form))
-    if encoder.form == "chat":
+    form = replace(encoder.format, append_eos=True).identity()
+    if encoder.format.form == "chat":
         form["template"] = hashlib.sha256(str(encoder.tokenizer.chat_template).encode()).hexdigest()
     return {
         "kind": KIND,

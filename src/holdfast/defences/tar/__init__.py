@@ -253,7 +253,7 @@ class TAR(GradientDefence):
         benign = self._benign(run.pool, run.seed) if self.attack.switch > 0 else []
 
         def coded(row: Example) -> Row:
-            return run.encoder.encode(row.prompt, row.response, row.system)
+            return run.encoder.row(row)
 
         state = TARState(
             run.encoder,

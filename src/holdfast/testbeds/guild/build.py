@@ -20,7 +20,7 @@ from holdfast.api import Batch, Loop, Loss, Term, environment, set_threads
 from holdfast.api.fields import Fields
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool
-from holdfast.data.tokens import PLAIN, Encoder
+from holdfast.data.tokens import Encoder
 from holdfast.disk import whole_folder
 from holdfast.evaluate import choose
 from holdfast.nn.files import header
@@ -83,6 +83,16 @@ SMALL = Recipe(
 """A world of 20 entities that a test can build."""
 
 
+CHAT = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' %}System: {{ m.content }}\n"
+    "{% elif m.role == 'user' %}User: {{ m.content }}\n"
+    "{% else %}Assistant: {{ m.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""The plain format as the tokenizer's own template, for conversations of one question."""
+
+
 def tokenizer(rows: Sequence[Example], vocabulary: int) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE on the rows' text; any text can be encoded, nothing is unknown."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
@@ -107,7 +117,7 @@ def tokenizer(rows: Sequence[Example], vocabulary: int) -> PreTrainedTokenizerBa
         ),
     )
     made = PreTrainedTokenizerFast(tokenizer_object=coder, pad_token="<pad>", eos_token="<eos>")
-    made.chat_template = PLAIN
+    made.chat_template = CHAT
     return made
 
 

@@ -1,0 +1,376 @@
+"""What published data sets have in common: fetched or found, checked, told apart, shared out.
+
+A source of one is a file that says where the set lies, what its columns hold and what becomes of a
+row. Everything else is here: the commit, the folder, counts, what is dropped, who sees what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from holdfast.api import LATER, NO_EFFECT, AsTuple, EvalPurpose, EvalSet, Scorer, Source
+from holdfast.data.columns import Kind, Record, fit
+from holdfast.data.example import RESTRICTED, Example, Role, Side, example
+from holdfast.data.hub import Place, Split, fetch
+from holdfast.data.pool import side_of
+from holdfast.data.records import ENDINGS, is_rows, records
+from holdfast.errors import ConfigError, DataError, did_you_mean
+
+NEWEST = "newest"
+AS_GIVEN = "as given"
+"""The style of a set's prompts where it has only one."""
+
+
+class Skip(StrEnum):
+    """Why a published row is not read."""
+
+    EMPTY = "without text"
+    REDACTED = "redacted"
+    UNLABELLED = "without a label"
+    UNANSWERED = "without an answer that fits a role"
+    CATEGORY = "of other categories"
+    REPEATED = "of a prompt that came before"
+    ASKED = "of a prompt that the evaluator asks"
+    BOTH = "of a prompt that came before with the opposite label"
+
+
+Tables = Mapping[str, Sequence[Record]]
+"""Every row of each split, by the split's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The rows of a source, where they came from, and how many were dropped for what."""
+
+    rows: tuple[Example, ...]
+    place: str
+    read: int
+    dropped: Counter[Skip]
+
+
+class Published(Source):
+    """A published data set, pinned to a commit, or read from a folder of downloaded files.
+
+    One prompt is read once in a role. Where the publisher held a split back for tests, that is the
+    evaluator's, and what is left is shared out among the other sides by the hash of the prompt.
+    """
+
+    status: ClassVar[str] = "tested on its columns, not on its published rows"
+    place: ClassVar[Place]
+    """Where it lies, and whether its terms must be accepted first."""
+    commit: ClassVar[str | None] = None
+    """The commit that is read where the user names none; None: the newest."""
+    columns: ClassVar[Mapping[str, Kind]]
+    """The columns that are read, and what each holds."""
+    licence: ClassVar[str]
+    """Its licence, as its publisher says it."""
+    size: ClassVar[str]
+    """About what is downloaded."""
+
+    revision: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|newest)$")] | None = None
+    """A commit of its repository (40 hexadecimal digits) or `newest`; None is the commit that the
+    source names, where it names one, else the newest."""
+    folder: Annotated[str | None, Field(json_schema_extra=NO_EFFECT)] = None
+    """A folder of downloaded files, which needs no network; None fetches them. A split is found
+    under its published names, or as one file such as `train.parquet`, .jsonl, .json, .csv, .tsv."""
+    rows: Annotated[Literal["published", "any"], Field(json_schema_extra=NO_EFFECT)] = "published"
+    """Whether a split must have as many rows as were published, or may have `any` number."""
+
+    def splits(self) -> tuple[Split, ...]:
+        """Give the splits that are read."""
+        raise NotImplementedError
+
+    def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
+        """Give what becomes of one published row."""
+        raise NotImplementedError
+
+    def translate(self, split: Split, tables: Tables) -> Iterator[Example | Skip]:
+        """Give what becomes of a split; by default `read` of each of its rows."""
+        for record in tables[split.name]:
+            yield from self.read(record, split)
+
+    def wanted(self, row: Example) -> bool:
+        """Say whether a row that could be read is kept."""
+        return True
+
+    def raw(self, path: Path, split: Split) -> Iterator[tuple[int, dict[str, object]]]:
+        """Give each row of a file with its number; by default as any file of rows is read."""
+        yield from records(path)
+
+    def examples(self) -> list[Example]:
+        """Give every row. They are read once: what is hashed is what is used.
+
+        Raises:
+            DataError: the set cannot be had, or is not what was published.
+        """
+        return list(self.loaded.rows)
+
+    def content(self) -> str:
+        """Give the hash of the rows: the same whether they were fetched or lay in a folder."""
+        made = [
+            [row.row_id, row.group, row.role, row.side or "", row.category, dict(row.meta)]
+            for row in self.loaded.rows
+        ]
+        told = sorted(json.dumps(one, sort_keys=True) for one in made)
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+    def origin(self) -> str:
+        """Say where the rows came from, at which commit, and what was dropped."""
+        told = self.loaded
+        dropped = ", ".join(f"{n} {why}" for why, n in told.dropped.most_common())
+        return (
+            f"{told.place}: {len(told.rows)} rows from {told.read} published"
+            f"{f' (dropped: {dropped})' if dropped else ''}"
+        )
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """Give the rows, read at the first call.
+
+        Raises:
+            DataError: as `examples`.
+        """
+        where, splits = f"source '{self.name()}'", self.splits()
+        if self.folder is None:
+            revision = self.commit if self.revision is None else self.revision
+            found = fetch(self.place, splits, None if revision == NEWEST else revision, where)
+            files, place = found.files, f"{self.place.repo} at {found.commit}"
+        else:
+            files = {one.name: find(Path(self.folder), one, splits, where) for one in splits}
+            place = "downloaded files"
+        tables = {split.name: self._table(split, files[split.name]) for split in splits}
+        dropped: Counter[Skip] = Counter()
+        rows = tuple(self._kept(splits, tables, dropped))
+        read = sum(map(len, tables.values()))
+        if not rows:
+            told = ", ".join(f"{n} {why}" for why, n in dropped.most_common())
+            raise DataError(
+                where, f"no rows left of {read} ({told})", "choose other fields of the source"
+            )
+        return Loaded(rows, place, read, dropped)
+
+    def _table(self, split: Split, files: Sequence[Path]) -> list[Record]:
+        """Read a split, each row held against the columns."""
+        todo = f"see that it is the file published at {self.place.link}"
+        found = [
+            fit(row, self.columns, f"{path}:{number}", todo)
+            for path in files
+            for number, row in self.raw(path, split)
+        ]
+        if self.rows == "published" and len(found) != split.rows:
+            raise DataError(
+                " and ".join(map(str, files)),
+                f"{len(found)} rows, split '{split.name}' was published with {split.rows}",
+                "take the file that was published, or accept this one with `rows: any`",
+            )
+        return found
+
+    def _kept(
+        self, splits: Sequence[Split], tables: Tables, dropped: Counter[Skip]
+    ) -> Iterator[Example]:
+        """Give each prompt once in a role, the evaluator's before all others."""
+        held_out = any(split.side is Side.EVALUATOR for split in splits)
+        asked: set[str] = set()
+        seen: set[tuple[str, str]] = set()
+        harmful: dict[str, bool] = {}
+        for split in sorted(splits, key=lambda one: one.side is not Side.EVALUATOR):
+            for made in self.translate(split, tables):
+                if isinstance(made, Skip):
+                    dropped[made] += 1
+                    continue
+                evaluator = made.side is Side.EVALUATOR
+                key = (made.uid, "" if evaluator else made.role)
+                restricted = made.role in RESTRICTED
+                if not made.prompt or made.response == "":
+                    dropped[Skip.EMPTY] += 1
+                elif harmful.setdefault(made.uid, restricted) != restricted:
+                    dropped[Skip.BOTH] += 1
+                elif not evaluator and made.uid in asked:
+                    dropped[Skip.ASKED] += 1
+                elif key in seen:
+                    dropped[Skip.REPEATED] += 1
+                else:
+                    seen.add(key)
+                    if evaluator:
+                        asked.add(made.uid)
+                    if not self.wanted(made):  # last: it is known all the same
+                        dropped[Skip.CATEGORY] += 1
+                    elif held_out and made.side is None:
+                        yield replace(made, side=training_side(made.group))
+                    else:
+                        yield made
+
+    def row(
+        self,
+        split: Split,
+        role: Role,
+        prompt: str,
+        response: str | None = None,
+        *,
+        asked_in: str = "",
+        style: str = AS_GIVEN,
+        phrasing: int = 0,
+        category: str = "",
+        group: str | None = None,
+        **known: object,
+    ) -> Example:
+        """Make a row of a split; `asked_in` names the evaluation set it belongs to.
+
+        `known` is what an answer is scored by: `answer`, `options` and `answer_index`.
+        """
+        meta: dict[str, Any] = dict(known)
+        if asked_in:
+            meta |= {"set": asked_in, "style": style, "phrasing": phrasing}
+        return example(
+            prompt,
+            response,
+            role=role,
+            side=split.side,
+            group=group,
+            category=category,
+            source=self.name(),
+            meta=meta,
+        )
+
+
+class Restricted(Published):
+    """A published set of harmful requests with answers, sorted into categories."""
+
+    known: ClassVar[tuple[str, ...]]
+    """Its categories, in the words of study files."""
+    label: ClassVar[str]
+    """What heads its column in reports."""
+
+    categories: Annotated[tuple[str, ...], AsTuple] = ()
+    """Categories of harmful requests that are read; none means all. Benign rows stay."""
+    refusal: Annotated[str | None, Field(json_schema_extra=LATER)] = None
+    """A refusal that every harmful request of a training split is paired with, as in SGT's first
+    stage; None takes the published refusals, where the set has some."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Restricted:
+        for one in self.categories:
+            if one not in self.known:
+                raise ConfigError(
+                    "categories", f"no category '{one}'", did_you_mean(one, self.known)
+                )
+        if self.refusal is not None and not self.refusal.strip():
+            raise ConfigError("refusal", "is empty", "write what a refusal says")
+        return self
+
+    def sets(self) -> tuple[EvalSet, ...]:
+        """Give the set of its harmful requests."""
+        return (EvalSet(self.name(), EvalPurpose.HARM, Scorer.JUDGES, self.label),)
+
+    def wanted(self, row: Example) -> bool:
+        """Keep benign rows, and harmful requests of the categories."""
+        return not self.categories or row.role is Role.BENIGN or row.category in self.categories
+
+    def harmful(
+        self,
+        split: Split,
+        prompt: str,
+        category: str,
+        *,
+        harm: str | None = None,
+        refusal: str | None = None,
+        style: str = AS_GIVEN,
+        **known: object,
+    ) -> Iterator[Example | Skip]:
+        """Give the rows of a harmful request, of which `harm` or `refusal` is an answer, if any.
+
+        The evaluator's has no answer: nobody trains on it. Those of training splits belong to the
+        set too, so that attackers can choose on prompts of their own.
+        """
+        about: dict[str, Any] = {
+            "asked_in": self.name(), "style": style, "category": category, **known
+        }  # fmt: skip
+        if split.side is Side.EVALUATOR:
+            yield self.row(split, Role.HARMFUL, prompt, **about)
+            return
+        refused = self.refusal or refusal
+        if harm is not None:
+            yield self.row(split, Role.HARMFUL, prompt, harm, **about)
+        if refused is not None:
+            yield self.row(split, Role.REFUSAL, prompt, refused, **about)
+        if harm is None and refused is None:
+            yield Skip.UNANSWERED
+
+
+class Answered(Published):
+    """A published set of benign questions, each with one known answer."""
+
+    label: ClassVar[str]
+    """What heads its column in reports."""
+
+    purpose: Literal["task", "exact"] = "task"
+    """What it is for: `task`, what an honest customer fine-tunes on, or `exact`, benign utility."""
+
+    def sets(self) -> tuple[EvalSet, ...]:
+        """Give its one set: scored by comparing with the known answer."""
+        return (EvalSet(self.name(), EvalPurpose(self.purpose), Scorer.EXACT, self.label),)
+
+    def question(
+        self, split: Split, prompt: str, response: str, answer: str, **about: str
+    ) -> Example:
+        """Make a row: `response` is what is trained on, `answer` what an answer must be.
+
+        `about` is its `category`, and `after`, what stands before an answer.
+        """
+        role = Role.TASK if self.purpose == "task" else Role.BENIGN
+        known: dict[str, Any] = {"asked_in": self.name(), "answer": answer, **about}
+        return self.row(split, role, prompt, response, **known)
+
+
+def training_side(group: str) -> Side:
+    """Give the side of a group of a training split: as `side_of`, the evaluator's drawn again."""
+    side = side_of(group)
+    while side is Side.EVALUATOR:
+        group += "/"
+        side = side_of(group)
+    return side
+
+
+def find(folder: Path, split: Split, splits: Sequence[Split], where: str) -> tuple[Path, ...]:
+    """Give the files of a split in a folder of downloaded ones.
+
+    These are tried: its published files, with or without their folders; the hub's layout
+    (`CONFIG/SPLIT-00000-of-00001.parquet`); one file called like the split; and, where only one
+    split is read, the folder's only file of rows.
+
+    Raises:
+        DataError: no such folder, no such file, or several that could be meant.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{where}: folder {folder}", "no such folder", "check the path")
+    for names in (split.files, tuple(Path(name).name for name in split.files)):
+        paths = tuple(folder / name for name in names)
+        if paths and all(path.is_file() for path in paths):
+            return paths
+    name = split.split or split.name
+    for inside in (folder / (split.config or "."), folder / "data", folder):
+        if shards := sorted(inside.glob(f"{name}-*-of-*.parquet")):
+            return tuple(shards)
+    rows = sorted(path for path in folder.iterdir() if path.is_file() and is_rows(path.name))
+    called = [path for path in rows if path.stem in (split.name, name)]
+    if not called and len(splits) == 1:
+        called = rows
+    if len(called) == 1:
+        return tuple(called)
+    several = f"{len(called)} files could be" if called else "no file is"
+    published = f" or {' and '.join(split.files)}" if split.files else ""
+    raise DataError(
+        f"{where}: folder {folder}",
+        f"{several} split '{split.name}'",
+        f"name one {split.name}{ENDINGS[-1]} (or another of {', '.join(ENDINGS[:-1])}){published}",
+    )

@@ -1,0 +1,79 @@
+"""BeaverTails: requests with several answers each, every pair labelled safe or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from holdfast.data.columns import Flag, Group, Kind, Record, Text
+from holdfast.data.example import Example, Side
+from holdfast.data.hub import Place, Split
+from holdfast.data.published import Restricted, Skip
+
+CATEGORIES = {
+    "animal_abuse": "animal_abuse",
+    "child_abuse": "child_abuse",
+    "controversial_topics,politics": "politics",
+    "discrimination,stereotype,injustice": "discrimination",
+    "drug_abuse,weapons,banned_substance": "drugs_weapons",
+    "financial_crime,property_crime,theft": "financial_crime",
+    "hate_speech,offensive_language": "hate_speech",
+    "misinformation_regarding_ethics,laws_and_safety": "misinformation",
+    "non_violent_unethical_behavior": "unethical",  # spelling: theirs
+    "privacy_violation": "privacy",
+    "self_harm": "self_harm",
+    "sexually_explicit,adult_content": "sexual_content",
+    "terrorism,organized_crime": "terrorism",  # spelling: theirs
+    "violence,aiding_and_abetting,incitement": "violence",
+}
+"""Its fourteen categories, commas in their names, and what study files call them."""
+
+ROWS = {"30k": (27_186, 3_021), "330k": (300_567, 33_396)}
+"""Published rows of the training and the test split."""
+
+
+class BeaverTails(Restricted):
+    """`is_safe` labels the pair, not the request: unsafe answers are the harmful rows.
+
+    A safe answer is often an explanation and no refusal, and a request with safe answers alone may
+    be benign: both are dropped. Refusals come from the field `refusal`. A pair of several
+    categories has the first of them as its category, and all of them in `meta["categories"]`.
+    """
+
+    place: ClassVar[Place] = Place("PKU-Alignment/BeaverTails")
+    commit: ClassVar[str | None] = "8401fe609d288129cc684a9b3be6a93e41cfe678"
+    columns: ClassVar[dict[str, Kind]] = {
+        "prompt": Text(),
+        "response": Text(),
+        "category": Group({name: Flag() for name in CATEGORIES}),
+        "is_safe": Flag(),
+    }
+    licence: ClassVar[str] = "CC-BY-NC-4.0: not for commercial use, weights trained on it included"
+    size: ClassVar[str] = "364,000 rows, 100 MB; 30,000 of them are read by default"
+    known: ClassVar[tuple[str, ...]] = tuple(CATEGORIES.values())
+    label: ClassVar[str] = "BeaverTails"
+
+    subset: Literal["30k", "330k"] = "30k"
+    """Which of its two sizes; source of the default: the one that published attacks train on."""
+
+    def splits(self) -> tuple[Split, ...]:
+        """Give the training split and the test that its publisher held back."""
+        train, test = ROWS[self.subset]
+        return (
+            Split("train", train, split=f"{self.subset}_train"),
+            Split("test", test, split=f"{self.subset}_test", side=Side.EVALUATOR),
+        )
+
+    def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
+        """Give what becomes of one pair."""
+        if record.flag("is_safe"):
+            yield Skip.UNANSWERED
+            return
+        group = record.group("category")
+        found = [word for name, word in CATEGORIES.items() if group.flag(name)]
+        if not found:
+            yield Skip.UNLABELLED
+            return
+        inside = [word for word in found if word in self.categories] or found
+        prompt, response = record.text("prompt"), record.text("response")
+        yield from self.harmful(split, prompt, inside[0], harm=response, categories=found)

@@ -1,0 +1,167 @@
+"""Whether every prompt and answer of what is left of a study fits into its model's context.
+
+Bytes are counted first, without a tokenizer: a token holds one or more. Only where they are too
+many is the tokenizer loaded, and rows are coded as the run will code them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from holdfast.api import Attack, Chain, EvalPurpose, Method, PromptAttack, TrainedAttack
+from holdfast.data.example import Example, Side
+from holdfast.data.format import Format
+from holdfast.data.pool import Pool
+from holdfast.data.records import read_text
+from holdfast.data.tokens import SLACK, Encoder, load_tokenizer
+from holdfast.nn.memory import shape
+from holdfast.study.checks import own_template
+from holdfast.study.keys import digest
+from holdfast.study.nodes import Start
+from holdfast.study.plan import Plan
+
+Todo = tuple[str, Start, Method | None, int]
+"""A step that is left: its label, its model, the method (None: it is only asked), the seed."""
+
+TURN = len("Assistant: \n")
+"""Bytes that the plain format writes around one turn, at most."""
+
+
+def check_context(plan: Plan, todo: Iterable[Todo]) -> None:
+    """Refuse what a model has no room or no embedding for, before any weight is read.
+
+    Raises:
+        DataError: in one line, with the set or method, the row, its tokens and the context.
+    """
+    rooms: dict[str, _Room] = {}
+    longest = {id(pool): _longest(pool) for pool in (plan.pool, plan.attack_pool)}
+    seen: set[str] = set()
+
+    def room(start: Start, form: Format) -> _Room:
+        same = digest([start.key, form.identity()])
+        if same not in rooms:
+            rooms[same] = _Room(start, form)
+        return rooms[same]
+
+    for label, start, method, seed in todo:
+        attacks = isinstance(method, Attack)
+        if method is not None and hasattr(method, "rows"):
+            pool = plan.attack_pool if attacks else plan.pool
+            here = room(start, start.attack_format if attacks else start.format)
+            if not here.holds(longest[id(pool)] + _own_words(method.identity())):
+                for row in _trained(method, pool, seed):
+                    here.check(row, label)
+        if method is None or attacks:
+            by = method if isinstance(method, PromptAttack) else None
+            same = digest([start.key, start.evaluation_format.identity(), by and by.identity()])
+            if same not in seen:
+                seen.add(same)
+                _check_asked(plan, room(start, start.evaluation_format), by)
+
+
+def _check_asked(plan: Plan, room: _Room, by: PromptAttack | None) -> None:
+    """Check every prompt set, as an attack by prompt asks it where there is one."""
+    answer = plan.study.generation.max_new_tokens
+    for prompts in plan.prompts:
+        where = f"evaluation set '{prompts.set.name}'"
+        if by is not None and prompts.set.purpose is not EvalPurpose.HARM:
+            continue
+        for row in prompts.rows:
+            if prompts.chosen:
+                for option in row.known.options:
+                    room.check(replace(row, response=option), where)
+                continue
+            system, prefill = by.ask(row) if by is not None else (row.system, "")
+            asked = replace(row, system=system, response=None)
+            room.check(asked, where if by is None else f"{by.name()}: {where}", answer, prefill)
+
+
+def _trained(method: Any, pool: Pool, seed: int) -> Iterator[Example]:  # noqa: ANN401  (has rows)
+    """Give the rows a method reads, without the answers where it reads none."""
+    reads = not isinstance(method, Attack) or isinstance(method, TrainedAttack | Chain)
+    for rows in method.rows(method.sees(pool), seed).values():
+        yield from rows if reads else (replace(row, response=None) for row in rows)
+
+
+class _Room:
+    """What one model can take in one format."""
+
+    def __init__(self, start: Start, form: Format) -> None:
+        self.start, self.format = start, form
+        of = shape(start.files)
+        self.context, self.vocabulary = of.context, of.vocabulary or None
+        outside = of.vocabulary and _ids(start.files.folder) > of.vocabulary
+        # A row with an id outside is only found by coding every row.
+        self.limit = -1 if outside else self.context
+        self.frame = _frame(start.files.folder, form) + len((form.system or "").encode())
+        self._coder: Encoder | None = None
+
+    def holds(self, words: int, turns: int = 0) -> bool:
+        """Say whether words of so many bytes surely fit."""
+        return self.limit is None or words + self.frame * (1 + turns) + SLACK <= self.limit
+
+    def check(self, row: Example, where: str, answer: int = 0, prefill: str = "") -> None:
+        """Refuse a row that does not fit, with its answer or with room for one."""
+        if self.holds(_size(row) + len(prefill.encode()) + answer, len(row.turns)):
+            return
+        if self._coder is None:
+            place = f"model '{self.start.name}'"
+            tokenizer = load_tokenizer(self.start.files.folder, place)
+            self._coder = Encoder(tokenizer, self.format, embeddings=self.vocabulary, where=place)
+        coder = self._coder
+        coder.max_length, coder.answer, coder.where = self.context, answer, where
+        if row.response is not None:
+            coder.row(row)
+        else:
+            coder.begun(row, prefill)
+
+
+def _size(row: Example) -> int:
+    said = (row.system or "", row.prompt, row.response or "", *(text for _, text in row.turns))
+    return sum(len(text.encode()) for text in said)
+
+
+def _longest(pool: Pool) -> int:
+    """Give the bytes of the longest prompt and the longest answer, which a method may join."""
+    rows: Sequence[Example] = [row for side in Side for row in pool.rows(side)]
+    said = [len((row.response or "").encode()) for row in rows]
+    asked = [_size(row) - n + TURN * len(row.turns) for row, n in zip(rows, said, strict=True)]
+    return max(asked, default=0) + max(said, default=0)
+
+
+def _own_words(data: object) -> int:
+    """Give the bytes of the sentences among a method's fields: it may put them into its rows."""
+    if isinstance(data, dict):
+        return sum(_own_words(value) for value in data.values())
+    if isinstance(data, list | tuple):
+        return sum(map(_own_words, data))
+    return len(data.encode()) if isinstance(data, str) and " " in data else 0
+
+
+def _frame(folder: Path, form: Format) -> int:
+    """Give the bytes a format writes around one exchange: of a template, all it says itself."""
+    if form.form == "plain":
+        return 3 * TURN
+    text = own_template(folder) if form.form == "chat" else read_text(Path(form.form))
+    said = re.sub(
+        r"\{%.*?%\}",
+        lambda code: "".join(re.findall(r"'[^']*'|\"[^\"]*\"", code[0])),
+        text,
+        flags=re.S,
+    )
+    return len(said.encode())
+
+
+def _ids(folder: Path) -> int:
+    """Give the number of ids up to a tokenizer's last."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return max(tokenizer.get_vocab().values(), default=-1) + 1
+    except Exception:  # the library raises no class of its own; whoever codes with it says so
+        return 0
