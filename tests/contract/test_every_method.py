@@ -16,6 +16,7 @@ NEEDS = {
     ("judge", "beaver_dam"): "its weights; tests/judges/test_beaver_dam.py",
     ("judge", "harmbench_cls"): "its weights; tests/judges/test_prompt_judges.py",
     ("judge", "llama_guard"): "its weights; tests/judges/test_llama_guard.py",
+    ("judge", "rubric"): "a server; tests/judges/test_rubric.py",
     ("judge", "strongreject"): "its weights; tests/judges/test_prompt_judges.py",
     ("judge", "wildguard"): "its weights; tests/judges/test_prompt_judges.py",
 }
