@@ -4,9 +4,9 @@
     python benchmarks/audit.py --self-check     # the same in small, in seconds
 
 Rows are sentences of made-up words, their lengths like those of requests, drawn as words of a
-language are: few often, most hardly ever. Planted among them: one row in a hundred is the one before
-it with other punctuation, one in ten is an earlier one with another word in it, and one in a hundred
-is a template with another name. Rows fall on sides by chance, so many of these cross them.
+language are: few often, most hardly ever. Planted among them: one row in a hundred is the one
+before it with other punctuation, one in ten is an earlier one with another word in it, and one in a
+hundred is a template with another name. Rows fall on sides by chance, so many of these cross them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast.data.sources.file import File
-
 from holdfast.data.audit import ATTACK, CALIBRATION, DEFENCE, EVALUATION, audit
 from holdfast.data.example import Example, Side
 from holdfast.data.pool import Pool
+from holdfast.data.sources.local import Local
 
 ROWS, SMALL = 200_000, 3_000
 SECONDS, GIB = 300, 2.5
@@ -92,7 +91,7 @@ def groups(pool: Pool) -> dict[str, list[Example]]:
 
 def measure(path: Path) -> Any:
     """Load, deduplicate and audit one file; print each part, and give what was found."""
-    rows = timed("load", lambda: File(path=str(path), role="benign").examples())
+    rows = timed("load", lambda: Local(path=str(path), role="benign").examples())
     pool = timed("deduplicate", lambda: Pool(rows))
     return timed("audit", lambda: audit(groups(pool)))
 

@@ -134,7 +134,7 @@ class Stopping:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at: tuple[str, int] | None = None
         for verb in (attack_verb, defend_verb):
-            monkeypatch.setattr(verb, "show_training", self)
+            monkeypatch.setattr(verb, "Training", lambda: self)
 
     def __call__(self, part: str, done: int, _of: int) -> None:
         if (part, done) == self.at:
@@ -244,6 +244,18 @@ def test_a_trigger_is_used_again_and_one_of_another_model_is_refused(
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("holdfast: out/state/trigger.safetensors: trigger of another model (")
     assert said.endswith("; train one for this model")
+
+
+def test_steps_that_an_attack_would_not_take_are_refused(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["attack", "harmful_sft", "--model", "model", "--format", "plain", "--out", "broken"]
+    rows = ["--data", "harmful=harmful.jsonl", *COLUMNS, "--set", "loop.batch=2"]
+    assert run([*words, *rows, "--set", "loop.steps=3"]) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: attack.harmful_sft.loop.steps: changes nothing at a constant rate: training "
+        "ends at the last budget; give that: --set 'evaluate_at=[6]', in examples seen\n"
+    )
 
 
 def test_attack_generate_and_judge_on_files(bench: Path) -> None:

@@ -100,9 +100,34 @@ class Bars:
             self._bars.stop()
 
 
-def show_training(part: str, done: int, total: int) -> None:
-    """Show training: a moving line on a terminal, every tenth elsewhere."""
-    if sys.stderr.isatty():
-        typer.echo(f"\r{part} {done}/{total}", err=True, nl=done == total)
-    elif done % max(1, total // 10) == 0:
-        typer.echo(f"{part} {done}/{total}", err=True)
+class Training:
+    """Shows training: a moving line on a terminal; elsewhere every tenth step and one a minute.
+
+    What is long is told early, so that nobody waits for what would take days.
+    """
+
+    def __init__(self) -> None:
+        self._part = ""
+        self._first = self._began = self._last = 0.0
+
+    def __call__(self, part: str, done: int, total: int) -> None:
+        """Show that `done` of the steps of a part are taken."""
+        now = time.monotonic()
+        if part != self._part:  # a part may go on where it was interrupted
+            self._part, self._first, self._began, self._last = part, done, now, now
+        taken = done - self._first
+        left = (now - self._began) / taken * (total - done) if taken else 0.0
+        line = f"{part} {done}/{total}" + (f", about {_spoken(left)} left" if left > 60 else "")
+        if sys.stderr.isatty():
+            typer.echo(f"\r{line}\x1b[K", err=True, nl=done == total)
+        elif done % max(1, total // 10) == 0 or (taken == 2 and left > 60) or now - self._last > 60:
+            self._last = now
+            typer.echo(line, err=True)
+
+
+def _spoken(seconds: float) -> str:
+    """Give a time as people say it."""
+    for unit, size in (("days", 86400), ("hours", 3600)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds / 60, 1):.0f} min"

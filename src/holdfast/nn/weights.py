@@ -130,7 +130,8 @@ def save(
         for name, p, before in held:
             if p.dtype != before.dtype and bool(p.isinf().any()) and not bool(before.isinf().any()):
                 raise ModelError(f"'{name}'", f"is too large for {dtype}", "save in bf16 or fp32")
-        model.save_pretrained(folder)
+        with quiet():
+            model.save_pretrained(folder)
     finally:
         for _, p, before in held:
             p.data = before

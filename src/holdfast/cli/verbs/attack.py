@@ -30,7 +30,7 @@ from holdfast.cli.options import (
     Threads,
     Variables,
 )
-from holdfast.cli.progress import show_training
+from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
@@ -78,6 +78,7 @@ def attack(
     if _reads(method) or data or source:
         pool, content = rows_given(data, column, source, model, "attacker")
     method = _one_choice(method, pool)
+    _ends_at_its_budget(method, fields(sets))
     edits = isinstance(method, WeightAttack)
     coder = preflight.encoder(files, asked)
     preflight.warn(files, asked)
@@ -108,7 +109,7 @@ def attack(
             sources={"original": nn.tensors(public.folder)} if public else {},
             points=[last],
             on_point=on_point,
-            progress=show_training,
+            progress=Training(),
         )
         if not edits:
             nn.save(loaded, tokenizer, temporary, dtype=held)
@@ -141,6 +142,20 @@ def _check_fit(
     else:  # it reads no answer
         rows = {role: [replace(row, response=None) for row in some] for role, some in rows.items()}
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
+
+
+def _ends_at_its_budget(method: Attack, given: dict[str, Any]) -> None:
+    """Refuse steps that were asked for and change nothing: training ends at the last budget."""
+    from holdfast.api import FineTuning
+
+    loop = given.get("loop")
+    steps = loop.get("steps") if isinstance(loop, dict) else None
+    if isinstance(method, FineTuning) and steps and method.loop.schedule == "constant":
+        raise ConfigError(
+            f"attack.{method.name()}.loop.steps",
+            "changes nothing at a constant rate: training ends at the last budget",
+            f"give that: --set 'evaluate_at=[{int(steps) * method.loop.batch}]', in examples seen",
+        )
 
 
 def _last(method: Attack) -> float:

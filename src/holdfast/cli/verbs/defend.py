@@ -29,7 +29,7 @@ from holdfast.cli.options import (
     Threads,
     Variables,
 )
-from holdfast.cli.progress import show_training
+from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
@@ -71,8 +71,7 @@ def defend(
     # What is missing, too long or too large is found before any weight is loaded.
     rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, asked)
-    trains = isinstance(method, Trainable)
-    loop, copies = (method.loop, method.copies()) if trains else (None, 0)
+    loop, copies = (method.loop, method.copies()) if isinstance(method, Trainable) else (None, 0)
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
     from holdfast import nn, train
@@ -92,7 +91,7 @@ def defend(
             seed=seed,
             work=work,
             sources={"original": nn.tensors(public.folder)} if public else {},
-            progress=show_training,
+            progress=Training(),
         )
         nn.save(done.model, tokenizer, temporary, dtype=held)
         marker = provenance(files, about, coder, threads, device, held, public) | {
