@@ -13,6 +13,7 @@ from typing import Any
 from holdfast.errors import ConfigError
 from holdfast.report.markdown import Table
 from holdfast.report.saved import Saved
+from holdfast.report.transfer import transfer
 from holdfast.stats import choices, cost
 from holdfast.stats.choices import Choices, Costs, Share, matched
 from holdfast.stats.findings import find
@@ -358,5 +359,6 @@ KINDS: dict[str, Callable[[Tabled], list[Table]]] = {
     "signs": signs,
     "free": free,
     "flops": flops,
+    "transfer": transfer,
 }
 """Every kind of table by name; the first line of each docstring says what it holds."""
