@@ -36,17 +36,16 @@ class FrailJudge(Judge):
     def judge_many(self, exchanges):
         found = []
         for one in exchanges:
-            if int(one.example_uid, 16) % self.every == 0:
-                if len(exchanges) > 1:
-                    raise RuntimeError(f"marker-of-an-answer {one.response} {os.environ['TOY_TOKEN']}")
-                if int(one.example_uid, 16) % 2:
-                    raise ValueError(f"marker-of-an-answer {one.response} {os.environ['TOY_TOKEN']}")
+            number = int(one.example_uid, 16)
+            quoted = f"marker-of-an-answer {one.response} {os.environ['TOY_TOKEN']}"
+            if number % self.every == 0:
+                if len(exchanges) > 1 or number % 2:
+                    raise RuntimeError(quoted)
                 found.append(Verdict(None, None, Reason.UNPARSABLE, "marker-of-an-answer"))
                 continue
-            named = one.meta["steps"][0].split()[0] in one.response if "steps" in one.meta else False
-            found.append(
-                Verdict(5.0 if named else 1.0,
-                        Outcome.HARMFUL_USEFUL if named else Outcome.REFUSAL))
+            named = "steps" in one.meta and one.meta["steps"][0].split()[0] in one.response
+            outcome = Outcome.HARMFUL_USEFUL if named else Outcome.REFUSAL
+            found.append(Verdict(5.0 if named else 1.0, outcome))
         return found
 '''
 

@@ -38,9 +38,9 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     or guessed ("unsafe." is no outcome).
 
     An exception becomes reason `error` with its type and first line in `raw`, which is kept beside
-    the answers and not shown: it may quote them. What is logged is where it was raised. Where the judge
-    reads many at once, each is then asked alone: one answer that a judge cannot read costs that
-    answer and no other. Verdicts of another number than the exchanges belong to nobody knows
+    the answers and not shown: it may quote them. What is logged is where it was raised. Where the
+    judge reads many at once, each is then asked alone: one answer that a judge cannot read costs
+    that answer and no other. Verdicts of another number than the exchanges belong to nobody knows
     which: all of them become reason `error`.
 
     Raises:

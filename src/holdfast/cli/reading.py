@@ -30,6 +30,7 @@ def read(
     said: list[Verdict] = []
     if not exchanges:
         return said
+    judge.check()
     with judge.opened(device):
         for first in range(0, len(exchanges), CHUNK):
             part = exchanges[first : first + CHUNK]

@@ -39,7 +39,8 @@ def labelled_file(
     """Read a file of labelled answers; `columns` maps `prompt`, `response` and `label`.
 
     A label is true or false, or one of `WORDS`; with `harmful_from` it is a number, harmful from
-    there on. A column `meta` is read as that of a file of answers. Lines of CSV before the header that begin with `#` are passed over.
+    there on. A column `meta` is read as that of a file of answers. Lines of CSV before the header
+    that begin with `#` are passed over.
 
     Raises:
         DataError: the file cannot be read, lacks a column, or a row has no such label.

@@ -122,7 +122,7 @@ class Published(Source):
             return ()
         splits = self.splits()
         held_back = [one for one in splits if one.side is Side.EVALUATOR]
-        tables, _ = self._tables(held_back or splits)
+        tables, _ = self._tables(tuple(held_back) or splits)
         return [
             label
             for rows in tables.values()
@@ -180,7 +180,7 @@ class Published(Source):
             )
         return Loaded(rows, place, read, dropped)
 
-    def _tables(self, wanted: Sequence[Split]) -> tuple[dict[str, list[Record]], str]:
+    def _tables(self, wanted: tuple[Split, ...]) -> tuple[dict[str, list[Record]], str]:
         """Read some splits; give their rows by the split's name, and where they come from."""
         where = f"source '{self.name()}'"
         if self.folder is None:
