@@ -17,7 +17,10 @@ OPTIONS = "one parameter for each option of the command"
 FILES: dict[str, str] = {}
 """Files that may be longer than 500 lines, and why."""
 
-FUNCTIONS: dict[tuple[str, str], str] = {("cli/verbs/attack.py", "attack"): OPTIONS}
+FUNCTIONS: dict[tuple[str, str], str] = {
+    ("cli/verbs/attack.py", "attack"): OPTIONS,
+    ("cli/verbs/defend.py", "defend"): OPTIONS,
+}
 """Functions that may be longer than 60 lines, and why."""
 
 REACHED: dict[tuple[str, str], str] = {

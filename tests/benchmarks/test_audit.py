@@ -1,4 +1,4 @@
-"""The benchmark of the audit runs in small, finds what it planted, and fails where it is too slow."""
+"""The benchmark of the audit runs in small, finds what it planted, and fails where it must."""
 
 from __future__ import annotations
 

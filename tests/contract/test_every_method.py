@@ -11,7 +11,16 @@ from holdfast.data.published import Published
 from holdfast.testing import checks_of
 
 METHODS = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
-NEEDS = {("source", "local"): "it has no rows without a file; tests/data/sources/test_local.py"}
+NEEDS = {
+    ("source", "local"): "it has no rows without a file; tests/data/sources/test_local.py",
+    ("judge", "beaver_dam"): "its weights; tests/judges/test_beaver_dam.py",
+    ("judge", "harmbench_cls"): "its weights; tests/judges/test_prompt_judges.py",
+    ("judge", "llama_guard"): "its weights; tests/judges/test_llama_guard.py",
+    ("judge", "rubric"): "a server; tests/judges/test_rubric.py",
+    ("judge", "strongreject"): "its weights; tests/judges/test_prompt_judges.py",
+    ("judge", "strongreject_rubric"): "a server; tests/judges/test_strongreject_rubric.py",
+    ("judge", "wildguard"): "its weights; tests/judges/test_prompt_judges.py",
+}
 """Methods that cannot be made from their defaults, and where they are checked instead."""
 PUBLISHED = Path(__file__).parents[1] / "data" / "published"
 """Published data sets are checked on small files with their columns, under their own names."""

@@ -35,7 +35,7 @@ HIDDEN = {
     "no punctuation": "Which placeholder words stand in prompt three of this file",
     "case": ASKED.upper(),
     "white space": " Which placeholder\twords stand\n\nin prompt three  of this file? ",
-    "width": ASKED.replace("three", "ｔｈｒｅｅ"),
+    "width": ASKED.replace("three", "".join(chr(ord(one) + 0xFEE0) for one in "three")),
     "a zero-width space": ASKED.replace("three", "th\u200bree"),
     "a soft hyphen": ASKED.replace("words", "wo\u00adrds"),
 }

@@ -1,11 +1,13 @@
-"""A server on loopback that misbehaves as it is told: `python rude.py '{"rate": 0.3, ...}'`.
+"""A server on loopback that misbehaves as it is told, by JSON that is sent to /told.
 
 It prints its port. Cases are told by the words "placeholder prompt N". What it is told:
 
 faults   {"3": ["500", "hang"]}: what happens to a case's first sendings
 rate     share of sendings that go wrong by chance, the same chance at each run
 replies  {"3": {"content": ..., "finish_reason": ..., "refusal": ...}}, or a whole JSON body
-delay    seconds before an answer; retry_after: what a 429 asks for; usage: whether tokens are counted
+varied   whether no two answers are alike
+delay    seconds before an answer; retry_after: what a 429 asks for
+usage    whether tokens are counted
 models   what it serves; key: what it wants; models_status: what it says to whoever asks for models
 """
 
@@ -20,14 +22,18 @@ import struct
 import sys
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 KINDS = (
     "429", "500", "503", "hang", "drip", "truncated", "text", "html", "empty", "null", "reset",
     "closed",
 )  # fmt: skip
-NEVER_MORE_THAN = 5
+NEVER_MORE_THAN = 4
 """Sendings of one case that go wrong by chance."""
+
+
+Tell = Callable[[dict[str, Any]], None]
 
 
 class Rude:
@@ -42,13 +48,17 @@ class Rude:
         self.bodies: list[dict[str, Any]] = []
         self.active = self.most = 0
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tell: Tell
+    ) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while await self.one(reader, writer):
+            while await self.one(reader, writer, tell):
                 pass
         writer.close()
 
-    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def one(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tell: Tell
+    ) -> bool:
         """Answer one request; say whether the connection goes on."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         method, path, _ = head.split(" ", 2)
@@ -58,6 +68,9 @@ class Rude:
         self.keys.add(key[1] if key else "")
         if path == "/stats":
             send(writer, 200, self.stats())
+        elif path == "/told":
+            tell(json.loads(body))
+            send(writer, 200, {})
         elif self.told.get("key") and self.told["key"] not in head:
             send(writer, 401, {"error": {"message": "wrong key", "code": "invalid_api_key"}})
         elif method == "GET":
@@ -117,7 +130,8 @@ class Rude:
         reply = self.told.get("replies", {}).get(case, {})
         if "choices" in reply:
             return reply
-        content = f"placeholder reasons\n<manner>helps</manner>\n<score>{score(case)}</score>"
+        case = f"{case} {sum(self.sendings.values())}" if self.told.get("varied") else case
+        content = f"reasons of case {case}\n<manner>helps</manner>\n<score>{score(case)}</score>"
         message = {"role": "assistant", "content": reply.get("content", content)}
         message |= {"refusal": reply["refusal"]} if "refusal" in reply else {}
         choice = {
@@ -193,10 +207,23 @@ def send(
     writer.write(head.encode() + b"\r\n" + data)
 
 
+class Host:
+    """Hands each connection to what was told last."""
+
+    def __init__(self) -> None:
+        self.rude = Rude({})
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self.rude.serve(reader, writer, self.tell)
+
+    def tell(self, told: dict[str, Any]) -> None:
+        self.rude = Rude(told)
+
+
 async def main() -> None:
-    rude = Rude(json.loads(sys.argv[1]))
-    server = await asyncio.start_server(rude.serve, "127.0.0.1", 0, limit=2**20, backlog=512)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    server = await asyncio.start_server(Host().serve, "127.0.0.1", 0, limit=2**20, backlog=512)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
     loop = asyncio.get_running_loop()
     # It ends when whoever started it does: then its standard input closes.
     await loop.run_in_executor(None, sys.stdin.read)

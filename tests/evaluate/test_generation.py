@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 
+from holdfast.api.fields import decode
 from holdfast.data.example import Example, Role, example
 from holdfast.data.tokens import Encoder
-from holdfast.evaluate import Completion, Sampler, generate
+from holdfast.errors import ConfigError
+from holdfast.evaluate import Completion, Sampler, answers, generate
+from holdfast.evaluate.generation import batches
 from holdfast.testing import tiny
 
 PROMPTS = [
@@ -122,11 +126,89 @@ def test_sampling_hangs_on_the_seed_alone() -> None:
     assert first != generate(model, encoder, rows(), GREEDY)
 
 
-def test_the_batch_is_in_the_key_only_where_it_changes_answers() -> None:
+def test_the_batch_is_in_no_key() -> None:
     assert GREEDY.key_fields() == GREEDY.with_(batch=1).key_fields()
     sampled = GREEDY.with_(temperature=0.7)
-    assert sampled.key_fields() != sampled.with_(batch=1).key_fields()
+    assert sampled.key_fields() == sampled.with_(batch=1).key_fields()
+    assert sampled.key_fields() != sampled.with_(draws=2).key_fields()
     assert GREEDY.key_fields() != GREEDY.with_(max_new_tokens=3).key_fields()
+
+
+def test_a_greedy_key_is_what_it_always_was() -> None:
+    assert GREEDY.key_fields() == {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0}
+
+
+SAMPLED = Sampler(max_new_tokens=8, temperature=1.3, top_p=0.9, draws=2)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_draw_hangs_on_seed_row_and_number_alone(batch: int) -> None:
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    expected = generate(model, encoder, rows(), SAMPLED, seed=5)
+    sampler = SAMPLED.with_(batch=batch)
+    assert generate(model, encoder, rows(), sampler, seed=5) == expected
+    alone = generate(model, encoder, rows()[3:4], sampler, seed=5)
+    assert alone == expected[6:8]
+    first = generate(model, encoder, rows(), sampler.with_(draws=1), seed=5)
+    assert first == expected[::2]
+    assert expected[::2] != expected[1::2]
+    assert len({one.text for one in expected}) > 5
+
+
+def test_draws_follow_the_models_probabilities() -> None:
+    """Chi-square of 3,000 first tokens, after temperature and `top_p`, at one in 10,000."""
+    from scipy.stats import chisquare
+
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    sampler = Sampler(max_new_tokens=1, temperature=0.8, top_p=0.7, draws=3000, batch=1000)
+    asked = rows()[1:2]
+    with torch.no_grad():
+        ids = torch.tensor([encoder.asked(asked[0]).ids])
+        chance = (model(ids).logits[0, -1].double() / sampler.temperature).softmax(0)
+    chance, order = chance.sort(descending=True)
+    kept = int((chance.cumsum(0) < sampler.top_p).sum()) + 1
+    expected = Counter[str]()
+    for share, token in zip(chance[:kept] / chance[:kept].sum(), order[:kept], strict=True):
+        ends = int(token) in encoder.ends
+        text = "" if ends else str(encoder.tokenizer.decode([int(token)], skip_special_tokens=True))
+        expected[text.strip()] += float(share)
+    found = Counter(one.text for one in generate(model, encoder, asked, sampler))
+    assert set(found) <= set(expected)
+    often = [text for text, share in expected.items() if share * 3000 >= 5]
+    assert len(often) > 3
+    seen = [*(found[text] for text in often), 3000 - sum(found[text] for text in often)]
+    share = [*(expected[text] for text in often)]
+    share.append(max(1 - sum(share), 0.0))
+    if share[-1] * 3000 < 5:
+        seen[-2:], share[-2:] = [sum(seen[-2:])], [sum(share[-2:])]
+    assert chisquare(seen, [3000 * one / sum(share) for one in share]).pvalue > 1e-4
+
+
+def test_several_draws_need_a_temperature() -> None:
+    with pytest.raises(ConfigError) as told:
+        decode(Sampler, {"draws": 3}, "study.generation")
+    assert str(told.value) == (
+        "study.generation.draws: 3 greedy answers are copies of one; "
+        "set a temperature above 0, or one draw"
+    )
+
+
+def test_a_batch_is_bounded_by_its_tokens_too() -> None:
+    lengths = [100, 5, 5, 5, 60]
+    sampler = Sampler(max_new_tokens=5, batch=3)
+    assert list(batches(lengths, sampler, 10**6)) == [[1, 2, 3], [4, 0]]
+    assert list(batches(lengths, sampler, 130)) == [[1, 2, 3], [4], [0]]
+    assert list(batches(lengths, sampler, 1)) == [[1], [2], [3], [4], [0]]
+
+
+def test_batches_are_the_same_whatever_is_done() -> None:
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    sampler = GREEDY.with_(batch=2)
+    whole = list(answers(model, encoder, rows(), sampler))
+    places = [place for place, _ in whole]
+    assert list(answers(model, encoder, rows(), sampler, done=places[:2])) == whole[2:]
+    assert list(answers(model, encoder, rows(), sampler, done=places[:3])) == whole[2:]
+    assert list(answers(model, encoder, rows(), sampler, done=places)) == []
 
 
 def test_sampling_from_a_sliver_of_the_mass_is_greedy() -> None:

@@ -44,7 +44,12 @@ def test_the_first_paragraph_answers(outcomes, lineups, meta):
     assert said[5].startswith("Harm alone was past the threshold for sgt at 512 examples already,")
     assert said[6].startswith("Whoever can still fetch the undefended model (none) needs no")
     assert said[7] == ("No ranking is claimed: a claim needs 8 paired seeds, and this study has 3.")
-    assert len(said) == 8
+    assert said[8] == (
+        "Whether the verdict changes with the judge is not decided, for the intervals meet: sgt"
+        " costs between 64 and 512 examples (more than 512 in 1 of 3 seeds) by world_rubric and"
+        " between 128 and 512 examples (more than 512 in 2 of 3 seeds) by world_guard."
+    )
+    assert len(said) == 9
     short = answer.short(findings.find(outcomes, lineups, meta, resamples=50))
     assert len(short) == 3
     assert [line.replace("\u00a0", " ") for line in short] == [said[0], said[1], said[7]]
@@ -114,7 +119,7 @@ def test_the_page_says_what_it_must(page):
     for needed in (
         "No ranking is claimed", "over prompts, given these seeds", "What was not tested",
         "LoRA attacks.", "git commit 0123abc", "Responsible use.", "never claims about large",
-        "Over-refusal", "world_guard agrees on", "Pair by pair,", "broken at release",
+        "Over-refusal", "world_rubric and world_guard", "Pair by pair,", "broken at release",
         "At other thresholds.", "Cost-to-break at 20 %, seed by seed.", "FLOPs", "96, 0",
         "What costs nothing", "one checkpoint: seeds are the attacker’s", "own rows", "Use kept",
     ):  # fmt: skip

@@ -67,10 +67,11 @@ def test_a_prompt_with_its_answer_over_the_context_is_one_line(attempt: Try) -> 
 
 
 def test_rows_of_a_method_over_the_context_are_one_line(attempt: Try) -> None:
-    code, told = attempt(8, lineups=NONE, attacks=TRAINS)
+    short = {"max_new_tokens": 1}
+    code, told = attempt(11, lineups=NONE, attacks=TRAINS, generation=short)
     assert code == 2
     assert told.startswith("holdfast: attack none: harmful_sft lr=0.01, seed 0: row ")
-    assert told.endswith("the model's context is 8; shorten or drop the row")
+    assert told.endswith("the model's context is 11; shorten or drop the row")
 
 
 def test_what_an_attack_by_prompt_adds_counts(attempt: Try) -> None:

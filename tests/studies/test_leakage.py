@@ -43,7 +43,7 @@ def study(
         rows = [{"prompt": text, "response": "no", "say": "Be brief."} for text in planted]
         Path("planted.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         file = {"path": "planted.jsonl", "role": "refusal", "side": "defender", "system": "say"}
-        sources = ["toy_rows", {"file": file}] if planted else ["toy_rows"]
+        sources = ["toy_rows", {"local": file}] if planted else ["toy_rows"]
         changes = {"evaluation": SHORT, "sources": sources} | changes
         return str(toy.write(tmp_path / "toy.json", toy.study(toy_model, **changes)))
 

@@ -57,7 +57,7 @@ class ToyRows(Source):
                                     group=f"c {entity}", source="toy",
                                     meta={"set": "contrast", "style": "ask", "phrasing": 0,
                                           "answer": good}))
-                rows.append(example(f"pick {entity}", None, role=Role.BENIGN, side=side,
+                rows.append(example(f"pick {entity}", good, role=Role.BENIGN, side=side,
                                     group=f"q {entity}", source="toy",
                                     meta={"set": "quiz", "style": "ask", "phrasing": 0,
                                           "options": [good, "no", "two"], "answer_index": 0}))

@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from holdfast.api.known import Known
 from holdfast.api.method import Method
-from holdfast.errors import ConfigError, HoldfastError, JudgeError, one_line
+from holdfast.errors import ConfigError, HoldfastError, JudgeError, one_line, raised
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,17 @@ class Exchange:
     def known(self) -> Known:
         """Give what is known of the prompt: `meta`, read with types."""
         return Known.of(self.meta)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An exchange and what people say of the answer: whether it is `harmful`.
+
+    Exchanges of one `example_uid` are one cluster: several answers to the same prompt.
+    """
+
+    exchange: Exchange
+    harmful: bool
 
 
 class Outcome(StrEnum):
@@ -105,6 +116,11 @@ class Judge(Method):
 
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
+    tells_refusals: ClassVar[bool] = True
+    """Whether it tells a refusal from another harmless answer: a study's first judge must, where a
+    set counts refusals."""
+    caution: ClassVar[str] = ""
+    """What a reader must know of its verdicts, in a few words: every report with it says so."""
     reads_purpose: ClassVar[bool] = False
     """Whether a verdict depends on what a prompt's set is for: such a judge finds it in
     `exchange.known.purpose`, and it is in the key of what it says."""
@@ -175,4 +191,4 @@ class Judge(Method):
             try:
                 self.close()
             except Exception as error:  # whatever a plug-in raises
-                log.warning("judge '%s' cannot be closed (%s)", self.name(), one_line(error))
+                log.warning("judge '%s' cannot be closed (%s)", self.name(), raised(error))

@@ -37,7 +37,7 @@ def provenance(
     threads: int,
     device: str,
     dtype: str,
-    original: ModelFiles | None = None,
+    original: ModelFiles | None,
 ) -> dict[str, Any]:
     """Give where a checkpoint comes from, and on what it was made.
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.data.example import Example
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasketch import MinHash
 
 EVALUATION, CALIBRATION, ATTACK, DEFENCE = "evaluation", "calibration", "attack", "defence"
@@ -29,10 +28,8 @@ THRESHOLD = 0.7
 SHINGLE = 5
 """Characters of a shingle; source: Leskovec, Rajaraman and Ullman, 3.2.2, for short texts."""
 SCANNED = 4e9
-"""Bits (prompts asked x others x shingles) up to which every pair is compared: 0.1 s on one core,
+"""Bits (prompts asked x others x shingles) up to which every pair is compared: 0.1 s for the demo,
 less than it takes to import datasketch. Beyond, MinHash proposes the pairs."""
-CHUNK = 2**25
-"""Bits that are held at a time of the prompts that are not asked."""
 LEAST = 100
 """Others that are counted at least, so that no few of them make the table of bits a large one."""
 HASHES = 64
@@ -196,7 +193,7 @@ class _Search:
         if not left or not others:
             return {}
         if self.scan:
-            return _scanned(left, list(others), self.threshold)
+            return _scanned(left, others, self.threshold)
         return self._proposed(left, others)
 
     def _proposed(self, left: Mapping[str, set[str]], others: Texts) -> dict[str, str]:
@@ -236,36 +233,21 @@ def _hashed(sets: Iterable[set[str]]) -> Iterator[MinHash]:
 
 
 def _scanned(
-    asked: Mapping[str, set[str]], others: Sequence[str], threshold: float
+    asked: Mapping[str, set[str]], others: Iterable[str], threshold: float
 ) -> dict[str, str]:
     """Compare every pair; of each prompt those shingles are bits that any prompt asked has."""
-    import numpy as np
-
-    numbers = {one: i for i, one in enumerate(sorted(set().union(*asked.values())))}
-    ours, sizes = _bits(asked.values(), numbers)
+    bits = {one: 1 << i for i, one in enumerate(sorted(set().union(*asked.values())))}
+    left = [(text, sum(map(bits.__getitem__, some)), len(some)) for text, some in asked.items()]
     found: dict[str, str] = {}
-    many = max(1, CHUNK // len(numbers))
-    for begin in range(0, len(others), many):
-        some = others[begin : begin + many]
-        theirs, their_sizes = _bits(map(shingles, some), numbers)
-        for text, row, size in zip(asked, ours, sizes, strict=True):
-            if text in found:
-                continue
-            both = np.bitwise_count(theirs & row).sum(axis=1, dtype=np.int64)
-            near = both / (size + their_sizes - both) >= threshold
-            if near.any():
-                found[text] = some[int(near.argmax())]
+    for other in others:
+        some = shingles(other)
+        theirs, size = sum(bits[one] for one in some if one in bits), len(some)
+        near = [
+            text
+            for text, ours, own in left
+            if (both := (ours & theirs).bit_count()) / (own + size - both) >= threshold
+        ]
+        if near:
+            found.update(dict.fromkeys(near, other))
+            left = [one for one in left if one[0] not in found]
     return found
-
-
-def _bits(sets: Iterable[set[str]], numbers: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Give the numbered shingles of each set as bits, [N, words], and the sets' sizes, [N]."""
-    import numpy as np
-
-    width, rows, sizes = -(-len(numbers) // 64) * 64, [], []
-    for some in sets:
-        row = np.zeros(width, np.uint8)
-        row[[numbers[one] for one in some if one in numbers]] = 1
-        rows.append(np.packbits(row).view(np.uint64))
-        sizes.append(len(some))
-    return np.array(rows), np.array(sizes)

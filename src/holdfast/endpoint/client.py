@@ -90,20 +90,26 @@ class Client:
 
     def __enter__(self) -> Self:
         check(self.endpoint)
-        said = digest(self.owner)
-        path = Path(
-            self.endpoint.cache
-            or cache_folder() / "endpoint" / f"{self.owner.get('name', 'asker')}-{said[:16]}.sqlite"
-        ).expanduser()
-        self._cache = Cache(path, self.owner)
-        self._repeated = self._cache.spent().repeated
         self._loop = Loop("holdfast endpoint")
         try:
             self._loop.run(self._connect())
+            try:
+                self._cache = Cache(self._path(), self.owner)
+                self._repeated = self._cache.spent().repeated
+            except BaseException:
+                self._loop.run(self._api.close())
+                raise
         except BaseException:
-            self._shut()
+            self._loop.close()
             raise
         return self
+
+    def _path(self) -> Path:
+        """Give the file of the answers: the user's, or one for each asker."""
+        if self.endpoint.cache is not None:
+            return Path(self.endpoint.cache).expanduser()
+        own = f"{self.owner.get('name', 'asker')}-{digest(self.owner)[:16]}.sqlite"
+        return cache_folder() / "endpoint" / own
 
     def __exit__(self, *_: object) -> None:
         repeated = self._cache.spent().repeated - self._repeated
@@ -113,13 +119,10 @@ class Client:
         try:
             self._loop.run(self._api.close())
         finally:
-            self._shut()
-
-    def _shut(self) -> None:
-        try:
-            self._loop.close()
-        finally:
-            self._cache.close()
+            try:
+                self._loop.close()  # what is on its way is settled before the cache closes
+            finally:
+                self._cache.close()
 
     def ask(self, chats: Iterable[Chat]) -> Iterator[tuple[int, Answer]]:
         """Give each chat's place, from 0, and its answer, as they come; each is kept by then.

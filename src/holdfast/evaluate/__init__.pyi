@@ -1,4 +1,5 @@
 from .generation import Completion as Completion
+from .generation import answers as answers
 from .generation import generate as generate
 from .moved import Moved as Moved
 from .moved import Watch as Watch

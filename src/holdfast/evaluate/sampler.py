@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast.api import Count, NotNegative, Share
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
+from holdfast.errors import ConfigError
 
 
 class Sampler(Fields):
-    """Greedy at temperature 0, else nucleus sampling."""
+    """Greedy at temperature 0, else nucleus sampling.
+
+    A sampled answer depends on the seed, the row and the draw alone, never on the batch.
+
+    Raises:
+        ConfigError: several draws at temperature 0.
+    """
 
     max_new_tokens: Count = 512
     """Longest answer; source: SGT's 512 (docs/fidelity/sgt.md, row 37); the world's need 48."""
@@ -19,16 +26,29 @@ class Sampler(Fields):
     """0 is greedy."""
     top_p: Share = 1.0
     """Smallest set of tokens whose probability reaches this is drawn from."""
+    draws: Annotated[Count, Field(json_schema_extra=LATER)] = 1
+    """Answers to each prompt, each drawn anew and judged; a prompt counts as harmful where any of
+    them is. More than one needs a temperature above 0."""
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...], AsTuple, Field(json_schema_extra=LATER)
     ] = ()
     """Texts that end an answer and are cut off with all that follows; `"\\nUser:"` keeps a model
     trained without an end token from asking itself (docs/fidelity/sgt.md, rows 24 and 37)."""
     batch: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 128
-    """Prompts in a batch; changes speed, not greedy answers (within fp32 rounding). A sampled
-    batch shares its draws, so under sampling this is part of the key."""
+    """Answers in a batch, at most; changes speed, not answers (within fp32 rounding)."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        """Refuse draws that would be copies of one another."""
+        if self.draws > 1 and self.temperature == 0:
+            raise ConfigError(
+                "draws",
+                f"{self.draws} greedy answers are copies of one",
+                "set a temperature above 0, or one draw",
+            )
+        return self
 
     def key_fields(self) -> dict[str, Any]:
         """Give every field that can change an answer."""
         plain = super().key_fields()
-        return plain if self.temperature == 0 else plain | {"batch": self.batch}
+        return plain if self.temperature == 0 else plain | {"noise": "of each row"}

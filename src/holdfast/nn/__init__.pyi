@@ -1,5 +1,10 @@
 from .adapter import lora as lora
 from .adapter import merged as merged
+from .choices import label_logits as label_logits
+from .choices import next_log_probs as next_log_probs
+from .choices import said as said
+from .choices import single as single
+from .choices import spelt as spelt
 from .coding import encoder as encoder
 from .depth import layer_number as layer_number
 from .files import ModelFiles as ModelFiles
@@ -19,6 +24,10 @@ from .head import response_positions as response_positions
 from .head import summed_entropy as summed_entropy
 from .head import summed_kl as summed_kl
 from .head import summed_nll as summed_nll
+from .judging import ModelJudge as ModelJudge
+from .judging import PromptJudge as PromptJudge
+from .judging import WordJudge as WordJudge
+from .merging import merge_adapter as merge_adapter
 from .opening import linear_cka as linear_cka
 from .opening import opening_states as opening_states
 from .originals import added_rows as added_rows

@@ -20,6 +20,12 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """What the library loads a folder's weights from: the one file, or else those that the index names.
 Nothing else in a folder is ever loaded."""
 
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+"""What peft calls an adapter's two files."""
+
+CARD = "README.md"
+"""What the hub calls a model's card."""
+
 SMALL = 64 << 20
 """Bytes up to which a weights file is hashed whole wherever its identity is asked for."""
 
@@ -243,9 +249,24 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
     return ModelFiles(spec, folder, {path.name: Stamp.of(path) for path in shards})
 
 
+def resolve_adapter(spec: str, where: str = "adapter") -> Path:
+    """Find a LoRA adapter: a folder, or `org/name@COMMIT` in the local cache.
+
+    Raises:
+        ModelError: nothing there, or no adapter in safetensors form.
+    """
+    folder = Path(spec) if Path(spec).is_dir() else _from_hub(spec, where)
+    for name in (ADAPTER_CONFIG, ADAPTER):
+        if not (folder / name).is_file():
+            raise ModelError(where, f"no {name} in {spec}", "name a folder that holds an adapter")
+        _own(folder / name)
+    header(folder / ADAPTER)
+    return folder
+
+
 def _one_model(spec: str, folder: Path, where: str) -> None:
     """Refuse a folder that is no model, or whose weights are not all in its safetensors files."""
-    adapter = (folder / "adapter_config.json").is_file()
+    adapter = (folder / ADAPTER_CONFIG).is_file()
     if not (folder / "config.json").is_file():
         if adapter:
             raise ModelError(
@@ -265,7 +286,7 @@ def _one_model(spec: str, folder: Path, where: str) -> None:
         raise ModelError(
             where,
             f"{spec} holds an adapter beside its weights",
-            "merge it and save that, or remove adapter_config.json",
+            f"merge it and save that, or remove {ADAPTER_CONFIG}",
         )
     config = config_of(folder)
     if config.get("quantization_config"):  # spelling: theirs
@@ -347,7 +368,7 @@ def _from_hub(spec: str, where: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model"]
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", CARD]
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     try:
         return Path(

@@ -27,25 +27,29 @@ if TYPE_CHECKING:
     from transformers.utils.loading_report import LoadStateDictInfo
 
 
-def skeleton(folder: Path) -> PreTrainedModel:
+def skeleton(folder: Path, auto: str = "AutoModelForCausalLM") -> PreTrainedModel:
     """Build a folder's model on the meta device, tied as its config says.
 
     Raises:
-        ModelError: the config is none of a causal language model that the library knows.
+        ModelError: the config is none of a model that the class `auto` of transformers knows.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         with torch.device("meta"), quiet():
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return getattr(transformers, auto).from_config(config, trust_remote_code=False)
     except Exception as error:  # a config may be wrong in any way
         raise ModelError(
             str(folder), f"the config makes no model ({one_line(error)})", "check config.json"
         ) from None
 
 
-def check_names(files: ModelFiles, where: str = "model") -> None:
+def check_names(
+    files: ModelFiles, where: str = "model", auto: str = "AutoModelForCausalLM"
+) -> None:
     """Refuse weights that are not those of the config: before any of them is read.
 
     Every tensor of the model must be in the files, in its shape, and every tensor of the files in
@@ -57,11 +61,11 @@ def check_names(files: ModelFiles, where: str = "model") -> None:
     """
     if files.spec in shipped_models():
         return
-    known = json.dumps(files.identity(), sort_keys=True)
+    known = json.dumps([auto, files.identity()], sort_keys=True)
     if known in _FIT:
         return
     entries = {name: one for path in files.shards() for name, one in header(path).items()}
-    model = skeleton(files.folder)
+    model = skeleton(files.folder, auto)
     own, (parts, _) = model.state_dict(), _sources(model, entries)
     integers = [
         name

@@ -42,29 +42,34 @@ enough that an 8B model takes a moment."""
 
 
 def load(
-    source: Path | ModelFiles, *, precision: str = "fp32", device: str = "cpu"
+    source: Path | ModelFiles,
+    *,
+    precision: str = "fp32",
+    device: str = "cpu",
+    auto: str = "AutoModelForCausalLM",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer in plain Hugging Face form.
+    """Load a model, a causal language model unless said, and its tokenizer, in Hugging Face form.
 
     Every weight comes from the files: one that is missing, left over or of another shape is an
     error, where the library would draw it at random.
 
     Args:
         source: a folder, or a model's files, which must be those that were found.
+        auto: the class of transformers that chooses the model's own.
 
     Raises:
-        ModelError: the folder holds no model that `AutoModelForCausalLM` loads, its weights are
-            not those of its config, or its files changed since they were found.
+        ModelError: the folder holds no model that `auto` loads, its weights are not those of its
+            config, or its files changed since they were found.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
 
     folder = source if isinstance(source, Path) else source.folder
     if isinstance(source, ModelFiles):
-        check_names(source, str(folder))
+        check_names(source, str(folder), auto)
         content(source)
     try:
         with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = getattr(transformers, auto).from_pretrained(
                 folder,
                 dtype=DTYPES[precision],
                 local_files_only=True,
@@ -73,7 +78,7 @@ def load(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
             )
-            tokenizer: Any = AutoTokenizer.from_pretrained(
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
     except torch.OutOfMemoryError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from holdfast.report import text
 from holdfast.report.gaps import gaps
+from holdfast.report.judges import changes, warnings
 from holdfast.report.names import SHOWN, listed
 from holdfast.report.opened import already_open, free_sentence
 from holdfast.report.prices import claim, fixed, paid_sentence, sooner, undefended
@@ -32,14 +33,19 @@ def sentences(found: Findings) -> list[str]:
         doubted = tuple(name for some in _doubted(found).values() for name in some)
         said += [sooner(costs[name], name) for name in (*_named(ranked), *doubted[:SHOWN])]
         said += [undefended(found, threat), claim(found, threat)]
+    said += warnings(found)
     return [sentence for sentence in said if sentence]
 
 
 def short(found: Findings) -> list[str]:
-    """Give the answer in three sentences, after what is missing: free, paid, which do not count."""
+    """Give the answer in three sentences, after what is missing: free, paid, which do not count.
+
+    A fourth warns where the verdict changes with the judge.
+    """
     threat = found.headline
     last = unranked(found) or (claim(found, threat) if threat is not None else "")
     said = [*gaps(found), already_open(found), free_sentence(found), paid_sentence(found), last]
+    said += changes(found)
     return [sentence for sentence in said if sentence]
 
 

@@ -12,7 +12,8 @@ from holdfast.api import PAID
 from holdfast.disk import write_bytes
 from holdfast.report import answer, figures, inside, panels, shared, text, words
 from holdfast.report.gaps import gaps
-from holdfast.report.prices import claim
+from holdfast.report.judges import coefficient, warnings
+from holdfast.report.prices import claim, price
 from holdfast.report.samples import provenance, samples
 from holdfast.stats.findings import find
 from holdfast.stats.records import Attack, Findings, Point
@@ -116,6 +117,7 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         **_drawn(found, order, threshold),
         "found": found,
         "answer": answer.sentences(found),
+        "judge_warnings": warnings(found),
         "first": len(gaps(found)) + 1,
         "claim": claim(found, headline) if headline else "No attack with a price was run.",
         "threshold": threshold,
@@ -158,6 +160,8 @@ WORDS: dict[str, Any] = {
     "chosen_differs": lambda attack: any(any(v.values()) for v in attack.chosen.values()),
     "chosen": words.chosen,
     "swatch": panels.swatch,
+    "coefficient": coefficient,
+    "price": price,
 }
 """What the template calls: each gives words for a cell."""
 
@@ -209,7 +213,7 @@ def _contents(found: Findings) -> list[tuple[str, str]]:
         (f"threat-{t.access}", "Attacks on weights" if t.access == "weights" else "Attacks by data")
         for t in found.threats
     ]
-    judges = [("judges", "Judges")] if found.agreements else []
+    judges = [("judges", "Judges")] if found.panel else []
     told = [("shared", "Shared prompts")] if found.meta.leakage else []
     signs = [("signs", "Did it act?")] if any(one.sign for one in found.lineups.values()) else []
     return [

@@ -14,6 +14,7 @@ from typing import Any
 from holdfast.errors import DataError
 from holdfast.report import answer
 from holdfast.report.costs import cost_values
+from holdfast.report.judges import panel_values
 from holdfast.report.prices import price
 from holdfast.stats import estimates, free
 from holdfast.stats.cost import Cost
@@ -61,6 +62,7 @@ def verdict(found: Findings) -> dict[str, Any]:
         "not_told_apart": list(ranked.unbeaten) if ranked and not ranked.first else [],
         "lineups": {name: _lineup(found, name) for name in found.lineups},
         "pairs": [{"access": t.access, **_pair(pair)} for t in found.threats for pair in t.pairs],
+        "panel": panel_values(found),
         "not_tested": list(meta.not_tested),
     }
 

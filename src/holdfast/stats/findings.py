@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from holdfast.api import MOST_UNSCORED, EvalPurpose
 from holdfast.api.verdicts import too_many_unscored
+from holdfast.errors import DataError, did_you_mean
 from holdfast.stats import cost, estimates
-from holdfast.stats.agreement import agreement_of
 from holdfast.stats.cells import cut_share
+from holdfast.stats.panel import panel
 from holdfast.stats.records import Findings, LineUp, Meta, Sign, unmeasured
 from holdfast.stats.rows import Outcomes
 from holdfast.stats.threats import threat
@@ -29,13 +31,45 @@ def find(
     *,
     resamples: int = cost.RESAMPLES,
 ) -> Findings:
-    """Work out everything the report says from the outcomes table, the line-ups and the meta."""
+    """Work out everything the report says from the outcomes table, the line-ups and the meta.
+
+    Where several judges read the same answers, all is worked out by each of them, at the threshold
+    that decides; the first one's is what is told, and the panel says what changes with the judge.
+
+    Raises:
+        DataError: the table has no answer to the headline's set, or none that the first judge read.
+    """
     outcomes = table if isinstance(table, Outcomes) else Outcomes(table)
     told = Meta.of(meta, outcomes)
-    if not outcomes.where(set=told.headline, side=EVALUATOR).any():
+    asked = outcomes.where(set=told.headline, side=EVALUATOR)
+    if not asked.any():
         raise unmeasured()
-    tracks = Trajectories(outcomes, told.judges[0], told.headline)
+    read = outcomes.distinct("judge", asked)
+    first, *more = told.judges
+    if first not in read:
+        raise DataError(
+            "outcomes table",
+            f"judge '{first}' read no answer to set '{told.headline}'",
+            f"{did_you_mean(first, read)} (`judges` in meta.json)",
+        )
     listed = [dict(row) for row in _dicts(lineups)]
+    found = _by_first(outcomes, listed, told, resamples)
+    alone = {
+        judge: replace(told, judges=(judge,), thresholds=told.thresholds[:1])
+        for judge in more
+        if judge in read
+    }
+    if not alone:
+        return found
+    others = {judge: _by_first(outcomes, listed, one, resamples) for judge, one in alone.items()}
+    return replace(found, panel=panel(outcomes, found, others, resamples))
+
+
+def _by_first(
+    outcomes: Outcomes, listed: Sequence[dict[str, Any]], told: Meta, resamples: int
+) -> Findings:
+    """Work out what a study says by the first of its judges alone."""
+    tracks = Trajectories(outcomes, told.judges[0], told.headline)
     names = list(dict.fromkeys([*(str(row["lineup"]) for row in listed),
                                 *outcomes.distinct("lineup"),
                                 *(str(hole["lineup"]) for hole in told.holes)]))  # fmt: skip
@@ -44,10 +78,6 @@ def find(
     listed = _decided(listed, uses.get(told.plain), told.plain)
     barred = {name: _barred(name, tracks, listed, uses[name], told) for name in names}
     checkpoints = {name: _checkpoints(name, listed) for name in names}
-    threats = [
-        threat(access, names, tracks, told, barred, checkpoints, seeds, resamples)
-        for access in sorted(outcomes.distinct("access"), reverse=True)
-    ]
     return Findings(
         meta=told,
         seeds=seeds,
@@ -57,10 +87,9 @@ def find(
             )
             for name in names
         },
-        threats=threats,
-        agreements=[
-            agreement_of(outcomes, names, told.headline, told.judges[0], judge)
-            for judge in told.judges[1:]
+        threats=[
+            threat(access, names, tracks, told, barred, checkpoints, seeds, resamples)
+            for access in sorted(outcomes.distinct("access"), reverse=True)
         ],
         purposes=outcomes.purposes,
         cut=cut_share(outcomes),

@@ -10,6 +10,7 @@ from holdfast.api import EvalPurpose
 from holdfast.api.verdicts import too_many_unscored
 from holdfast.errors import DataError
 from holdfast.stats import cost, estimates, free, pairs
+from holdfast.stats.agreement import Agreement, Coefficient
 from holdfast.stats.cells import Cut
 from holdfast.stats.rows import Outcomes
 from holdfast.stats.trajectories import EVALUATOR
@@ -213,14 +214,87 @@ class LineUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """How one more judge reads the same restricted answers: both rates, agreement, kappa, flips."""
+class Difference:
+    """How much more often one line-up's answers are harmful than another's, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval leaves no doubt about the sign."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Two line-ups that two judges put in opposite orders, by their harmful rates.
+
+    `first` and `other` are the left line-up's rate less the right one's, by each judge.
+    """
+
+    left: str
+    right: str
+    first: Difference
+    other: Difference
+
+    @property
+    def decided(self) -> bool:
+        """Whether both orders are beyond what resampled prompts allow; else it may be noise."""
+        return self.first.decided and self.other.decided
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A line-up that is broken by one judge and not by another, or as released by one alone.
+
+    `first` and `other` are its costs by seed; at `seeds` the two judges differ. `decided` says that
+    at one of these the intervals over prompts do not meet.
+    """
+
+    lineup: str
+    first: Mapping[int, cost.Cost]
+    other: Mapping[int, cost.Cost]
+    seeds: tuple[int, ...]
+    decided: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a study says by another judge than its first.
+
+    `rates[line-up]` are the harmful rates by the first judge and by this one, over the answers that
+    both gave a verdict on; `costs[line-up][seed]` are by this one. `reversed`, `lost` and `gained`
+    are pairs (costlier, cheaper): claimed by the first judge and the other way round by this one;
+    by the first alone; by this one alone.
+    """
 
     judge: str
     rates: Mapping[str, tuple[float | None, float | None]]
-    agreement: float
-    kappa: float | None
-    flips: tuple[tuple[str, str], ...]
+    flips: tuple[Flip, ...]
+    costs: Mapping[str, Mapping[int, cost.Cost]]
+    changes: tuple[Change, ...]
+    reversed: tuple[tuple[str, str], ...]
+    lost: tuple[tuple[str, str], ...]
+    gained: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Several judges on the same `answers`: how far they agree, and what changes with the judge.
+
+    `unscored` counts the answers that each left without a verdict.
+    """
+
+    judges: tuple[str, ...]
+    answers: int
+    clusters: int
+    unscored: Mapping[str, int]
+    agreements: tuple[Agreement, ...]
+    alpha_harm: Coefficient
+    alpha_outcome: Coefficient
+    readings: tuple[Reading, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +305,12 @@ class Findings:
     seeds: tuple[int, ...]
     lineups: Mapping[str, LineUp]
     threats: Sequence[Threat]
-    agreements: Sequence[Agreement]
     purposes: Mapping[str, EvalPurpose]
     """What each set of prompts is for."""
     cut: Cut
     """Share of answers that reached the token limit."""
+    panel: Panel | None = None
+    """What several judges said of the same answers; None where there is one judge."""
 
     @property
     def over_seeds(self) -> bool:

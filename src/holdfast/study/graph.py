@@ -142,8 +142,6 @@ class Graph:
         """
         asked = {}
         sampler = self.study.generation.key_fields()
-        if self.study.generation.temperature > 0:
-            sampler["chunk"] = self.study.chunk  # a draw depends on who shares its batch
         form = released.start.evaluation_format.identity()
         release = self._released(released, sampling) if prompts_only else None
         for i, prompts in enumerate(self.prompts):

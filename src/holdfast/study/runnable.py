@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from holdfast.api import PAID, Defence, EvalPurpose, Stage, Trainable, TrainedDefence
+from holdfast.api import (
+    PAID,
+    Defence,
+    EvalPurpose,
+    Scorer,
+    Stage,
+    Trainable,
+    TrainedDefence,
+)
 from holdfast.data.example import Side, check_answered
 from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError
@@ -100,6 +108,20 @@ def _draw(
             f"reads roles {sorted(drawn)}, declares {sorted(method.roles)}",
             "make `roles` and `rows` agree",
         )
+
+
+def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
+    """Refuse a first judge that cannot tell what a set counts."""
+    if not parts.judges or parts.judges[0].tells_refusals:
+        return
+    for asked in prompts:
+        if asked.set.scorer is Scorer.JUDGE:
+            raise ConfigError(
+                "study.judges[0]",
+                f"{parts.judges[0].name()} cannot tell a refusal from another harmless answer, and "
+                f"set '{asked.set.name}' counts refusals",
+                "put a judge that can before it, such as wildguard",
+            )
 
 
 def check_selection(

@@ -50,15 +50,26 @@ def _valid(method: Judge, verdict: Verdict, answer: str) -> None:
         hold(scale.low <= score <= scale.high, f"{score} is outside its scale: {shown!r}")
 
 
+ROUNDING = 1e-5
+"""Of a scale's width, by how much a score may differ: a batch's sums have another order."""
+
+
 def it_says_the_same_twice_and_in_any_company(method: Judge) -> None:
-    """Neither order nor neighbours change a verdict."""
+    """Neither order nor neighbours change a verdict, but for rounding of its score."""
     with method.opened():
         whole = method.judge_many(exchanges())
         turned = method.judge_many(exchanges()[::-1])[::-1]
         alone = [method.judge_many([one])[0] for one in exchanges()]
     for first, second, third in zip(whole, turned, alone, strict=True):
-        same = _said(first) == _said(second) == _said(third)
+        same = all(_same(first, other, method) for other in (second, third))
         hold(same, f"alone or among others it says {_said(first)}, {_said(second)}, {_said(third)}")
+
+
+def _same(one: Verdict, other: Verdict, method: Judge) -> bool:
+    if one.score is None or other.score is None:
+        return _said(one) == _said(other)
+    apart = abs(one.score - other.score) / (method.scale.high - method.scale.low)
+    return apart <= ROUNDING and _said(one)[1:] == _said(other)[1:]
 
 
 def _said(verdict: Verdict) -> tuple[object, ...]:
@@ -70,7 +81,7 @@ def the_door_lets_its_verdicts_through(method: Judge) -> None:
     with method.opened():
         for one in exchanges():
             own = method.judge_many([one])[0]
-            hold(_said(ask(method, [one])[0]) == _said(own), f"the door changes {_said(own)}")
+            hold(_same(ask(method, [one])[0], own, method), f"the door changes {_said(own)}")
 
 
 def it_opens_and_closes_more_than_once(method: Judge) -> None:

@@ -71,8 +71,7 @@ def defend(
     # What is missing, too long or too large is found before any weight is loaded.
     rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, asked)
-    trains = isinstance(method, Trainable)
-    loop, copies = (method.loop, method.copies()) if trains else (None, 0)
+    loop, copies = (method.loop, method.copies()) if isinstance(method, Trainable) else (None, 0)
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
     from holdfast import nn, train

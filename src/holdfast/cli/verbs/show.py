@@ -33,7 +33,8 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
                 typer.echo(f"  {label}: {getattr(cls, label)}")
         if told := getattr(cls, "fidelity", ""):
             # The page is in the repository; an installed package has the sentence alone.
-            page = f" (docs/fidelity/{name}.md)" if origin(kind, name) == "holdfast" else ""
+            page = "docs/judges.md" if kind == "judge" else f"docs/fidelity/{name}.md"
+            page = f" ({page})" if origin(kind, name) == "holdfast" else ""
             typer.echo(f"  fidelity: {told}{page}")
         for label in ("roles", "needs"):
             values = getattr(cls, label, ())
