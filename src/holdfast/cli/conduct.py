@@ -16,6 +16,7 @@ from holdfast.cli.writing import STATE, state_of, write_report
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
 
 if TYPE_CHECKING:
+    from holdfast.cli.progress import Bars, Lines
     from holdfast.engine.show import Done
     from holdfast.engine.store import Store
     from holdfast.study.file import Study
@@ -36,11 +37,9 @@ def conduct(
 ) -> int:
     """Plan a study, do what is left, write the report if it is new; give the exit code."""
     from holdfast.cli.progress import display
-    from holdfast.engine import leakage, local, tables
+    from holdfast.engine import local, tables
     from holdfast.engine.fit import check_fit
-    from holdfast.engine.judging import check_judges
     from holdfast.engine.store import Store
-    from holdfast.engine.work import left
     from holdfast.study.plan import Plan
 
     if workers is not None and workers < 1:
@@ -52,11 +51,7 @@ def conduct(
     show = display()
     with kept.held():
         try:
-            if said.leakage.refuse_above is not None or not left(made, kept).nothing:
-                shared = leakage.leakage(made, kept, keep=True)
-                leakage.check(made, shared)
-                show.say(leakage.said(shared))
-            check_judges(made, kept)
+            _check(made, kept, show)
             if not only_judge:
                 check_fit(made, kept, device=device, workers=workers)
             done = local.run(
@@ -86,6 +81,19 @@ def conduct(
                     f"{done.seconds:.1f} s, tables and report in {time.monotonic() - after:.1f} s",
                     err=True,
                 )
+
+
+def _check(made: Plan, kept: Store, show: Bars | Lines) -> None:
+    """Refuse rows that sides share and judges that could not be opened; say what is shared."""
+    from holdfast.engine import leakage
+    from holdfast.engine.judging import check_judges
+    from holdfast.engine.work import left
+
+    if made.study.leakage.refuse_above is not None or not left(made, kept).nothing:
+        shared = leakage.leakage(made, kept, keep=True)
+        leakage.check(made, shared)
+        show.say(leakage.said(shared))
+    check_judges(made, kept)
 
 
 def _failed(made: Plan, kept: Store, out: Path, show_text: bool, done: Done) -> HoldfastError:
