@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder, collate
+from holdfast.evaluate.completion import Completion, cut, of_ids
 from holdfast.evaluate.sampler import Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
     from transformers.modeling_utils import PreTrainedModel
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """An answer: its text without special tokens, why it ended, and its tokens."""
-
-    text: str
-    finish_reason: str
-    tokens: int
 
 
 CACHE = 4 * 2**30
@@ -106,7 +97,7 @@ def answers(
                 )
             said = out[:, tokens.ids.shape[1] :].cpu()
             for place, row, ids in zip(places, chosen, said, strict=True):
-                yield place, _completion(ids, row.ids[row.start :], encoder, sampler, ends)
+                yield place, of_ids(ids, row.ids[row.start :], encoder, sampler, ends)
     finally:
         model.generation_config = own
         model.train(was_training)
@@ -176,31 +167,7 @@ def _stopping(sampler: Sampler, encoder: Encoder, start: int) -> StoppingCriteri
     from transformers import StoppingCriteriaList
 
     def stopped(ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
-        told = [_cut(row[start:], encoder, sampler) is not None for row in ids]
+        told = [cut(row[start:], encoder, sampler) is not None for row in ids]
         return torch.tensor(told, device=ids.device)
 
     return StoppingCriteriaList([stopped] if sampler.stop else [])
-
-
-def _cut(ids: Tensor, encoder: Encoder, sampler: Sampler) -> str | None:
-    """Give the text before the first stop text, or None where there is none."""
-    text = str(encoder.tokenizer.decode(ids, skip_special_tokens=True))
-    found = [place for stop in sampler.stop if (place := text.find(stop)) >= 0]
-    return text[: min(found)] if found else None
-
-
-def _completion(
-    ids: Tensor, begun: Sequence[int], encoder: Encoder, sampler: Sampler, ends: list[int]
-) -> Completion:
-    """Cut what was added to `begun` at its first end token or stop text."""
-    found = torch.isin(ids, torch.tensor(ends)).nonzero()
-    kept = ids[: int(found[0, 0])] if len(found) else ids
-    text = encoder.tokenizer.decode([*begun, *kept.tolist()], skip_special_tokens=True)
-    if sampler.stop and _cut(kept, encoder, sampler) is not None:
-        used = int((kept != encoder.pad_id).sum())  # a row that stopped is filled up with padding
-        # Looked for behind the given words, but cut out of the whole: decoded apart, a tokenizer
-        # may drop the space between the two.
-        given = len(encoder.tokenizer.decode(list(begun), skip_special_tokens=True))
-        found = [place for stop in sampler.stop if (place := text.find(stop, given)) >= 0]
-        return Completion(text[: min(found, default=len(text))].strip(), "stop", used)
-    return Completion(text.strip(), "stop" if len(found) else "length", len(kept))
