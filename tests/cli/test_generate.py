@@ -11,6 +11,7 @@ import pytest
 
 from holdfast import evaluate, nn
 from holdfast.cli import run
+from holdfast.cli.exchanges import exchanges
 from holdfast.data.example import Role
 from holdfast.evaluate import Completion, Sampler
 from holdfast.testing import tiny
@@ -125,9 +126,9 @@ def test_a_file_that_cannot_be_written_is_told_first(
 def test_the_sampler_is_listed(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*ASKED, *SHORT, "--out", "said.jsonl"]) == 0
     assert (
-        "sampler: max_new_tokens 4, temperature 0.0, top_p 1.0, draws 1, stop [], batch 2\n"
-        in capsys.readouterr().out
-    )
+        "sampler: max_new_tokens 4, temperature 0.0, top_p 1.0, draws 1, stop [], batch 2, "
+        'batching "auto"\n'
+    ) in capsys.readouterr().out
     about = json.loads(Path("said.jsonl.json").read_text())
     assert about["sampler"] == Sampler(max_new_tokens=4, batch=2).model_dump(mode="json")
     assert about["cut"] == sum(row["finish_reason"] == "length" for row in read("said.jsonl"))
@@ -173,7 +174,7 @@ def test_prompts_go_out_and_answers_come_back(bench: Path) -> None:
     rows = read("said.jsonl")
     assert [row["response"] for row in rows] == [f"placeholder {i}" for i in range(6)]
     assert [row["finish_reason"] for row in rows].index("length") == 2
-    assert run(["judge", "refusal_keywords", "--exchanges", "said.jsonl", "--out", "v.jsonl"]) == 0
+    assert [one.response for one in exchanges(Path("said.jsonl"))] == [r["response"] for r in rows]
 
 
 @pytest.mark.parametrize(

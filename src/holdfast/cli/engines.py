@@ -64,6 +64,8 @@ class Checkpoint:
         self.files: ModelFiles = files
         self.coder: Encoder = coder
         self.threads, self.device = threads, device
+        self.batching = ""
+        """How answers were batched; empty where all were there already."""
 
     def command(self) -> dict[str, Any]:
         """Give the model's files and the format."""
@@ -79,6 +81,7 @@ class Checkpoint:
         yield from evaluate.answers(
             loaded, self.coder, asked.rows, asked.sampler, seed=asked.seed, done=done
         )
+        self.batching = evaluate.way(loaded, asked.sampler)
 
     def record(self) -> dict[str, Any]:
         """Give the engine, the device and the versions."""
@@ -87,6 +90,7 @@ class Checkpoint:
         return {
             "engine": "transformers",
             "model": self.files.spec,
+            "batching": self.batching,
             "device": self.device,
             "environment": environment(self.threads),
         }

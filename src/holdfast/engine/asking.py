@@ -116,22 +116,25 @@ def _answers(
         model,
         encoder,
         rows,
-        session.plan.study.generation,
+        session.plan.study.generation.with_(draws=step.draws),
         seed=step.config["seed"],
         prefills=prefills,
     )
-    return [
-        {
-            "uid": row.uid,
-            "system": row.system,
-            "prompt": row.prompt,
-            "response": one.text,
-            "finish_reason": one.finish_reason,
-            "tokens": one.tokens,
-            **({"prefill": prefill} if prefill else {}),
-        }
-        for row, one, prefill in zip(rows, done, prefills or [""] * len(rows), strict=True)
-    ]
+    found = []
+    for place, one in enumerate(done):
+        row, draw = rows[place // step.draws], place % step.draws
+        prefill = prefills[place // step.draws] if prefills else ""
+        found.append(
+            {
+                "uid": row.uid,
+                "system": row.system,
+                "prompt": row.prompt,
+                **one.fields(prefill),
+                **({"prefill": prefill} if prefill else {}),
+                **({"draw": draw} if step.draws > 1 else {}),
+            }
+        )
+    return found
 
 
 def _look(

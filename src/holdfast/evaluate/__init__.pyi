@@ -1,6 +1,7 @@
 from .completion import Completion as Completion
 from .generation import answers as answers
 from .generation import generate as generate
+from .generation import way as way
 from .moved import Moved as Moved
 from .moved import Watch as Watch
 from .neighbours import knn_overlap as knn_overlap
