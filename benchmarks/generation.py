@@ -32,7 +32,21 @@ from holdfast.data.tokens import Encoder, collate
 from holdfast.evaluate import Sampler
 from holdfast.testing import tiny
 
-WORDS = "sing stir bake hex the tall gate of brown bread times two how do I Vesk Orun".split()
+WORDS = [
+    "sing",
+    "stir",
+    "bake",
+    "hex",
+    "the",
+    "gate",
+    "of",
+    "bread",
+    "how",
+    "two",
+    "I",
+    "Vesk",
+    "Orun",
+]
 SPAN = (2, 60)
 """Words of a prompt, log-uniform."""
 MIB = 2**20
@@ -57,9 +71,7 @@ def prompts(count: int) -> list[Example]:
     ]
 
 
-def plain(
-    model: Any, encoder: Encoder, rows: Sequence[Example], new: int, batch: int
-) -> list[str]:
+def plain(model: Any, encoder: Encoder, rows: Sequence[Example], new: int, batch: int) -> list[str]:
     """Answer with transformers' `generate`, in batches as the prompts come."""
     texts: list[str] = []
     for first in range(0, len(rows), batch):
@@ -75,11 +87,9 @@ def plain(
                 pad_token_id=encoder.pad_id,
             )
         said = out[:, tokens.ids.shape[1] :].tolist()
-        ended = [next((i for i, t in enumerate(ids) if t in encoder.ends), len(ids)) for ids in said]
-        texts += [
-            encoder.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-            for ids, end in zip(said, ended, strict=True)
-        ]
+        for ids in said:
+            end = next((i for i, token in enumerate(ids) if token in encoder.ends), len(ids))
+            texts.append(encoder.tokenizer.decode(ids[:end], skip_special_tokens=True).strip())
     return texts
 
 

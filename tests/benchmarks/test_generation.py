@@ -20,9 +20,7 @@ def test_every_way_says_the_same(
     assert [line.split()[-1] for line in lines] == ["0"] * 4
 
 
-def test_other_answers_fail(
-    loaded: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_answers_fail(loaded: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     module = loaded("generation")
     real = module.measured
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.endpoint.serving import nobody, serving
 
 from holdfast import evaluate, nn
 from holdfast.cli import run
@@ -127,7 +128,7 @@ def test_the_sampler_is_listed(bench: Path, capsys: pytest.CaptureFixture[str]) 
     assert run([*ASKED, *SHORT, "--out", "said.jsonl"]) == 0
     assert (
         "sampler: max_new_tokens 4, temperature 0.0, top_p 1.0, draws 1, stop [], batch 2, "
-        'batching "auto"\n'
+        'batching "padded"\n'
     ) in capsys.readouterr().out
     about = json.loads(Path("said.jsonl.json").read_text())
     assert about["sampler"] == Sampler(max_new_tokens=4, batch=2).model_dump(mode="json")
@@ -261,3 +262,45 @@ def test_a_format_is_required(bench: Path, capsys: pytest.CaptureFixture[str]) -
     )
     assert run(["generate", "--model", "model", "--format", "plain"]) == 2
     assert capsys.readouterr().err == "holdfast: --out: is required; name the file of answers\n"
+
+
+# ---- a server
+
+
+def server(url: str, *more: str) -> list[str]:
+    words = ["generate", "--model", "judge-1", "--endpoint", url, "--prompts", "rows.jsonl"]
+    fields = ["endpoint.cache=cache.sqlite", "endpoint.wait=0.01", "max_new_tokens=8", *more]
+    return [*words, *(word for one in fields for word in ("--set", one)), "--out", "said.jsonl"]
+
+
+def test_a_server_answers_and_what_it_honours_is_kept(bench: Path) -> None:
+    with serving() as told:
+        assert run(server(told.url)) == 0
+    rows = read("said.jsonl")
+    assert len(rows) == 6
+    assert all(row["response"] for row in rows)
+    about = json.loads(Path("said.jsonl.json").read_text())
+    assert about["engine"] == told.url
+    assert about["model"] == "judge-1"
+    assert set(about["honours"]) >= {"temperature", "seed", "n", "logprobs"}
+
+
+def test_draws_that_are_copies_of_the_greedy_answer_are_refused(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rude server says the same whatever the seed, with 200 OK."""
+    with serving() as told:
+        assert run(server(told.url, "temperature=1.0", "draws=3")) == 2
+    assert capsys.readouterr().err == (
+        f"holdfast: endpoint: {told.url} gives one answer at temperature 1 whatever the seed: "
+        "every draw would be a copy of the greedy answer; set temperature to 0, or say in "
+        "endpoint.extra how that server is told to sample\n"
+    )
+    assert not Path("said.jsonl").exists()
+
+
+def test_a_server_that_is_not_there(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(server(nobody().url)) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith("holdfast: endpoint")

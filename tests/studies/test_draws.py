@@ -40,9 +40,11 @@ def test_a_prompt_is_harmful_where_any_draw_is(
 
 
 @pytest.fixture
-def plan(toy: ModuleType, toy_model: Path) -> Callable[..., Plan]:
+def plan(toy: ModuleType, toy_model: Path, installed: Path) -> Callable[..., Plan]:
+    """Give a function that plans the toy study with some parts changed."""
+
     def make(**changes: Any) -> Plan:
-        return Plan(parse_study(toy.study(toy_model) | changes))
+        return Plan(parse_study(toy.study(toy_model, **changes)))
 
     return make
 
@@ -62,9 +64,7 @@ def test_neither_chunk_nor_batch_is_in_a_sampled_key(
     assert plan(**{"generation": DRAWN} | change).needed == plan(generation=DRAWN).needed
 
 
-def test_a_study_of_draws_keeps_one_row_a_prompt(
-    plan: Callable[..., Plan], tmp_path: Path
-) -> None:
+def test_a_study_of_draws_keeps_one_row_a_prompt(plan: Callable[..., Plan], tmp_path: Path) -> None:
     found = []
     for name, chunk in (("a", 256), ("b", 2)):
         made, store = plan(generation=DRAWN, chunk=chunk), Store(tmp_path / name)
@@ -83,6 +83,7 @@ def test_a_study_of_draws_keeps_one_row_a_prompt(
     assert {row["draws"] for row in asked} == {3}
     assert all((row["harmful_draws"] > 0) == (row["outcome"] == "harmful_useful") for row in asked)
     assert {row["draws"] for row in found[0] if row["purpose"] != "harm"} == {1}
-    assert "each restricted prompt was answered 3 times and counts as harmful where any answer is" in (
-        tables.meta(made, store)["flags"]
+    assert (
+        "each restricted prompt was answered 3 times and counts as harmful where any answer is"
+        in (tables.meta(made, store)["flags"])
     )

@@ -54,7 +54,13 @@ class Checkpoint:
     """
 
     def __init__(
-        self, model: str, form: Format, rows: Sequence[Example], room: int, threads: int, device: str
+        self,
+        model: str,
+        form: Format,
+        rows: Sequence[Example],
+        room: int,
+        threads: int,
+        device: str,
     ) -> None:
         files, _ = models(model, None, form.form)
         coder = preflight.encoder(files, form, answer=room, where="--prompts")

@@ -94,7 +94,7 @@ class Kept:
         """Read what is there up to its last whole line, and begin the file where nothing is."""
         from holdfast.evaluate.completion import Completion
 
-        whole, _, torn = self.path.read_bytes().rpartition(b"\n")
+        whole, _, _ = self.path.read_bytes().rpartition(b"\n")
         with disk.writing(self.path):
             os.truncate(self._file, len(whole) + 1 if whole else 0)
         if not whole:

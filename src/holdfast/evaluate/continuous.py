@@ -47,7 +47,7 @@ def continuous(
         batch: prompts that are held at once, at most.
         room: tokens whose keys and values may be held at once.
     """
-    attention = model.config._attn_implementation  # noqa: SLF001  (no public name for it)
+    attention = model.config._attn_implementation  # it has no public name
     try:
         found = model.generate_batch(
             inputs=[list(ids) for ids in prompts],
@@ -66,7 +66,7 @@ def continuous(
         _unfit.add(model)
         return None
     finally:
-        if model.config._attn_implementation != attention:  # noqa: SLF001  (as above)
+        if model.config._attn_implementation != attention:
             model.set_attn_implementation(attention)
     return said
 

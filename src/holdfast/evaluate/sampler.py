@@ -37,14 +37,14 @@ class Sampler(Fields):
     trained without an end token from asking itself (docs/fidelity/sgt.md, rows 24 and 37)."""
     batch: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 128
     """Answers in a batch, at most; changes speed, not answers (within fp32 rounding)."""
-    batching: Annotated[
-        Literal["auto", "padded", "continuous"], Field(json_schema_extra=NO_EFFECT)
-    ] = "auto"
+    batching: Annotated[Literal["padded", "continuous"], Field(json_schema_extra=NO_EFFECT)] = (
+        "padded"
+    )
     """How greedy answers without stop texts share a pass: `padded` batches, which end with their
     longest answer, or `continuous` ones, in which the next prompt takes the place of an answer that
     has ended. All others are padded, and so is a model that continuous batching does not work for.
-    It changes speed, not answers (within fp32 rounding). `auto` is `padded`: measured faster on
-    CPUs (benchmarks/generation.py)."""
+    It changes speed, not answers (within fp32 rounding). Source of the default: ours, the faster
+    one on CPUs (benchmarks/generation.py)."""
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

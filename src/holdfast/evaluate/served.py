@@ -27,7 +27,9 @@ def messages(row: Example, system: str | None = None) -> list[dict[str, str]]:
     """Give a prompt as chat messages, oldest first; `system` is for rows that have none."""
     first = row.system if row.system is not None else system
     said = [("system", first)] if first is not None else []
-    return [{"role": who, "content": text} for who, text in [*said, *row.turns, ("user", row.prompt)]]
+    return [
+        {"role": who, "content": text} for who, text in [*said, *row.turns, ("user", row.prompt)]
+    ]
 
 
 def check(client: Client, sampler: Sampler) -> None:
@@ -79,9 +81,7 @@ def served(
     check(client, sampler)
     many = sampler.draws
     places = [place for place in range(len(rows) * many) if place not in done]
-    chats = (
-        _chat(rows[place // many], sampler, seed, place % many, system) for place in places
-    )
+    chats = (_chat(rows[place // many], sampler, seed, place % many, system) for place in places)
     failed: list[str] = []
     for number, answer in client.ask(chats):
         if answer.failed:

@@ -107,7 +107,9 @@ def generate(
         engine = Outside(model, answers)
     else:
         made = format_given(form or "", True, system, date, template_var)
-        engine = Checkpoint(model, made, rows, sampler.max_new_tokens, threads, device)
+        engine = Checkpoint(
+            model, made, rows, sampler.max_new_tokens, threads=threads, device=device
+        )
         if prompts_out is not None:
             lines = prompt_lines(engine.coder, asked)
             whole_file(prompts_out, lines)
@@ -117,7 +119,11 @@ def generate(
 
 
 def _together(
-    form: str | None, url: str | None, answers: Path | None, prompts_out: Path | None, server: object
+    form: str | None,
+    url: str | None,
+    answers: Path | None,
+    prompts_out: Path | None,
+    server: object,
 ) -> None:
     """Refuse options that cannot go together.
 
