@@ -84,8 +84,8 @@ def generate(
     """Answer prompts with a checkpoint or a server. Writes JSON lines.
 
     --set changes the sampler: max_new_tokens, temperature (0 is greedy), top_p, draws (answers to
-    each prompt), stop (a list of texts that end an answer) and batch. Finished answers are kept:
-    the same command goes on where it was stopped.
+    each prompt), stop (a list of texts that end an answer), batch and batching. Finished answers
+    are kept: the same command goes on where it was stopped.
     """
     from holdfast.api.fields import decode
     from holdfast.evaluate.sampler import Sampler
