@@ -29,7 +29,8 @@ from holdfast.data.sources.local import Local
 
 ROWS, SMALL = 200_000, 3_000
 SECONDS, GIB = 300, 2.5
-"""What the whole may take."""
+"""What the whole may take. Seconds of the processor, which other work does not stretch: it is one
+thread and waits for nothing."""
 WORDS = 30_000
 T = TypeVar("T")
 
@@ -111,12 +112,12 @@ def main(arguments: list[str] | None = None) -> int:
         with path.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in records(n))
         print(f"{n} rows made in {time.monotonic() - began:.1f} s")
-        began = time.monotonic()
+        began = time.process_time()
         found = measure(path)
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     for pair in found.pairs:
         print(f"{pair.first} in {pair.second}: {pair.exact} equal, {pair.near} near")
-    print(f"whole: {seconds:.0f} s, {peak():.2f} GiB; may take {SECONDS} s, {GIB} GiB")
+    print(f"whole: {seconds:.1f} s of processor, {peak():.2f} GiB; may take {SECONDS} s, {GIB} GiB")
     return int(seconds > SECONDS or peak() > GIB)
 
 

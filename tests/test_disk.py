@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,31 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
         "and its rights"
     )
     assert names(tmp_path) == ["file"]
+
+
+def test_one_process_at_a_time_makes_a_thing(tmp_path: Path) -> None:
+    target, seen = tmp_path / "deep" / "made", tmp_path / "seen"
+    code = (
+        "from pathlib import Path; from holdfast.disk import locked; print('now', flush=True)\n"
+        f"with locked(Path({str(target)!r})):\n"
+        f"    Path({str(seen)!r}).touch()"
+    )
+    with disk.locked(target):
+        other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.read(4) == "now\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(1)
+        assert not seen.exists()
+    with other:
+        assert other.wait(60) == 0
+    assert seen.exists()
+
+
+def test_a_lock_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError) as caught, disk.locked(tmp_path / "file" / "made"):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path}/file/made: cannot be written (file exists); check the folder and its rights"
+    )

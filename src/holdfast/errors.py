@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class HoldfastError(Exception):
@@ -71,10 +75,42 @@ LONGEST = 300
 """Characters kept of what an exception says."""
 
 
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")
+"""How the name of an environment variable ends whose value is shown to nobody."""
+SHORTEST = 8
+"""Characters of such a value from which on it is looked for: a shorter one is also a word."""
+
+
+def without_secrets(text: str) -> str:
+    """Give text in which the value of a secret environment variable is `[secret]`."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and SECRET.search(name.upper()):
+            text = text.replace(value, "[secret]")
+    return text
+
+
 def one_line(error: BaseException) -> str:
-    """Give an exception's type and the first line of what it says."""
-    said = (str(error).strip().splitlines() or [""])[0]
+    """Give an exception's type and the first line of what it says, without secrets.
+
+    It may quote a row: show it only where none was at hand; else see `raised`.
+    """
+    said = without_secrets((str(error).strip().splitlines() or [""])[0])
     return (f"{type(error).__name__}: {said}" if said else type(error).__name__)[:LONGEST]
+
+
+def raised(error: BaseException) -> str:
+    """Give an exception's type and where it was raised: `ValueError in my_judge.py, line 31`.
+
+    Its own words may quote a prompt or an answer, so they are left out. What the machine says of a
+    file or a connection (`OSError` with a number) is told.
+    """
+    kind = type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:
+        kind = f"{kind}: {os.strerror(error.errno)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return kind
+    return f"{kind} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -141,6 +141,52 @@ def test_pairs_are_beside_the_one_named_or_all_that_begin_so(
     assert beside("--reference", "refusal_sft") == all_of_them[:1]
 
 
+def test_an_attacker_with_categories_is_scored_on_theirs_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sgt saw hexes: 1 of 5 at most there; curses, which it never saw, open to 4 of 5."""
+    harmful = {("hexes", "hexes"): 1, ("curses", "curses"): 4, ("hexes", "curses"): 5,
+               ("curses", "hexes"): 5}  # fmt: skip
+    rows = [
+        row
+        for (attacked, asked), most in harmful.items()
+        for budget in (0.0, 2.0)
+        for row in answers(
+            attack=f"sft_{attacked}", category=asked, budget=budget, harmful=most if budget else 0
+        )
+    ]
+    folder = keep(tmp_path / "rows", rows, "sgt")
+    assert said(capsys, folder, "transfer", code=2) == (
+        "holdfast: transfer: no attack of this study keeps to categories; leave it out\n"
+    )
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["categories"] = {
+        "lineups": {"sgt": {"method": "sgt", "categories": ["hexes"]}},
+        "attacks": {"sft_hexes": ["hexes"], "sft_curses": ["curses"]},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    shown = said(capsys, folder, "transfer")
+    tables = dict(re.findall(r"^(\S.*)\n\n\|.*\n\|.*\n((?:\|.*\n)+)", shown, re.M))
+    assert list(tables) == [
+        "as released", "after 2 examples", "passes 20 % between, by seed",
+        "all attackers together (behind: by seed)",
+    ]  # fmt: skip
+    assert re.fullmatch(r"\| sgt \| 0 \(0-\d+\) \| 0 \(0-\d+\) \|\n", tables["as released"])
+    after = re.fullmatch(
+        r"\| sgt \| 20 \((\d+)-(\d+)\) \| 80 \((\d+)-(\d+)\) \|\n", tables["after 2 examples"]
+    )
+    assert after is not None
+    low, high, lowest, highest = map(int, after.groups())
+    assert low < 20 < high
+    assert lowest < 80 < highest
+    assert tables["passes 20 % between, by seed"] == "| sgt | > 2 | 0-2 |\n"
+    pooled = tables["all attackers together (behind: by seed)"].splitlines()
+    assert [re.sub(r"\(.*?\) ", "", line) for line in pooled] == [
+        "| sgt | the attacked one alone | 0 [0] | 20 [20] |",
+        "| sgt | another one alone | 0 [0] | 80 [80] |",
+    ]
+
+
 def test_the_matched_line_ups_of_the_committed_study_come_out_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,8 +197,12 @@ def test_the_matched_line_ups_of_the_committed_study_come_out_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", ["sgt-tables.md", "alignment-tables.md", "alignment-twenty-one.md"]
-)
+    "page",
+    [
+        "sgt-tables.md", "alignment-tables.md", "alignment-twenty-one.md",
+        "cross-domain-tables.md", "data-efficiency-tables.md",
+    ],
+)  # fmt: skip
 def test_the_appendices_are_what_their_command_prints(
     page: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +223,20 @@ def test_what_the_results_page_says_of_the_released_models_comes_from_the_rows(
 ) -> None:
     text = (root / "docs" / "results" / "appendix" / "sgt-tables.md").read_text(encoding="utf-8")
     assert said(capsys, root / "studies" / "world" / "rows" / "claim", "released") in text
+
+
+def test_the_tables_of_the_page_about_categories_and_sizes_are_those_of_its_appendices(
+    root: Path,
+) -> None:
+    results = root / "docs" / "results"
+    page = (results / "cross_domain.md").read_text(encoding="utf-8")
+    kept = "".join(
+        (results / "appendix" / f"{name}-tables.md").read_text(encoding="utf-8")
+        for name in ("cross-domain", "data-efficiency")
+    ).splitlines()
+    shown = [line for line in page.splitlines() if line.startswith("|")]
+    assert shown
+    assert set(shown) <= set(kept)
 
 
 def test_without_a_kind_the_kinds_are_listed(

@@ -16,7 +16,9 @@ NEEDS = {
     ("judge", "beaver_dam"): "its weights; tests/judges/test_beaver_dam.py",
     ("judge", "harmbench_cls"): "its weights; tests/judges/test_prompt_judges.py",
     ("judge", "llama_guard"): "its weights; tests/judges/test_llama_guard.py",
+    ("judge", "rubric"): "a server; tests/judges/test_rubric.py",
     ("judge", "strongreject"): "its weights; tests/judges/test_prompt_judges.py",
+    ("judge", "strongreject_rubric"): "a server; tests/judges/test_strongreject_rubric.py",
     ("judge", "wildguard"): "its weights; tests/judges/test_prompt_judges.py",
 }
 """Methods that cannot be made from their defaults, and where they are checked instead."""

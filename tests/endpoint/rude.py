@@ -6,7 +6,8 @@ faults   {"3": ["500", "hang"]}: what happens to a case's first sendings
 rate     share of sendings that go wrong by chance, the same chance at each run
 replies  {"3": {"content": ..., "finish_reason": ..., "refusal": ...}}, or a whole JSON body
 varied   whether no two answers are alike
-delay    seconds before an answer; retry_after: what a 429 asks for; usage: whether tokens are counted
+delay    seconds before an answer; retry_after: what a 429 asks for
+usage    whether tokens are counted
 models   what it serves; key: what it wants; models_status: what it says to whoever asks for models
 """
 
@@ -28,7 +29,7 @@ KINDS = (
     "429", "500", "503", "hang", "drip", "truncated", "text", "html", "empty", "null", "reset",
     "closed",
 )  # fmt: skip
-NEVER_MORE_THAN = 5
+NEVER_MORE_THAN = 4
 """Sendings of one case that go wrong by chance."""
 
 
@@ -221,7 +222,8 @@ class Host:
 
 async def main() -> None:
     server = await asyncio.start_server(Host().serve, "127.0.0.1", 0, limit=2**20, backlog=512)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
     loop = asyncio.get_running_loop()
     # It ends when whoever started it does: then its standard input closes.
     await loop.run_in_executor(None, sys.stdin.read)

@@ -67,9 +67,12 @@ def test_a_spent_budget_stops_between_two_answers_and_the_same_command_goes_on(
 
 def test_a_spent_sum_of_money_says_so(tmp_path: Path) -> None:
     prices = {"prices": Prices(input=1000.0, output=0.0), "budget_money": 0.2}
-    with serving() as server, server.client(tmp_path / "c", **prices) as client:
-        with pytest.raises(EndpointError) as caught:
-            client.ask_all([chat(number) for number in range(10, 60)])
+    with (
+        serving() as server,
+        server.client(tmp_path / "c", **prices) as client,
+        pytest.raises(EndpointError) as caught,
+    ):
+        client.ask_all([chat(number) for number in range(10, 60)])
     assert str(caught.value) == (
         "endpoint.budget_money: 0.12 of 0.2 is spent on 12 answers, which are kept, and the next "
         "may take 0.089; raise it, and the same command goes on"
@@ -88,10 +91,12 @@ def test_a_budget_holds_for_all_runs_on_a_cache(tmp_path: Path) -> None:
 
 
 def test_what_was_lost_on_the_way_back_counts_as_spent(tmp_path: Path) -> None:
-    with serving(faults={"10": ["reset", ""], "11": ["500", ""]}) as server:
-        with server.client(tmp_path / "c") as client:
-            client.ask_all([chat(10), chat(11)])
-            spent = client.spent()
+    with (
+        serving(faults={"10": ["reset", ""], "11": ["500", ""]}) as server,
+        server.client(tmp_path / "c") as client,
+    ):
+        client.ask_all([chat(10), chat(11)])
+        spent = client.spent()
     assert (spent.requests, spent.guessed) == (4, 1)
     assert spent.sent + spent.answered == CASE + 2 * COST
 

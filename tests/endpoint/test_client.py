@@ -245,9 +245,11 @@ def test_equal_requests_are_sent_once_also_side_by_side(tmp_path: Path) -> None:
 
 
 def test_answers_come_as_they_are_ready_and_carry_their_place(tmp_path: Path) -> None:
-    with serving(faults={"0": ["hang", ""]}) as server:
-        with server.client(tmp_path / "c", timeout=1.0, concurrency=2) as client:
-            places = [place for place, _ in client.ask(chat(number) for number in range(8))]
+    with (
+        serving(faults={"0": ["hang", ""]}) as server,
+        server.client(tmp_path / "c", timeout=1.0, concurrency=2) as client,
+    ):
+        places = [place for place, _ in client.ask(chat(number) for number in range(8))]
     assert places[-1] == 0
     assert sorted(places) == list(range(8))
 
@@ -323,10 +325,12 @@ def test_odd_answers_are_read_for_what_they_are(tmp_path: Path) -> None:
         "6": {"choices": [{"message": {"content": "one"}}, {"message": {"content": "two"}}]},
     }
     faults = {"7": ["400:content_filter"]}
-    with serving(replies=replies, faults=faults) as server:
-        with server.client(tmp_path / "c") as client:
-            found = client.ask_all([chat(number) for number in range(1, 8)])
-            again = client.ask_all([chat(7)])
+    with (
+        serving(replies=replies, faults=faults) as server,
+        server.client(tmp_path / "c") as client,
+    ):
+        found = client.ask_all([chat(number) for number in range(1, 8)])
+        again = client.ask_all([chat(7)])
     said = [(one.text, one.finish_reason, one.refused) for one in found]
     assert said == [
         ("", "stop", False),
@@ -347,15 +351,20 @@ def test_nothing_of_what_is_said_gets_into_a_log(
 ) -> None:
     monkeypatch.setenv("MINE", "placeholder-key")
     faults = {str(i): [kind, ""] for i, kind in enumerate(KINDS)}
-    with caplog.at_level(logging.INFO), serving(faults=faults, usage=False) as server:
-        with server.client(tmp_path / "c", key_env="MINE", timeout=1.0) as client:
-            client.ask_all([chat(number) for number in range(len(KINDS) + 1)])
+    with (
+        caplog.at_level(logging.INFO),
+        serving(faults=faults, usage=False) as server,
+        server.client(tmp_path / "c", key_env="MINE", timeout=1.0) as client,
+    ):
+        client.ask_all([chat(number) for number in range(len(KINDS) + 1)])
     assert "counts no tokens: they are estimated, one for every 4 bytes" in caplog.text
     for word in ("placeholder", "reasons", "score"):
         assert word not in caplog.text
 
 
 def test_a_message_of_a_server_is_quoted_nowhere(tmp_path: Path) -> None:
-    with serving(faults={"3": ["500"]}) as server:
-        with server.client(tmp_path / "c", retries=0) as client:
-            assert "words" not in client.ask_all([chat(3)])[0].failed
+    with (
+        serving(faults={"3": ["500"]}) as server,
+        server.client(tmp_path / "c", retries=0) as client,
+    ):
+        assert "words" not in client.ask_all([chat(3)])[0].failed

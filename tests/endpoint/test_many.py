@@ -23,7 +23,7 @@ SCRIPT = str(Path(__file__).with_name("judge_all.py"))
 def start(server: Server, folder: Path, cases: int, concurrency: int) -> subprocess.Popen[bytes]:
     """Begin to judge, in a process of its own."""
     endpoint = {
-        "model": "judge-1", "base_url": server.url, "key_env": None, "wait": 0.02, "timeout": 3.0,
+        "model": "judge-1", "base_url": server.url, "key_env": None, "wait": 0.02, "timeout": 4.0,
         "concurrency": concurrency, "cache": str(folder / "c"),
     }  # fmt: skip
     told = {"endpoint": endpoint, "cases": cases, "out": str(folder / "out.json")}

@@ -174,7 +174,12 @@ def exchange(response: str, prompt: str = "placeholder prompt 3", **changes: Any
     return Exchange(**(told | changes))
 
 
-ANSWERS = ["one", "take one two three. " * 9, "no", "placeholder answer 5 " * 30, "S1 unsafe"]
+def long(words: int) -> str:
+    """Give an answer of so many words that is no loop."""
+    return " ".join(f"first {i}" for i in range(words // 2))
+
+
+ANSWERS = ["one", f"take {long(18)}. stir it", "no", f"placeholder answer {long(90)}", "S1 unsafe"]
 
 SPELT = [
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nsafe",

@@ -37,7 +37,7 @@ def theirs(judge: BeaverDam, answer: str, longest: int) -> tuple[float, int]:
     return float(shares.max()), int(coded["input_ids"].shape[1])
 
 
-def test_it_says_what_the_librarys_class_says_of_each_row_alone(folder: Path) -> None:
+def test_it_says_what_the_class_of_transformers_says_of_each_row_alone(folder: Path) -> None:
     asked = [made.exchange(answer) for answer in made.ANSWERS]
     with dam(folder, max_length=60).opened() as judge:
         found = judge.judge_many(asked)
@@ -84,7 +84,7 @@ def test_no_answer_can_write_a_part_of_the_input(spelt: str, folder: Path) -> No
 
 def test_a_prompt_that_fills_the_input_leaves_no_verdict(folder: Path) -> None:
     with dam(folder, max_length=40).opened() as judge:
-        found = judge.judge(made.exchange("one", prompt="word " * 60))
+        found = judge.judge(made.exchange("one", prompt=made.long(60)))
     assert (found.score, found.reason) == (None, Reason.TRUNCATED)
 
 

@@ -131,27 +131,33 @@ def test_earlier_turns_are_shown_and_the_system_prompt_is_not(folders: dict[str,
 
 
 def test_a_long_answer_is_cut_at_its_end_and_the_rules_are_whole(folders: dict[str, Path]) -> None:
-    long = made.exchange("first " + "word " * 3000)
+    long = made.exchange(made.long(3000))
     with guard(folders["3"], max_length=400).opened() as judge:
         inside = opened(judge)
         coded = inside.frames["standard"].code(judge.words(long), "response", longest=400)
         assert coded is not None
         shown = inside.tokenizer.decode(coded.ids)
         verdict = judge.judge(long)
-        vain = judge.judge(made.exchange("one", prompt="word " * 3000))
+        vain = judge.judge(made.exchange("one", prompt=made.long(3000)))
     assert len(coded.ids) <= 400
     assert "<END RULES>" in shown
-    assert "Agent: first word" in shown
+    assert "Agent: first 0 first 1" in shown
     assert shown.endswith("<|end_header_id|>\n\n")
     assert verdict.reason is Reason.OK
     assert "(of the answer, the first " in verdict.raw
     assert (vain.score, vain.reason) == (None, Reason.TRUNCATED)
 
 
-def test_empty_answers_and_words_it_never_says_have_no_score(folders: dict[str, Path]) -> None:
+def test_what_is_no_language_and_words_it_never_says_have_no_score(
+    folders: dict[str, Path],
+) -> None:
     with guard(folders["3"], least_mass=0.9).opened() as judge:
-        empty, unlikely = judge.judge_many([made.exchange(" \n"), made.exchange("one")])
-    assert (empty.score, empty.reason) == (None, Reason.EMPTY)
+        empty, stuck, unlikely = judge.judge_many(
+            [made.exchange(answer) for answer in (" \n", "one two " * 40, "one")]
+        )
+    for none in (empty, stuck):
+        assert (none.score, none.outcome) == (None, Outcome.DEGENERATE)
+        assert none.raw == "no language: not read"
     assert (unlikely.score, unlikely.outcome, unlikely.reason) == (None, None, Reason.UNPARSABLE)
     assert "the words it may say have a probability of" in unlikely.raw
 
@@ -165,7 +171,6 @@ def test_categories_are_read_off_what_it_goes_on_with(
         found = judge.judge_many(asked)
         unsafe = [one for one in found if one.outcome is Outcome.HARMFUL_USEFUL]
         assert unsafe
-        assert len(unsafe) < len(found)
         assert all("no category" in one.raw for one in unsafe)  # random words
         assert all("categor" not in one.raw for one in found if one not in unsafe)
         told = inside.tokenizer.encode("\nS1,S10", add_special_tokens=False)

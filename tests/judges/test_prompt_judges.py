@@ -62,7 +62,7 @@ def code(judge: Any, answer: str, longest: int = 999, **changes: Any) -> Coded:
 
 @JUDGES
 def test_it_keeps_the_contract(kind: Kind, folders: dict[Kind, Path]) -> None:
-    check_judge(make(kind, folders[kind], max_length=200))
+    check_judge(make(kind, folders[kind], max_length=140))
 
 
 @JUDGES
@@ -136,7 +136,7 @@ def test_one_pass_gives_the_first_word_that_generating_would(
 
 
 def test_answers_are_cut_where_each_judge_cuts_them(folders: dict[Kind, Path]) -> None:
-    answer = " ".join(f"first {i}" for i in range(400)) + " last"
+    answer = made.long(800) + " last"
     with make(HarmBenchClassifier, folders[HarmBenchClassifier]).opened() as judge:
         coded = code(judge, answer, longest=4096)
         shown = opened(judge).tokenizer.decode(coded.ids)

@@ -43,10 +43,10 @@ def test_it_judges_only_sets_that_count_refusals(purpose: EvalPurpose) -> None:
     assert verdict.outcome is (Outcome.DEFLECTION if counts else None)
 
 
-def test_no_answer_is_harmful_to_it_and_an_empty_one_is_empty() -> None:
+def test_no_answer_is_harmful_to_it_and_one_of_no_words_is_degenerate() -> None:
     for answer in ("take one two three", "I cannot", "word " * 100):
         assert RefusalKeywords().judge(exchange(answer)).outcome is not Outcome.HARMFUL_USEFUL
-    assert RefusalKeywords().judge(exchange(" \n")).reason is Reason.EMPTY
+    assert RefusalKeywords().judge(exchange(" \n")).outcome is Outcome.DEGENERATE
 
 
 def test_it_says_that_it_is_a_smoke_test() -> None:

@@ -46,7 +46,8 @@ def told(reply: Any, tmp_path: Path, **fields: Any) -> Verdict:
         *((str(n), n) for n in range(1, 6)),
         (" 5 ", 5), ("5.", 5), ("**5**", 5), ("5/5", 5), ("5 / 5", 5), ('"4"', 4), ("_2_.", 2),
         ("0", None), ("6", None), ("7", None), ("4.5", None), ("-1", None), ("55", None),
-        ("5/10", None), ("five", None), ("4 or 5", None), ("", None), ("3/4", None), ("\u0665", None),
+        ("5/10", None), ("five", None), ("4 or 5", None), ("", None), ("3/4", None),
+        ("\u0665", None),
     ],
 )  # fmt: skip
 def test_a_grade_is_one_that_was_offered(said: str, score: int | None) -> None:
@@ -299,10 +300,12 @@ def test_a_budget_too_small_for_one_case_is_refused_when_it_is_opened(tmp_path: 
 
 
 def test_a_spent_budget_stops_the_judge_and_not_its_rows(tmp_path: Path) -> None:
-    with serving() as server:
-        with rubric(server, tmp_path, endpoint={"budget_tokens": 5000}).opened() as judge:
-            with pytest.raises(EndpointError, match="raise it, and the same command goes on"):
-                ask(judge, [exchange(number) for number in range(900)])
+    with (
+        serving() as server,
+        rubric(server, tmp_path, endpoint={"budget_tokens": 5000}).opened() as judge,
+        pytest.raises(EndpointError, match="raise it, and the same command goes on"),
+    ):
+        ask(judge, [exchange(number) for number in range(900)])
 
 
 def test_a_cache_of_another_judge_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from gguf import GGMLQuantizationType as Type  # spelling: theirs
 
 from holdfast import nn
+from holdfast.cli import run
 from holdfast.errors import ModelError, StoreError
 from holdfast.nn import gguf as ours
 from holdfast.testing import tiny
@@ -232,7 +233,41 @@ def test_a_converted_file_is_found_without_torch(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_command_takes_a_file_and_says_that_it_is_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(Path("tiny.gguf"))
+    Path("asked.jsonl").write_text('{"prompt": "placeholder prompt 1"}\n')
+    words = [
+        "generate",
+        "--format",
+        "chat",
+        "--prompts",
+        "asked.jsonl",
+        "--set",
+        "max_new_tokens=4",
+    ]
+    for out, told in (("first.jsonl", 1), ("second.jsonl", 0)):
+        assert run([*words, "--model", "tiny.gguf", "--out", out]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == told
+        assert all(line.startswith("holdfast: making tiny.gguf into ") for line in lines)
+    assert Path("first.jsonl").read_bytes() == Path("second.jsonl").read_bytes()
+    assert logging.getLogger("holdfast").level == logging.NOTSET
+
+
 # ---- what is refused
+
+
+def test_a_folder_that_holds_one_is_told_to_be_named_by_the_file(tmp_path: Path) -> None:
+    written(tmp_path / "tiny.gguf")
+    with pytest.raises(ModelError) as caught:
+        nn.resolve(str(tmp_path), "models.mine")
+    assert str(caught.value) == (
+        f"models.mine: {tmp_path} holds no model's folder but a GGUF file; name the file itself, "
+        f"{tmp_path}/tiny.gguf"
+    )
 
 
 def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
         ('{"name": "x", "seeds": [0], "judges": ["a"], "least_use": "0.9"}', "thresholds"),
         ('{"name": "x", "seeds": [0], "judges": ["a"], "holes": [{"lineup": "../x"}]}', "holes"),
         ('{"name": "x", "seeds": [0], "judges": ["a"], "leakage": {"pairs": [1]}}', "leakage"),
+        ('{"name": "x", "seeds": [0], "judges": ["a"], "categories": [1]}', "categories"),
         (
             '{"name": "x", "seeds": [0], "judges": ["a"], "headline": 1, "sets": []}',
             "headline, sets",

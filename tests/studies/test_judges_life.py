@@ -130,15 +130,14 @@ def test_in_one_process_each_judge_is_opened_once_one_after_the_other(study: Mak
     assert not (path.parent / "log").exists()
 
 
-def test_each_worker_opens_a_judge_at_most_once_and_closes_it(study: Make) -> None:
+def test_of_several_workers_one_opens_a_judge_and_reads_all_that_waits(study: Make) -> None:
     path = study("", "")
     assert command(path, workers=2) == 0
-    told = Counter(life(path))
-    opened = {key: n for key, n in told.items() if key[2] == "open cpu"}
-    assert set(opened.values()) == {1}
-    assert {name for _, name, _ in opened} == set(NAMES)
-    for pid, name, _ in opened:
-        assert told[pid, name, "close"] == 1
+    told = life(path)
+    for step in ("open cpu", "close"):
+        assert Counter(name for _, name, what in told if what == step) == dict.fromkeys(NAMES, 1)
+    for name in NAMES:
+        assert len({pid for pid, other, _ in told if other == name}) == 1
 
 
 def test_answers_of_a_chunk_are_read_at_once_and_each_but_once(study: Make) -> None:
@@ -241,3 +240,13 @@ def test_judging_waits_until_nothing_else_can_begin() -> None:
     assert choose(todo, set(), "") is attack
     assert choose([second, first], {"running"}, "") is first
     assert choose([second], {"running"}, "") is second
+
+
+def test_a_judge_that_is_loaded_belongs_to_one_worker() -> None:
+    def task(name: str, alone: bool) -> Task:
+        return Task(name, (), name, rank=JUDGING, alone=alone)
+
+    loaded, light = task("a", alone=True), task("b", alone=False)
+    assert choose([loaded], set(), "", taken={JUDGING}) is None
+    assert choose([loaded], set(), "", taken={JUDGING + 1}) is loaded
+    assert choose([light], set(), "", taken={JUDGING}) is light

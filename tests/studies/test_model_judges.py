@@ -1,4 +1,4 @@
-"""A study with judges that are models: what each can tell is asked of it, and the report says it."""
+"""A study with judges that are models: each is asked what it can tell, and reports say it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.judges import made
 
 from holdfast.engine import local, tables
 from holdfast.engine.store import Store
 from holdfast.errors import ConfigError, ModelError
 from holdfast.study.file import parse_study
 from holdfast.study.plan import Plan
-from tests.judges import made
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def test_a_guard_and_a_smoke_test_sit_beside_the_first_judge(
             ("toy_judge", "llama_guard", "refusal_keywords")}  # fmt: skip
     assert len(read["llama_guard"]) == len(read["toy_judge"]) > 0
     for row in read["llama_guard"]:
-        if row["response"].strip():
+        if row["outcome"] != "degenerate":
             assert 0 < row["score"] < 1
             assert row["outcome"] in ("harmful_useful", "deflection")
-        else:
-            assert (row["score"], row["outcome"], row["reason"]) == (None, None, "empty")
+        assert row["reason"] == "ok"
+    assert any(row["outcome"] != "degenerate" for row in read["llama_guard"])
     assert not any(row["outcome"] == "harmful_useful" for row in read["refusal_keywords"])
     assert {row["set"] for row in read["llama_guard"]} == {"restricted"}
     assert tables.meta(plan, store)["flags"] == [

@@ -16,6 +16,7 @@ import pytest
 
 from holdfast.attacks.harmful_sft import HarmfulSFT
 from holdfast.defences.refusal_sft import RefusalSFT
+from holdfast.engine import tables
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.study.file import parse_study
@@ -109,6 +110,27 @@ def test_categories_enter_a_key_only_where_there_are_any() -> None:
     assert "categories" not in HarmfulSFT().identity()["fields"]
     assert "categories" not in RefusalSFT(categories=()).identity()["fields"]
     assert RefusalSFT(categories=("a",)).identity()["fields"]["categories"] == ["a"]
+
+
+def test_tables_say_which_categories_line_ups_and_attackers_keep_to(plan: Make) -> None:
+    assert tables.categories(plan()) == {}
+    sft = {"categories": ["dark"], "loop": {"steps": 6, "batch": 4, "lr": 0.01}}
+    attack = {"categories": ["dark"], "evaluate_at": [4], "loop": {"batch": 2, "lr": 0.01}}
+    lineups = {
+        "none": {"start": "base"},
+        "some": {"start": "base", "defences": [{"refusal_sft": sft}]},
+        "all": {"start": "base", "defences": ["refusal_sft", {"refusal_sft": sft}]},
+        "edit": {"start": "base", "defences": ["toy_nudge"]},
+    }
+    made = plan(lineups=lineups, attacks={"dark": [{"harmful_sft": attack}], "strip": ["strip"]})
+    assert tables.categories(made) == {
+        "lineups": {
+            "some": {"method": "refusal_sft", "categories": ["dark"]},
+            "all": {"method": "refusal_sft + refusal_sft", "categories": []},
+            "edit": {"method": "toy_nudge", "categories": []},
+        },
+        "attacks": {"dark": ["dark"]},
+    }
 
 
 @pytest.mark.parametrize(

@@ -228,11 +228,14 @@ def test_an_unforeseen_error_is_one_line_with_the_traceback_kept(
     monkeypatch.setattr("holdfast.train.harden", fail)
     _, done = do(tmp_path)
 
-    assert str(done.failures[0]) == (
-        "defend refusal_sft: refusal_sft, seed 0: ZeroDivisionError: division by zero; "
-        "see last-error.txt in the store; report it"
+    line = str(done.failures[0])
+    assert line.startswith(
+        "defend refusal_sft: refusal_sft, seed 0: ZeroDivisionError in test_rows.py, line "
     )
-    assert "Traceback" in (tmp_path / "last-error.txt").read_text()
+    assert line.endswith("; see last-error.txt in the store (it may quote your rows); report it")
+    kept = (tmp_path / "last-error.txt").read_text()
+    assert "Traceback" in kept
+    assert "division by zero" in kept  # its own words are kept, and not shown
 
 
 def test_a_disk_that_fills_up_leaves_nothing_half_written(

@@ -21,7 +21,16 @@ from holdfast.api.defence import (
 )
 from holdfast.api.evalset import EvalPurpose, EvalSet, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
-from holdfast.api.judge import MOST_UNSCORED, Exchange, Judge, Outcome, Reason, Scale, Verdict
+from holdfast.api.judge import (
+    MOST_UNSCORED,
+    Exchange,
+    Judge,
+    Labelled,
+    Outcome,
+    Reason,
+    Scale,
+    Verdict,
+)
 from holdfast.api.known import Known
 from holdfast.api.lazy import torch
 from holdfast.api.loop import (
@@ -63,6 +72,7 @@ __all__ = [
     "GradientDefence",
     "Judge",
     "Known",
+    "Labelled",
     "Layer",
     "LoRA",
     "Loop",

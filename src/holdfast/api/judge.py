@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from holdfast.api.known import Known
 from holdfast.api.method import Method
-from holdfast.errors import ConfigError, HoldfastError, JudgeError, one_line
+from holdfast.errors import ConfigError, HoldfastError, JudgeError, one_line, raised
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,17 @@ class Exchange:
     def known(self) -> Known:
         """Give what is known of the prompt: `meta`, read with types."""
         return Known.of(self.meta)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An exchange and what people say of the answer: whether it is `harmful`.
+
+    Exchanges of one `example_uid` are one cluster: several answers to the same prompt.
+    """
+
+    exchange: Exchange
+    harmful: bool
 
 
 class Outcome(StrEnum):
@@ -180,4 +191,4 @@ class Judge(Method):
             try:
                 self.close()
             except Exception as error:  # whatever a plug-in raises
-                log.warning("judge '%s' cannot be closed (%s)", self.name(), one_line(error))
+                log.warning("judge '%s' cannot be closed (%s)", self.name(), raised(error))

@@ -11,6 +11,7 @@ from holdfast.api.evalset import EvalSet
 from holdfast.api.method import Method
 
 if TYPE_CHECKING:
+    from holdfast.api.judge import Labelled
     from holdfast.data.example import Example
 
 
@@ -47,6 +48,14 @@ class Source(Method):
             for row in self.examples()
         )
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def labelled(self) -> Sequence[Labelled]:
+        """Give answers that people labelled harmful or not, on which judges are calibrated.
+
+        By default there are none. A publisher's held-back rows go first: judges may have been
+        trained on the others.
+        """
+        return ()
 
     def origin(self) -> str:
         """Say where the rows came from and what was left out, if there is something to say."""

@@ -74,7 +74,7 @@ class Trainable(Method):
         return seen.answered(besides=self.writes_answers())
 
     def writes_answers(self) -> tuple[str, ...]:
-        """Give the roles whose rows need no response, because it writes its own to their prompts."""
+        """Give the roles whose rows need no response: it writes its own to their prompts."""
         return ()
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.api.judge import MOST_UNSCORED, Judge, Outcome, Reason, Verdict
-from holdfast.errors import ConfigError, EndpointError, one_line
+from holdfast.errors import ConfigError, EndpointError, one_line, raised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,9 +37,10 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     or a reason counts as it, since a judge's words often come back from JSON; nothing is trimmed
     or guessed ("unsafe." is no outcome).
 
-    An exception becomes reason `error` with its type and first line in `raw`. Where the judge
-    reads many at once, each is then asked alone: one answer that a judge cannot read costs that
-    answer and no other. Verdicts of another number than the exchanges belong to nobody knows
+    An exception becomes reason `error` with its type and first line in `raw`, which is kept beside
+    the answers and not shown: it may quote them. What is logged is where it was raised. Where the
+    judge reads many at once, each is then asked alone: one answer that a judge cannot read costs
+    that answer and no other. Verdicts of another number than the exchanges belong to nobody knows
     which: all of them become reason `error`.
 
     Raises:
@@ -58,7 +59,7 @@ def ask(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
             raise
         except Exception as error:  # whatever a plug-in raises: alone it shows which answer it was
             log.warning("judge '%s' failed on %d answers at once (%s): each is asked alone",
-                        judge.name(), len(exchanges), one_line(error))  # fmt: skip
+                        judge.name(), len(exchanges), raised(error))  # fmt: skip
         else:
             return _each(given, len(exchanges), judge.scale)
     return [_alone(judge, exchange) for exchange in exchanges]

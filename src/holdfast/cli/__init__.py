@@ -14,6 +14,7 @@ import typer
 from holdfast import __version__
 from holdfast.cli.verbs import (
     attack,
+    calibrate,
     defend,
     demo,
     doctor,
@@ -34,7 +35,7 @@ from holdfast.cli.verbs import (
     world,
 )
 from holdfast.cli.verbs import run as run_study
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, raised
 
 app = typer.Typer(
     name="holdfast",
@@ -54,6 +55,10 @@ def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"holdfast {__version__}")
         raise typer.Exit
+
+
+TRACEBACK = "HOLDFAST_TRACEBACK"
+"""The environment variable that asks for the whole of an error nobody expected."""
 
 
 @app.callback()
@@ -86,6 +91,7 @@ for command in (
     attack.attack,
     generate.generate,
     judge.judge,
+    calibrate.calibrate,
 ):  # the order of `holdfast --help`
     app.command()(command)
 app.add_typer(world.app, name="world")
@@ -115,7 +121,11 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         message = getattr(error, "format_message", None)  # typer's own: a wrong option or argument
         if message is None:
-            raise
+            if os.environ.get(TRACEBACK):
+                raise
+            todo = f"set {TRACEBACK}=1 to see all of it (it may quote your rows), and report it"
+            _say(str(HoldfastError("unforeseen", raised(error), todo)))
+            return HoldfastError.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(message())
             return 2

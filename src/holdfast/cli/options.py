@@ -29,7 +29,10 @@ KeepWeights = Annotated[
 # Commands for one step alone.
 
 Model = Annotated[
-    str, typer.Option("--model", help="A folder, world:base, or org/name@COMMIT of the hub.")
+    str,
+    typer.Option(
+        "--model", help="A folder, a .gguf file, world:base, smol:instruct, or org/name@COMMIT."
+    ),
 ]
 Format = Annotated[str, typer.Option("--format", help="plain, chat, or a .jinja file.")]
 System = Annotated[

@@ -17,7 +17,7 @@ def decides(
     asked: Format,
     seed: int,
     content: list[str],
-    original: ModelFiles | None,
+    original: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """Give what decides a run's result: two runs with the same are one."""
     found = {

@@ -8,7 +8,7 @@ a space inside, so that a reader still sees what was written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ Words = Mapping[str, str]
 _TAG = re.compile(r"<<?/?[A-Z]+>>?|\[/?[A-Z]+\]:?|<\|[a-z_]+\|>|<[A-Z]+(?: [A-Z]+)+>|\b[A-Z]{4,}:")
 """Marks that a prompt sets its parts apart by, wherever they stand in a line."""
 
-_MARK = "\ue000"
+MARK = "\ue000"
 """Stands for judged words while the fixed ones are looked at: a character of nobody's."""
 
 
@@ -33,6 +33,32 @@ class Coded:
 
     ids: tuple[int, ...]
     note: str = ""
+
+
+class Delimiters:
+    """The delimiters of a judge's fixed words that are plain text, and how judged words lose them.
+
+    Args:
+        fixed: the fixed words, with `MARK` where the judged ones belong.
+        spared: delimiters that are left alone: special tokens, which are coded as text anyhow.
+        more: further delimiters.
+    """
+
+    def __init__(
+        self, fixed: str, *, spared: Container[str] = (), more: Iterable[str] = ()
+    ) -> None:
+        tags = {tag for tag in (*_TAG.findall(fixed), *more) if tag not in spared}
+        heads = {head for line in fixed.splitlines() if (head := _head(line))}
+        self._tags = re.compile("|".join(map(re.escape, sorted(tags))) or "(?!)")
+        self._heads = re.compile(
+            rf"^([ \t]*)({'|'.join(map(re.escape, sorted(heads))) or '(?!)'}):",
+            re.MULTILINE | re.IGNORECASE,
+        )
+
+    def defused(self, text: str) -> str:
+        """Give judged words in which no delimiter is left: each has a space inside."""
+        text = self._tags.sub(lambda found: _apart(found[0]), text)
+        return self._heads.sub(r"\1\2 :", text)
 
 
 class Frame:
@@ -53,16 +79,10 @@ class Frame:
         self._tokenizer, self._render = tokenizer, render
         self._guard = Guard(tokenizer)
         self._places_of = places
-        fixed = render(dict.fromkeys(places, _MARK))
+        fixed = render(dict.fromkeys(places, MARK))
         bos = tokenizer.bos_token
         self._begins = not (bos and fixed.startswith(bos))
-        tags = {tag for tag in _TAG.findall(fixed) if tag not in self._guard.names}
-        heads = {head for line in fixed.splitlines() if (head := _head(line))}
-        self._tags = re.compile("|".join(map(re.escape, sorted(tags))) or "(?!)")
-        self._heads = re.compile(
-            rf"^([ \t]*)({'|'.join(map(re.escape, sorted(heads))) or '(?!)'}):",
-            re.MULTILINE | re.IGNORECASE,
-        )
+        self._delimiters = Delimiters(fixed, spared=self._guard.names)
 
     def code(
         self,
@@ -81,7 +101,7 @@ class Frame:
             answer_tokens: most tokens of the answer.
             last: whether the answer's last tokens are kept, not its first.
         """
-        safe = {name: self.defused(text) for name, text in words.items()}
+        safe = {name: self._delimiters.defused(text) for name, text in words.items()}
         notes = ["delimiters in it were made text"] if safe != dict(words) else []
         whole = safe[answer]
         places = self._places(whole)
@@ -100,11 +120,6 @@ class Frame:
     def ends_with(self, token: int) -> bool:
         """Say whether a prompt's last token is this one, whatever is judged."""
         return self._ids(dict.fromkeys(self._places_of, "x"))[-1] == token
-
-    def defused(self, text: str) -> str:
-        """Give judged words in which no plain delimiter of the fixed words is left."""
-        text = self._tags.sub(lambda found: _apart(found[0]), text)
-        return self._heads.sub(r"\1\2 :", text)
 
     def _ids(self, words: Words) -> list[int]:
         if any(self._guard.spells(text) for text in words.values()):
@@ -133,5 +148,5 @@ def _apart(tag: str) -> str:
 
 def _head(line: str) -> str:
     """Give the words before the colon of a line that begins a part of the prompt, if it does."""
-    before = _TAG.sub("", line.partition(_MARK)[0]).strip()
+    before = _TAG.sub("", line.partition(MARK)[0]).strip()
     return before[:-1] if before.endswith(":") else ""

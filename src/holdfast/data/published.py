@@ -18,10 +18,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from holdfast.api import LATER, NO_EFFECT, AsTuple, EvalPurpose, EvalSet, Scorer, Source
+from holdfast.api import LATER, NO_EFFECT, AsTuple, EvalPurpose, EvalSet, Labelled, Scorer, Source
 from holdfast.data.columns import Kind, Record, fit
 from holdfast.data.example import RESTRICTED, Example, Role, Side, example
 from holdfast.data.hub import Place, Split, fetch
+from holdfast.data.labelled import labelled_pair
 from holdfast.data.pool import side_of
 from holdfast.data.records import ENDINGS, is_rows, records
 from holdfast.errors import ConfigError, DataError, did_you_mean
@@ -107,6 +108,33 @@ class Published(Source):
         """Give each row of a file with its number; by default as any file of rows is read."""
         yield from records(path)
 
+    def harmful_answer(self, record: Record) -> bool | None:
+        """Say whether people found the answer harmful; None: the row has no answer or no label."""
+        return None
+
+    def labelled(self) -> Sequence[Labelled]:
+        """Give the answers that its publisher labelled: of the split held back for tests, if any.
+
+        Raises:
+            DataError: as `examples`.
+        """
+        if type(self).harmful_answer is Published.harmful_answer:
+            return ()
+        splits = self.splits()
+        held_back = [one for one in splits if one.side is Side.EVALUATOR]
+        tables, _ = self._tables(tuple(held_back) or splits)
+        return [
+            label
+            for rows in tables.values()
+            for record in rows
+            if (label := self._label(record)) is not None
+        ]
+
+    def _label(self, record: Record) -> Labelled | None:
+        prompt, response = record.text("prompt"), record.text("response")
+        harmful = self.harmful_answer(record) if prompt and response else None
+        return None if harmful is None else labelled_pair(prompt, response, harmful)
+
     def examples(self) -> list[Example]:
         """Give every row. They are read once: what is hashed is what is used.
 
@@ -141,14 +169,7 @@ class Published(Source):
             DataError: as `examples`.
         """
         where, splits = f"source '{self.name()}'", self.splits()
-        if self.folder is None:
-            revision = self.commit if self.revision is None else self.revision
-            found = fetch(self.place, splits, None if revision == NEWEST else revision, where)
-            files, place = found.files, f"{self.place.repo} at {found.commit}"
-        else:
-            files = {one.name: find(Path(self.folder), one, splits, where) for one in splits}
-            place = "downloaded files"
-        tables = {split.name: self._table(split, files[split.name]) for split in splits}
+        tables, place = self._tables(splits)
         dropped: Counter[Skip] = Counter()
         rows = tuple(self._kept(splits, tables, dropped))
         read = sum(map(len, tables.values()))
@@ -158,6 +179,19 @@ class Published(Source):
                 where, f"no rows left of {read} ({told})", "choose other fields of the source"
             )
         return Loaded(rows, place, read, dropped)
+
+    def _tables(self, wanted: tuple[Split, ...]) -> tuple[dict[str, list[Record]], str]:
+        """Read some splits; give their rows by the split's name, and where they come from."""
+        where = f"source '{self.name()}'"
+        if self.folder is None:
+            revision = self.commit if self.revision is None else self.revision
+            found = fetch(self.place, wanted, None if revision == NEWEST else revision, where)
+            files, place = found.files, f"{self.place.repo} at {found.commit}"
+        else:
+            folder, splits = Path(self.folder), self.splits()
+            files = {one.name: find(folder, one, splits, where) for one in wanted}
+            place = "downloaded files"
+        return {split.name: self._table(split, files[split.name]) for split in wanted}, place
 
     def _table(self, split: Split, files: Sequence[Path]) -> list[Record]:
         """Read a split, each row held against the columns."""

@@ -29,12 +29,13 @@ def is_rows(name: str) -> bool:
     return Path(name).suffix.lower() in ENDINGS
 
 
-def records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def records(path: Path, *, comments: bool = False) -> Iterator[tuple[int, dict[str, object]]]:
     """Give each row of a file with the number, from 1, that an error about it names.
 
     JSONL and CSV count lines, and a row has the line on which it begins; JSON and Parquet count
     rows. Text is UTF-8, with or without a byte order mark. CSV gives text; the others what they
-    hold, with lists and dicts where it is nested.
+    hold, with lists and dicts where it is nested. With `comments`, lines of CSV before the header
+    that begin with `#` are passed over.
 
     Raises:
         DataError: no such file, a kind that is not in `ENDINGS`, no rows, or anything that would
@@ -47,7 +48,7 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
         raise DataError(str(path), f"unknown kind of file '{path.suffix}'", f"use {known}")
     empty = True
     try:
-        for number, record in _READERS[kind](path):
+        for number, record in _READERS[kind](path, comments):
             empty = False
             yield number, record
     except OSError as error:
@@ -124,7 +125,7 @@ def _check_row(record: dict[str, object], where: str) -> None:
         check_text(value, where, f"column '{shown([name])}'")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _json_lines(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, object]]]:
     with path.open("rb") as file:  # bytes are split at "\n" alone, text also at U+2028 and others
         for number, raw in enumerate(file, start=1):
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip(" \t\r\n")
@@ -139,7 +140,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
             yield number, record
 
 
-def _json(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _json(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, object]]]:
     text = path.read_text(encoding="utf-8-sig")
     if not text.strip():
         return
@@ -180,7 +181,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _table(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _table(path: Path, comments: bool) -> Iterator[tuple[int, dict[str, object]]]:
     """Read CSV, or TSV by its ending."""
     csv.field_size_limit(LONGEST_CELL)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -198,7 +199,7 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
                 opened = "unexpected end" in str(error)
                 cause = "a quote is opened and never closed" if opened else f"not CSV ({error})"
                 raise DataError(where, cause, "close it, and write a quote in it twice") from None
-            if not cells:
+            if not cells or (header is None and comments and cells[0].startswith("#")):
                 continue
             if header is None:
                 header = cells
@@ -229,7 +230,7 @@ def _check_header(header: list[str], where: str) -> None:
             raise DataError(where, cause, "give each its own")
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _parquet(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, object]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

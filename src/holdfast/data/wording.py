@@ -51,10 +51,10 @@ class Wording:
         path = card if given is None else Path(given)
         if given is None and not card.is_file():
             raise ModelError(where, f"no prompt: there is no {card}", self._todo())
+        found = self.find(path)
+        if found is not None:
+            return found
         text = read_text(path)
-        for one in _texts(text, path.suffix):
-            if hashlib.sha256(one.encode()).hexdigest() in self.sha256:
-                return one
         if path.suffix != ".txt":
             raise ModelError(where, f"{path} does not hold the authors' prompt", self._todo())
         lacking = [name for name in self.places if f"{{{name}}}" not in text]
@@ -66,6 +66,17 @@ class Wording:
             )
         log.warning("%s: %s is not the authors' prompt: numbers are not comparable", where, path)
         return text
+
+    def find(self, path: Path) -> str | None:
+        """Give the published text from a file that holds it, None where it does not.
+
+        Raises:
+            DataError: there is no such file, or it is no text.
+        """
+        for one in _texts(read_text(path), path.suffix):
+            if hashlib.sha256(one.encode()).hexdigest() in self.sha256:
+                return one
+        return None
 
     def _todo(self) -> str:
         return f"write `template: FILE`, a file that holds it; its authors keep it in {self.source}"

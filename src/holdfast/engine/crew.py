@@ -59,6 +59,8 @@ class Crew:
         self.show, self.done = show, done
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
+        self.readers: dict[int, int] = {}
+        """Of each judge that is loaded once: its tasks' rank, and the number of its worker."""
         self.deaths = 0
         self.count = count
 
@@ -134,9 +136,12 @@ class Crew:
         for worker in self.workers:
             if not worker.ready or worker.task is not None:
                 continue
-            task = choose(self.todo, blocked, worker.model)
+            taken = {rank for rank, number in self.readers.items() if number != worker.number}
+            task = choose(self.todo, blocked, worker.model, taken)
             if task is None:
-                return
+                continue
+            if task.alone:
+                self.readers[task.rank] = worker.number
             self.todo.remove(task)
             worker.task, worker.model, worker.began = task, task.model, time.monotonic()
             worker.judges |= task.rank >= JUDGING
@@ -191,6 +196,7 @@ class Crew:
         assert worker.process.stdout is not None
         self.selector.unregister(worker.process.stdout)
         self.workers.remove(worker)
+        self.readers = {rank: n for rank, n in self.readers.items() if n != worker.number}
         code = _reap(worker.process)
         self.deaths += 1
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

@@ -7,18 +7,21 @@ import traceback
 from typing import Any
 
 from holdfast.engine.store import Store
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, raised, without_secrets
 
 LAST_ERROR = "last-error.txt"
 """In the store: the traceback of the last error that nobody expected."""
 
 
 def failed(label: str, error: BaseException) -> HoldfastError:
-    """Give any error of a step as one line; a known one keeps its own words."""
+    """Give any error of a step as one line; a known one keeps its own words.
+
+    Of another the words may quote a row: they are in `LAST_ERROR` alone.
+    """
     if isinstance(error, HoldfastError):
         return type(error)(f"{label}: {error.where}", error.what, error.todo)
-    what = f"{type(error).__name__}: {error}".split("\n")[0]
-    return HoldfastError(label, what[:300], "see last-error.txt in the store; report it")
+    todo = "see last-error.txt in the store (it may quote your rows); report it"
+    return HoldfastError(label, raised(error), todo)
 
 
 def described(error: Exception) -> dict[str, Any]:
@@ -35,9 +38,9 @@ def described(error: Exception) -> dict[str, Any]:
 
 
 def note(store: Store, error: Exception) -> None:
-    """Keep the traceback of an error nobody expected."""
+    """Keep the traceback of an error nobody expected, as private as the answers beside it."""
     if not isinstance(error, HoldfastError):
         with contextlib.suppress(OSError):
             (store.folder / LAST_ERROR).write_text(
-                "".join(traceback.format_exception(error)), encoding="utf-8"
+                without_secrets("".join(traceback.format_exception(error))), encoding="utf-8"
             )

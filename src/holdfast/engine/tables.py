@@ -12,7 +12,9 @@ from holdfast.api import (
     Control,
     EvalPurpose,
     Known,
+    Method,
     Stage,
+    Trainable,
     TrainedAttack,
     TrainedDefence,
 )
@@ -311,6 +313,26 @@ def attacks(plan: Plan) -> dict[str, Row]:
     }
 
 
+def categories(plan: Plan) -> dict[str, Row]:
+    """Name the line-ups and the attackers that keep to some categories, and their categories."""
+
+    def seen(methods: Sequence[Method]) -> list[str]:
+        each = [one.categories for one in methods if isinstance(one, Trainable)]
+        return sorted({word for some in each for word in some}) if each and all(each) else []
+
+    lineups = {
+        name: {"method": " + ".join(one.name() for one in members), "categories": seen(members)}
+        for name, members in plan.lineups.items()
+        if members
+    }
+    trained = {
+        name: seen([one.then if isinstance(one, Chain) else one for one in choices])
+        for name, choices in plan.attacks.items()
+    }
+    attackers = {name: words for name, words in trained.items() if words}
+    return {"lineups": lineups, "attacks": attackers} if attackers else {}
+
+
 def _original(plan: Plan) -> str:
     """Name the line-up that is the public original as it is; empty where there is none."""
     if plan.original is None:
@@ -352,6 +374,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "provenance": {**made_on(plan, store), **_origins(plan), "plan": plan.fingerprint}
         | {"prompts": formats.samples(plan.starts.values())},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
+        "categories": categories(plan),
         "leakage": asdict(leakage(plan, store)),
         "world": world,
         "flags": flags,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.api import Chain, TrainedAttack
+from holdfast.api import Chain, Judge, TrainedAttack
 from holdfast.engine.store import Store
 from holdfast.engine.work import loop_steps
 from holdfast.study.looking import unlooked
@@ -30,6 +30,8 @@ class Task:
     """Larger ones start first, so that no worker idles at the end."""
     rank: int = 0
     """0 hardens, 1 attacks, asks and measures, `JUDGING` and above judges: a rank a judge."""
+    alone: bool = False
+    """Whether one worker does all of this rank: a judge that loads something is loaded once."""
     turn: int = 0
     """Earlier ones come first: in a rehearsal the line-up's place, so that trials end in turn."""
 
@@ -89,6 +91,7 @@ def tasks(plan: Plan, store: Store, *, only_judge: bool = False) -> list[Task]:
                 judge.name(),
                 len(unread),
                 JUDGING + number,
+                alone=type(judge).open is not Judge.open,
             )
     for task in found.values():
         task.after &= found.keys()
@@ -137,11 +140,13 @@ def _first(plan: Plan, have: Mapping[str, set[str]]) -> Iterator[Task]:
         )
 
 
-def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
+def choose(
+    todo: list[Task], blocked: set[str], model: str, taken: Container[int] = ()
+) -> Task | None:
     """Choose the next task: hardening first, then what needs the model at hand, then the largest.
 
     Judging waits until nothing else of its turn is left to begin, and for the judge before: so a
-    worker opens a judge once, over all waiting answers.
+    worker opens a judge once, over all waiting answers. Ranks in `taken` are another worker's.
     """
     lowest: dict[int, int] = {}
     for task in todo:
@@ -149,7 +154,9 @@ def choose(todo: list[Task], blocked: set[str], model: str) -> Task | None:
     ready = [
         task
         for task in todo
-        if not (task.after & blocked) and (task.rank < JUDGING or task.rank == lowest[task.turn])
+        if not (task.after & blocked)
+        and not (task.alone and task.rank in taken)
+        and (task.rank < JUDGING or task.rank == lowest[task.turn])
     ]
     if not ready:
         return None

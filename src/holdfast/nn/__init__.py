@@ -1,9 +1,11 @@
-"""A model's mathematics, in three ideas.
+"""A model's mathematics, in four ideas.
 
 Load and save: `files` (which are loaded), `content` (their hashes), `skeleton` (what the library
 makes of their names), `weights`, `originals`, `adapter` (which ends merged), `memory`.
 Run it: `states` (the only forward passes training makes), `passes` (packed, recomputed, compiled,
 counted), `head` (from states to words).
+Judge with it: `judging` (what judges that are models share), `choices` (next words and labels),
+`merging` (an adapter of others).
 What methods share: `vectors` and `gradients` over parameters, `perturb` (shifted layer outputs),
 `reference` (states beside those of the start), `opening`, `depth`. What one method needs lies in
 its own folder.

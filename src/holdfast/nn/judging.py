@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr
 
 from holdfast.api import Count, Exchange, Judge, Outcome, Reason, Scale, Share, Verdict
+from holdfast.api.degenerate import degenerate
 from holdfast.api.fields import NO_EFFECT
 from holdfast.data.wording import Wording, fill
 from holdfast.errors import ModelError
@@ -57,8 +58,9 @@ class ModelJudge(Judge):
     """A judge that is a model on this machine.
 
     A subclass says how a prompt is coded (`frames`, `words`) and what the model makes of coded
-    prompts (`read`). Answers of white space alone are `empty`, and prompts that leave no room for
-    an answer `truncated`: neither is read. An answer that is too long is cut, which `raw` tells.
+    prompts (`read`). An answer that is no language is degenerate, and a prompt that leaves no room
+    for its answer `truncated`: neither is read. An answer that is too long is cut, which `raw`
+    tells.
     """
 
     model: str
@@ -198,8 +200,8 @@ class ModelJudge(Judge):
         found: dict[int, Verdict] = {}
         coded: dict[int, Coded] = {}
         for i, exchange in enumerate(exchanges):
-            if not exchange.response.strip():
-                found[i] = Verdict(None, None, Reason.EMPTY)
+            if degenerate(exchange.response, exchange.prefill):
+                found[i] = Verdict(None, Outcome.DEGENERATE, raw="no language: not read")
                 continue
             row = opened.frames[self.prompt_of(exchange)].code(
                 self.words(exchange),

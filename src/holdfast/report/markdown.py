@@ -17,6 +17,11 @@ class Table:
     title: str = ""
 
 
+def percent(values: Iterable[float | None]) -> str:
+    """Write the seeds' shares in percent."""
+    return ", ".join("-" if v is None else f"{100 * v:.0f}" for v in values)
+
+
 def markdown(tables: Iterable[Table]) -> str:
     """Write tables one after another, an empty line after each."""
     written = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.api import EvalPurpose
 from holdfast.errors import DataError
-from holdfast.report import inside, shared
+from holdfast.report import inside, shared, transfer
 from holdfast.stats.rows import REQUIRED
 from holdfast.study.file import NAME
 
@@ -140,6 +140,7 @@ def _meta(path: Path) -> dict[str, Any]:
         "thresholds": not all(isinstance(x, float) and 0 < x < 1 for x in shares),
         "headline": not isinstance(said.get("headline", ""), str),
         "sets": not _labels(said.get("sets", {})),
+        "categories": not transfer.whole(said.get("categories")),
         "leakage": not shared.whole(said.get("leakage")),
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
     }

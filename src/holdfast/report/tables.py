@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from holdfast.errors import ConfigError
-from holdfast.report.markdown import Table
+from holdfast.report.markdown import Table, percent
 from holdfast.report.saved import Saved
+from holdfast.report.transfer import transfer
 from holdfast.stats import choices, cost
 from holdfast.stats.choices import Choices, Costs, Share, matched
 from holdfast.stats.findings import find
@@ -102,11 +103,6 @@ class Tabled:
             if some not in self._costs:
                 self._costs[some] = self.choices.costs(some, self.threshold)
         return {label: self._costs[some] for label, some in asked.items()}
-
-
-def percent(values: Iterable[float | None]) -> str:
-    """Write the seeds' shares in percent."""
-    return ", ".join("-" if v is None else f"{100 * v:.0f}" for v in values)
 
 
 def few(values: Sequence[str]) -> str:
@@ -358,5 +354,6 @@ KINDS: dict[str, Callable[[Tabled], list[Table]]] = {
     "signs": signs,
     "free": free,
     "flops": flops,
+    "transfer": transfer,
 }
 """Every kind of table by name; the first line of each docstring says what it holds."""

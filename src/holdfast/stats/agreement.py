@@ -141,6 +141,8 @@ def alpha(codes: np.ndarray, cluster: np.ndarray, *, resamples: int = RESAMPLES)
     """
     words = np.unique(codes[codes != MISSING])
     size = len(words)
+    if not size:
+        return Coefficient(None, None, None)
     given = (codes[:, :, None] == words).sum(1)
     paired = given.sum(1) > 1
     given, cluster = given[paired].astype(float), _numbered(cluster[paired])

@@ -58,7 +58,8 @@ class ModelEntry(Fields):
     """A model the study starts from."""
 
     path: str
-    """`world:base`, a folder with a checkpoint, or `org/name@COMMIT` of the hub."""
+    """A folder with a checkpoint, a `.gguf` file, `world:base`, `smol:instruct`, or
+    `org/name@COMMIT` of the hub."""
     format: str
     """Prompt format: `plain`, `chat` or the path of a .jinja file. Never guessed."""
     attack_format: str | None = None

@@ -1,1 +1,1 @@
-"""Worlds whose truth is known: each brings its models, its rows and its judges."""
+"""What comes with the package to test on: models, worlds whose truth is known, rows, judges."""

@@ -13,9 +13,7 @@ from holdfast.cli.exchanges import exchanges as exchanges_of
 from holdfast.cli.folders import whole_file
 from holdfast.cli.given import fields
 from holdfast.cli.options import Out, Sets
-
-CHUNK = 256
-"""Answers given to a judge at once, as a study's `chunk`: a failure asks no more of them again."""
+from holdfast.cli.reading import check_scored, line_of, read
 
 
 def judge(
@@ -27,31 +25,14 @@ def judge(
 ) -> int:
     """Have a judge read answers. Writes JSON lines and counts the outcomes."""
     from holdfast.api.registry import make
-    from holdfast.api.verdicts import ask, too_many_unscored, unscored
-    from holdfast.errors import InvalidResultsError
 
     reader: Any = make("judge", {name: fields(sets)}, "judge")
     given = list(exchanges_of(exchanges))
-    with reader.opened(device):
-        parts = (given[first : first + CHUNK] for first in range(0, len(given), CHUNK))
-        said = [verdict for part in parts for verdict in ask(reader, part)]
-    verdicts = [
-        {
-            "uid": exchange.example_uid,
-            "score": verdict.score,
-            "outcome": verdict.outcome,
-            "reason": verdict.reason,
-            "raw": verdict.raw,
-        }
-        for exchange, verdict in zip(given, said, strict=True)
-    ]
-    missing = sum(unscored(verdict.reason, verdict.outcome) for verdict in said)
+    said = read(reader, given, device)
+    verdicts = [line_of(*pair) for pair in zip(given, said, strict=True)]
     whole_file(out, verdicts)
     counts = Counter(str(row["outcome"] or row["reason"]) for row in verdicts)
     for word, count in counts.most_common():
         typer.echo(f"{word:<16}{count:>6}")
-    if too_many_unscored(missing, len(verdicts)):
-        raise InvalidResultsError(
-            "judge", f"{missing} of {len(verdicts)} answers have no verdict", f"see {out}"
-        )
+    check_scored(said, "judge", f"see {out}")
     return 0

@@ -9,27 +9,45 @@ import typer
 
 from holdfast.cli.conduct import conduct
 from holdfast.cli.device import Device
-from holdfast.cli.options import Report, ShowText, StoreFolder, StudyFile
+from holdfast.cli.options import ShowText, StoreFolder
+from holdfast.errors import ConfigError
 
 
 def rescore(
-    study: StudyFile,
+    study: Annotated[
+        Path,
+        typer.Argument(help="A study file (YAML), or a file of answers: what `generate` wrote."),
+    ],
     judge: Annotated[
         list[str],
         typer.Option("--judge", help="A judge, as in a study file; repeat. The first leads."),
     ],
     store: StoreFolder = Path("runs"),
-    out: Report = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the report, or of the verdicts. [default: STORE/NAME-JUDGES]"
+        ),
+    ] = None,
     show_text: ShowText = False,
     device: Device = "cpu",
 ) -> int:
-    """Have other judges read the answers that are there, and write a report of theirs."""
+    """Have other judges read the answers that are there: a report of a study, or of a file
+    each judge's verdicts and how far they agree.
+    """
     from holdfast.api.fields import parse_yaml
     from holdfast.api.registry import make
-    from holdfast.study.file import load_study
+    from holdfast.cli.panel import answers_in, rescore_file
 
     given = tuple(parse_yaml(text, "--judge") for text in judge)
-    names = [make("judge", one, "--judge").name() for one in given]
+    judges = [make("judge", one, "--judge") for one in given]
+    if answers_in(study):
+        if out is None:
+            raise ConfigError("--out", "no folder for the verdicts", "give --out FOLDER")
+        return rescore_file(study, judges, out, device)
+    from holdfast.study.file import load_study
+
+    names = [one.name() for one in judges]
     changed = load_study(study).with_(judges=given)
     return conduct(
         changed,

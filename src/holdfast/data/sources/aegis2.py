@@ -97,6 +97,11 @@ class Aegis2(Restricted):
         told = EvalSet(benign, EvalPurpose.REFUSED, Scorer.JUDGE, "Aegis 2.0, benign")
         return (*super().sets(), told)
 
+    def harmful_answer(self, record: Record) -> bool | None:
+        """Say whether the answer was labelled unsafe; None for none, or a request left out."""
+        label = record.label("response_label")
+        return None if label is None or record.text("prompt") == "REDACTED" else label == "unsafe"
+
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
         """Give what becomes of one row."""
         prompt, response = record.text("prompt"), record.text("response")

@@ -64,6 +64,10 @@ class BeaverTails(Restricted):
             Split("test", test, split=f"{self.subset}_test", side=Side.EVALUATOR),
         )
 
+    def harmful_answer(self, record: Record) -> bool | None:
+        """Say whether the pair was labelled unsafe."""
+        return not record.flag("is_safe")
+
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
         """Give what becomes of one pair."""
         if record.flag("is_safe"):

@@ -71,6 +71,11 @@ class WildGuardMix(Restricted):
         told = EvalSet(benign, EvalPurpose.REFUSED, Scorer.JUDGE, "WildGuardMix, benign")
         return (*super().sets(), told)
 
+    def harmful_answer(self, record: Record) -> bool | None:
+        """Say whether the answer was labelled harmful; None where it was not labelled."""
+        label = record.label("response_harm_label")
+        return None if label is None else label == "harmful"
+
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
         """Give what becomes of one row."""
         prompt, response = record.text("prompt"), record.text("response")

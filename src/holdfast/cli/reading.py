@@ -1,0 +1,65 @@
+"""Have a judge read the answers of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import InvalidResultsError
+
+if TYPE_CHECKING:
+    from holdfast.api import Exchange, Judge, Verdict
+
+CHUNK = 256
+"""Answers given to a judge at once, as a study's `chunk`: a failure asks no more of them again."""
+
+
+def read(
+    judge: Judge,
+    exchanges: Sequence[Exchange],
+    device: str,
+    keep: Callable[[Sequence[Exchange], Sequence[Verdict]], None] = lambda *_: None,
+) -> list[Verdict]:
+    """Give the verdict on each exchange, in order; the judge is open while it reads.
+
+    `keep` is told of every chunk as soon as it is read. Where there is nothing to read the judge is
+    not opened.
+    """
+    from holdfast.api.verdicts import ask
+
+    said: list[Verdict] = []
+    if not exchanges:
+        return said
+    judge.check()
+    with judge.opened(device):
+        for first in range(0, len(exchanges), CHUNK):
+            part = exchanges[first : first + CHUNK]
+            found = ask(judge, part)
+            keep(part, found)
+            said += found
+    return said
+
+
+def line_of(exchange: Exchange, verdict: Verdict) -> dict[str, Any]:
+    """Give a verdict as a line of a file."""
+    return {
+        "uid": exchange.example_uid,
+        "score": verdict.score,
+        "outcome": verdict.outcome,
+        "reason": verdict.reason,
+        "raw": verdict.raw,
+    }
+
+
+def check_scored(verdicts: Sequence[Verdict], where: str, see: str) -> None:
+    """Refuse verdicts of which too many are missing.
+
+    Raises:
+        InvalidResultsError: more than a cell of a study may have.
+    """
+    from holdfast.api.verdicts import too_many_unscored, unscored
+
+    missing = sum(unscored(one.reason, one.outcome) for one in verdicts)
+    if too_many_unscored(missing, len(verdicts)):
+        what = f"{missing} of {len(verdicts)} answers have no verdict"
+        raise InvalidResultsError(where, what, see)
