@@ -349,3 +349,5 @@ def test_only_greedy_answers_without_stop_texts_are_continuous() -> None:
     assert way(model, sampler.with_(stop=("x",))) == "padded"
     assert way(model, sampler.with_(temperature=1.0)) == "padded"
     assert sampler.key_fields() == GREEDY.key_fields()
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert way(model, sampler) == "padded"

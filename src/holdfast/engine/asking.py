@@ -61,6 +61,8 @@ def _generate(
     by: PromptAttack | None,
 ) -> None:
     """Answer one prompt set; where it has options, choose among them."""
+    from holdfast.evaluate import way
+
     prompts = session.plan.prompts[step.evaluation]
     changed = by if prompts.set.purpose is EvalPurpose.HARM else None
     began = time.monotonic()
@@ -72,12 +74,13 @@ def _generate(
 
     label = f"ask {prompts.set.name}"
     rows = session.chunks(step.key, prompts.rows, answer, label)
+    how = {} if prompts.chosen else {"batching": way(model, session.plan.study.generation)}
     session.publish(
         "generate",
         step.key,
         step.config,
         [step.point],
-        dict(spent),
+        {**spent, **how},
         began,
         lambda folder: write_lines(folder / "exchanges.jsonl", rows),
     )

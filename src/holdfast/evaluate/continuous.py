@@ -26,8 +26,13 @@ _unfit: WeakSet[Any] = WeakSet()
 
 
 def fits(model: PreTrainedModel) -> bool:
-    """Say whether continuous batching may be tried: it never failed on this model."""
-    return model not in _unfit and hasattr(model, "generate_batch")
+    """Say whether continuous batching may be tried on a model.
+
+    Its blocks must attend alike, since a mixture takes a cache whose size we cannot bound; and it
+    never failed on this model.
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return len(kinds) < 2 and model not in _unfit and hasattr(model, "generate_batch")
 
 
 def continuous(
@@ -77,8 +82,8 @@ def _bounded(
     """Give bounds of memory; without them the library takes nine tenths of what is free."""
     from transformers import ContinuousBatchingConfig
 
-    known = {one.name for one in fields(ContinuousBatchingConfig)}
-    plain = ContinuousBatchingConfig()
+    made: Any = ContinuousBatchingConfig
+    known, plain = {one.name for one in fields(made)}, made()
     page = plain.page_size if "page_size" in known else plain.block_size
     longest = config.max_new_tokens or 0
     pages = sorted((math.ceil((len(ids) + longest) / page) for ids in prompts), reverse=True)
@@ -88,4 +93,4 @@ def _bounded(
         "max_requests_per_batch": batch,
         "auto_switch_to_flash": False,  # other rounding, and a kernel fetched from the hub
     }
-    return ContinuousBatchingConfig(**{n: v for n, v in wanted.items() if n in known})
+    return made(**{n: v for n, v in wanted.items() if n in known})
