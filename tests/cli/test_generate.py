@@ -208,8 +208,9 @@ def test_answers_to_other_prompts(
     write("answers.jsonl", change([{"uid": uid, "response": "x"} for uid in names]))
     capsys.readouterr()
     assert run([*ASKED, "--answers", "answers.jsonl", "--out", "said.jsonl"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"holdfast: {told.format(*names)}"
-    assert not Path("said.jsonl").exists()
+    assert capsys.readouterr().err == f"holdfast: {told.format(*names)}\n"
+    write("answers.jsonl", [{"uid": uid, "response": "x"} for uid in names])  # mended
+    assert run([*ASKED, "--answers", "answers.jsonl", "--out", "said.jsonl"]) == 0
 
 
 # ---- bad input

@@ -154,7 +154,7 @@ class Outside:
         return {"answers": content_of(self.path)}
 
     def answers(self, asked: Asked, done: Collection[int]) -> Iterator[tuple[int, Completion]]:
-        """Read the file; each prompt must be answered once a draw.
+        """Read the whole file first; each prompt must be answered once a draw.
 
         Raises:
             DataError: an answer to another prompt, a second one, one without text, or too few.
@@ -166,7 +166,7 @@ class Outside:
         for place in range(len(asked.rows) * many):
             name = (asked.rows[place // many].uid, place % many)
             places.setdefault(name, []).append(place)
-        open_ = dict(places)
+        open_, found = dict(places), []
         for number, row in records(self.path):
             where = f"{self.path}:{number}"
             name = (_text(row, "uid", where), _draw(row, where))
@@ -178,8 +178,7 @@ class Outside:
             if name not in open_:
                 raise DataError(where, f"uid {name[0]} is answered twice", "keep one answer")
             answer = _answer(row, where)
-            for place in open_.pop(name):
-                yield place, answer
+            found += [(place, answer) for place in open_.pop(name)]
         if open_:
             (uid, draw), *_ = open_
             told = f"uid {uid}" + (f", draw {draw}" if many > 1 else "")
@@ -188,6 +187,7 @@ class Outside:
                 f"{len(open_)} of {len(places)} answers are missing, the first to {told}",
                 "answer all that --prompts-out wrote",
             )
+        yield from found
 
     def record(self) -> dict[str, Any]:
         """Give the file and the model's name."""

@@ -36,7 +36,7 @@ def try_writing(out: Path, option: str) -> None:
 class Kept:
     """The finished answers of a command that is not done, one a line, in a file beside `out`.
 
-    Use it in a `with`; the file stays until `clear`.
+    Use it in a `with`; a file that holds any stays until `clear`.
 
     Args:
         command: what makes the answers, by name, as plain data. Answers of another command are
@@ -66,6 +66,8 @@ class Kept:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self.found:
+            self.clear()
         os.close(self._file)
 
     def add(self, place: int, one: Completion) -> None:
