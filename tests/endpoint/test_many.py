@@ -23,7 +23,7 @@ SCRIPT = str(Path(__file__).with_name("judge_all.py"))
 def start(server: Server, folder: Path, cases: int, concurrency: int) -> subprocess.Popen[bytes]:
     """Begin to judge, in a process of its own."""
     endpoint = {
-        "model": "judge-1", "base_url": server.url, "key_env": None, "wait": 0.02, "timeout": 4.0,
+        "model": "judge-1", "base_url": server.url, "key_env": None, "wait": 0.02, "timeout": 8.0,
         "concurrency": concurrency, "cache": str(folder / "c"),
     }  # fmt: skip
     told = {"endpoint": endpoint, "cases": cases, "out": str(folder / "out.json")}
@@ -109,7 +109,7 @@ def answers_or_none(path: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_ten_thousand_with_a_kill_between(tmp_path: Path) -> None:
-    concurrency, cases = 64, 10_000
+    concurrency, cases = 48, 10_000
     with serving(rate=0.3) as server:
         process = start(server, tmp_path, cases, concurrency)
         while not (tmp_path / "c").exists() or answers_or_none(tmp_path / "c") < 2000:

@@ -12,7 +12,7 @@ from holdfast.api.fields import decode
 from holdfast.data.example import Example, Role, example
 from holdfast.data.tokens import Encoder
 from holdfast.errors import ConfigError
-from holdfast.evaluate import Completion, Sampler, answers, generate
+from holdfast.evaluate import Completion, Sampler, answers, generate, way
 from holdfast.evaluate.generation import batches
 from holdfast.testing import tiny
 
@@ -282,3 +282,72 @@ def test_an_answer_ends_at_any_of_the_checkpoints_end_tokens() -> None:
     assert whole.tokens > 3
     model.generation_config.eos_token_id = None
     assert generate(model, encoder, asked, GREEDY) == [whole]
+
+
+# ---- continuous batching
+
+
+def equal_to_the_first_tie(model: Any, encoder: Encoder, row: Example, one: str, two: str) -> bool:
+    """Say whether two answers are equal up to the first token whose lead is below 1e-4."""
+    if one == two:
+        return True
+    ids = list(encoder.asked(row).ids)
+    said: list[int] = []
+    while text_of(encoder, said) == one[: len(text_of(encoder, said))]:
+        with torch.no_grad():
+            best = model(torch.tensor([ids + said])).logits[0, -1].topk(2)
+        if float(best.values[0] - best.values[1]) < 1e-4:
+            return True
+        said.append(int(best.indices[0]))
+    return False
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_continuous_batching_says_what_each_row_says_alone(
+    family: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, encoder = talkative(family), tiny.encoder()
+    sampler = GREEDY.with_(batching="continuous", batch=2)
+    attention, prefills = model.config._attn_implementation, ["", "So", "", "", "Well, "]
+    assert way(model, sampler) == "continuous"
+    found = generate(model, encoder, rows(), sampler, prefills=prefills)
+    assert way(model, sampler) == "continuous"  # it was not given up
+    expected = generate(model, encoder, rows(), GREEDY.with_(batch=1), prefills=prefills)
+    for row, one, two in zip(rows(), found, expected, strict=True):
+        assert equal_to_the_first_tie(model, encoder, row, one.text, two.text)
+    assert [one.finish_reason for one in found] == [one.finish_reason for one in expected]
+    assert model.config._attn_implementation == attention
+    assert caplog.records == []
+
+
+def test_where_continuous_batching_fails_batches_are_padded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library swallows its errors and gives fewer answers."""
+    model, encoder = talkative("qwen3"), tiny.encoder()
+    expected = generate(model, encoder, rows(), GREEDY)
+    calls: list[int] = []
+    monkeypatch.setattr(
+        type(model), "generate_batch", lambda *_, inputs, **__: calls.append(len(inputs)) or {}
+    )
+    sampler = GREEDY.with_(batching="continuous", batch=2)
+    assert generate(model, encoder, rows(), sampler) == expected
+    assert generate(model, encoder, rows(), sampler) == expected
+    assert calls == [5]
+    assert [record.getMessage() for record in caplog.records] == [
+        "continuous batching does not work for Qwen3ForCausalLM here "
+        "(RuntimeError: 5 prompts got no answer): padded batches are used"
+    ]
+    assert way(model, sampler) == "padded"
+
+
+def test_only_greedy_answers_without_stop_texts_are_continuous() -> None:
+    model = tiny.model()
+    sampler = GREEDY.with_(batching="continuous")
+    assert way(model, GREEDY) == "padded"
+    assert way(model, sampler) == "continuous"
+    assert way(model, sampler.with_(stop=("x",))) == "padded"
+    assert way(model, sampler.with_(temperature=1.0)) == "padded"
+    assert sampler.key_fields() == GREEDY.key_fields()
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert way(model, sampler) == "padded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -285,11 +286,20 @@ def test_the_token_is_the_one_an_answer_of_the_word_begins_with() -> None:
 
 
 def test_a_word_that_ends_the_answer_is_refused() -> None:
-    run = Run(tiny.model(), tiny.encoder(), tiny.pool(), 0, where="ctrap")
-    run.encoder.gap = ""
+    encoder = SimpleNamespace(
+        encode=lambda _prompt, _word: SimpleNamespace(ids=(3, 7), start=1),
+        ends=(7,),
+        pad_id=0,
+        tokenizer=SimpleNamespace(unk_token_id=None),
+    )
     with pytest.raises(ConfigError) as caught:
-        CTRAP(word="<eos>").setup(run)
-    assert str(caught.value) == ("ctrap.word: '<eos>' is no word of this tokenizer; choose another")
+        CTRAP(word="stop").token(encoder, "ctrap")  # ty: ignore[invalid-argument-type]
+    assert str(caught.value) == "ctrap.word: 'stop' is no word of this tokenizer; choose another"
+
+
+def test_a_word_that_spells_the_end_token_is_a_word() -> None:
+    encoder = tiny.encoder()
+    assert CTRAP(word="<eos>").token(encoder, "ctrap") not in encoder.ends
 
 
 def test_it_reads_the_reported_numbers() -> None:

@@ -46,10 +46,11 @@ def test_alpha_of_krippendorffs_own_example() -> None:
 
 def test_rank_correlation_equals_that_of_scipy() -> None:
     draw = np.random.default_rng(4)
-    scores = np.stack([draw.integers(1, 6, 80), draw.random(80)], 1)
-    scores[:, 1] += scores[:, 0] / 5
+    left = draw.integers(1, 6, 80).astype(float)
+    scores = np.stack([left, draw.random(80) + left / 5], 1)
     found = spearman(scores, np.arange(80) // 2)
     assert found.value == pytest.approx(stats.spearmanr(scores[:, 0], scores[:, 1]).statistic)
+    assert found.value is not None
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.value < found.high

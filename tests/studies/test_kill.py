@@ -138,7 +138,8 @@ def test_a_dead_worker_is_one_line_and_the_rest_goes_on(
 ) -> None:
     process = start(tmp_path, workers=2)
     assert process.stderr is not None
-    process.stderr.readline()
+    while "defend" not in process.stderr.readline():
+        pass
     victim = children(process.pid)[0]
     os.kill(victim, signal.SIGKILL)
     _, err = process.communicate(timeout=120)

@@ -36,11 +36,8 @@ def conduct(
 ) -> int:
     """Plan a study, do what is left, write the report if it is new; give the exit code."""
     from holdfast.cli.progress import display
-    from holdfast.engine import leakage, local, tables
-    from holdfast.engine.fit import check_fit
-    from holdfast.engine.judging import check_judges
+    from holdfast.engine import local, tables
     from holdfast.engine.store import Store
-    from holdfast.engine.work import left
     from holdfast.study.plan import Plan
 
     if workers is not None and workers < 1:
@@ -52,13 +49,9 @@ def conduct(
     show = display()
     with kept.held():
         try:
-            if said.leakage.refuse_above is not None or not left(made, kept).nothing:
-                shared = leakage.leakage(made, kept, keep=True)
-                leakage.check(made, shared)
-                show.say(leakage.said(shared))
-            check_judges(made, kept)
-            if not only_judge:
-                check_fit(made, kept, device=device, workers=workers)
+            fits = None if only_judge else (device, workers)
+            if (line := _checked(made, kept, fits)) is not None:
+                show.say(line)
             done = local.run(
                 made,
                 kept,
@@ -86,6 +79,29 @@ def conduct(
                     f"{done.seconds:.1f} s, tables and report in {time.monotonic() - after:.1f} s",
                     err=True,
                 )
+
+
+def _checked(made: Plan, kept: Store, fits: tuple[str, int] | None) -> str | None:
+    """Refuse what cannot run, before anything does; give the line on what sides share, if any.
+
+    Args:
+        fits: the device and the workers that must hold what is left; None where nothing trains.
+    """
+    from holdfast.engine import leakage
+    from holdfast.engine.fit import check_fit
+    from holdfast.engine.judging import check_judges
+    from holdfast.engine.work import left
+
+    line = None
+    if made.study.leakage.refuse_above is not None or not left(made, kept).nothing:
+        shared = leakage.leakage(made, kept, keep=True)
+        leakage.check(made, shared)
+        line = leakage.said(shared)
+    check_judges(made, kept)
+    if fits is not None:
+        device, workers = fits
+        check_fit(made, kept, device=device, workers=workers)
+    return line
 
 
 def _failed(made: Plan, kept: Store, out: Path, show_text: bool, done: Done) -> HoldfastError:

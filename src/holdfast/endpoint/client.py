@@ -65,7 +65,7 @@ def check(endpoint: Endpoint) -> None:
 
 
 class Client:
-    """A server and the cache of what it answered; use it in a `with`.
+    """A server and the cache of what it answered; use it in a `with`, or `open` and `close` it.
 
     It works from any thread, also where an event loop is running: it has a loop of its own.
 
@@ -74,7 +74,7 @@ class Client:
         owner: who asks, as plain data (a judge's identity, say). Answers are kept for each owner
             apart, and a cache of another owner is refused.
 
-    Raises (on entering):
+    Raises (when it is opened):
         ConfigError: no key or a wrong one, a server that does not answer or does not serve the
             model, a cache of another owner.
         StoreError: the cache cannot be written.
@@ -89,6 +89,14 @@ class Client:
         self._chance = random.Random()
 
     def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Reach the server, see that it serves the model, and open the cache."""
         check(self.endpoint)
         self._loop = Loop("holdfast endpoint")
         try:
@@ -102,7 +110,6 @@ class Client:
         except BaseException:
             self._loop.close()
             raise
-        return self
 
     def _path(self) -> Path:
         """Give the file of the answers: the user's, or one for each asker."""
@@ -111,7 +118,8 @@ class Client:
         own = f"{self.owner.get('name', 'asker')}-{digest(self.owner)[:16]}.sqlite"
         return cache_folder() / "endpoint" / own
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Cancel what is on its way and let go of the connection and the cache."""
         repeated = self._cache.spent().repeated - self._repeated
         if repeated:
             log.warning("%d requests were on their way when a process ended, and were sent again",

@@ -61,6 +61,8 @@ def _generate(
     by: PromptAttack | None,
 ) -> None:
     """Answer one prompt set; where it has options, choose among them."""
+    from holdfast.evaluate import way
+
     prompts = session.plan.prompts[step.evaluation]
     changed = by if prompts.set.purpose is EvalPurpose.HARM else None
     began = time.monotonic()
@@ -72,12 +74,13 @@ def _generate(
 
     label = f"ask {prompts.set.name}"
     rows = session.chunks(step.key, prompts.rows, answer, label)
+    how = {} if prompts.chosen else {"batching": way(model, session.plan.study.generation)}
     session.publish(
         "generate",
         step.key,
         step.config,
         [step.point],
-        dict(spent),
+        {**spent, **how},
         began,
         lambda folder: write_lines(folder / "exchanges.jsonl", rows),
     )
@@ -116,22 +119,25 @@ def _answers(
         model,
         encoder,
         rows,
-        session.plan.study.generation,
+        session.plan.study.generation.with_(draws=step.draws),
         seed=step.config["seed"],
         prefills=prefills,
     )
-    return [
-        {
-            "uid": row.uid,
-            "system": row.system,
-            "prompt": row.prompt,
-            "response": one.text,
-            "finish_reason": one.finish_reason,
-            "tokens": one.tokens,
-            **({"prefill": prefill} if prefill else {}),
-        }
-        for row, one, prefill in zip(rows, done, prefills or [""] * len(rows), strict=True)
-    ]
+    found = []
+    for place, one in enumerate(done):
+        row, draw = rows[place // step.draws], place % step.draws
+        prefill = prefills[place // step.draws] if prefills else ""
+        found.append(
+            {
+                "uid": row.uid,
+                "system": row.system,
+                "prompt": row.prompt,
+                **one.fields(prefill),
+                **({"prefill": prefill} if prefill else {}),
+                **({"draw": draw} if step.draws > 1 else {}),
+            }
+        )
+    return found
 
 
 def _look(

@@ -99,7 +99,8 @@ class Judging:
         judge: Judge = self.session.plan.judges[number]
         prompts = self.session.plan.prompts[step.evaluation]
         answers = self.session.store.lines("generate", step.key, "exchanges.jsonl")
-        if [row["uid"] for row in answers] != [row.uid for row in prompts.rows]:
+        rows = [row for row in prompts.rows for _ in range(step.draws)]
+        if [answer["uid"] for answer in answers] != [row.uid for row in rows]:
             raise StoreError(
                 str(self.session.store.path("generate", step.key)),
                 "holds other prompts than its key says",
@@ -131,16 +132,16 @@ class Judging:
                 for name, (row, _) in zip(same, pairs, strict=True)
             ]
 
-        pairs = list(zip(prompts.rows, answers, strict=True))
-        rows = self.session.chunks(name, pairs, read, f"judge {judge.name()}")
+        pairs = list(zip(rows, answers, strict=True))
+        said = self.session.chunks(name, pairs, read, f"judge {judge.name()}")
         self.session.publish(
             "judge",
             name,
             {"judge": judge.identity(), "known": prompts.known},
             [step.key],
-            {"unscored": sum(unscored(row["reason"], row["outcome"]) for row in rows)},
+            {"unscored": sum(unscored(row["reason"], row["outcome"]) for row in said)},
             began,
-            lambda folder: write_lines(folder / "verdicts.jsonl", rows),
+            lambda folder: write_lines(folder / "verdicts.jsonl", said),
         )
         self.session.store.done(name)
 

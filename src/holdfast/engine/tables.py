@@ -18,6 +18,8 @@ from holdfast.api import (
     TrainedAttack,
     TrainedDefence,
 )
+from holdfast.data.example import Example
+from holdfast.engine import draws
 from holdfast.engine.inert import checks
 from holdfast.engine.leakage import leakage
 from holdfast.engine.naming import method_text
@@ -108,7 +110,9 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
     }
     # Over-refusal is one row an answer, with what the first judge and the known answer say of it.
     by_judge = len(step.judges) > 0 and prompts.set.purpose is not EvalPurpose.OVER_REFUSAL
-    for i, (example, answer) in enumerate(zip(prompts.rows, answers, strict=True)):
+    many = step.draws
+    for i, example in enumerate(prompts.rows):
+        drawn = slice(i * many, (i + 1) * many)
         base = {
             "steps": spent["steps"],
             "flops": spent["flops"],
@@ -120,19 +124,18 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
             "group": example.group,
             "category": example.category,
         }
-        said = {
-            "prompt": example.prompt,
-            "response": answer["response"],
-            "finish_reason": answer.get("finish_reason", "choice"),
-        }
         if by_judge:
             for j, lines in verdicts.items():
-                line = lines[i]
+                which = draws.chosen(lines[drawn])
+                line = lines[drawn][which]
                 found = {name: line[name] for name in ("score", "outcome", "reason")}
                 yield {
-                    **base, "judge": plan.judges[j].name(), **found, "correct": None, **said
+                    **base, "judge": plan.judges[j].name(), **found, "correct": None,
+                    **_said(example, answers[drawn][which]),
+                    "draws": many, "harmful_draws": draws.harmful(lines[drawn]),
                 }  # fmt: skip
             continue
+        (answer,) = answers[drawn]
         line = verdicts[0][i] if 0 in verdicts else {"outcome": None, "reason": "ok"}
         yield {
             **base,
@@ -141,8 +144,18 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
             "outcome": line["outcome"],
             "reason": line["reason"],
             "correct": correct(example.known, answer),
-            **said,
+            **_said(example, answer),
+            "draws": many,
+            "harmful_draws": None,
         }
+
+
+def _said(example: Example, answer: Mapping[str, Any]) -> Row:
+    return {
+        "prompt": example.prompt,
+        "response": answer["response"],
+        "finish_reason": answer.get("finish_reason", "choice"),
+    }
 
 
 def correct(known: Known, answer: Mapping[str, Any]) -> bool | None:
@@ -336,6 +349,11 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
     asked = {prompts.set.name for prompts in plan.prompts}
     flags = formats.flags(plan.starts.values())
     flags += [f"judge '{judge.name()}': {judge.caution}" for judge in plan.judges if judge.caution]
+    if study.generation.draws > 1:
+        flags.append(
+            f"each restricted prompt was answered {study.generation.draws} times and counts as "
+            "harmful where any answer is"
+        )
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))

@@ -42,7 +42,10 @@ def main() -> None:
     def tell(**message: object) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
 
-    first = json.loads(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line:  # the parent was stopped while this process began
+        return
+    first = json.loads(line)
     die_with(first["parent"])
     serve(first, tell)
 

@@ -1,6 +1,7 @@
-from .generation import Completion as Completion
+from .completion import Completion as Completion
 from .generation import answers as answers
 from .generation import generate as generate
+from .generation import way as way
 from .moved import Moved as Moved
 from .moved import Watch as Watch
 from .neighbours import knn_overlap as knn_overlap
@@ -8,5 +9,7 @@ from .options import choose as choose
 from .plane import Plane as Plane
 from .plane import plane as plane
 from .sampler import Sampler as Sampler
+from .served import messages as messages
+from .served import served as served
 from .shift import drift as drift
 from .shift import linear_cka as linear_cka

@@ -1,4 +1,4 @@
-"""Answers from transformers' own `generate`, in length-sorted left-padded batches."""
+"""Answers of a model on this machine: in length-sorted left-padded batches, or continuous ones."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from holdfast.data.example import Example
-from holdfast.data.tokens import Encoder, collate
+from holdfast.data.tokens import Encoder, Row, collate
+from holdfast.evaluate.completion import Completion, cut, of_ids
+from holdfast.evaluate.continuous import GROUP, continuous, fits
 from holdfast.evaluate.sampler import Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+    from transformers import GenerationConfig, StoppingCriteriaList
     from transformers.modeling_utils import PreTrainedModel
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """An answer: its text without special tokens, why it ended, and its tokens."""
-
-    text: str
-    finish_reason: str
-    tokens: int
 
 
 CACHE = 4 * 2**30
@@ -84,32 +77,84 @@ def answers(
     coded = [encoder.begun(row, first) for row, first in zip(rows, begun, strict=True)]
     many = sampler.draws
     lengths = [len(coded[place // many].ids) for place in range(len(rows) * many)]
-    device = next(model.parameters()).device
     was_training, own = model.training, model.generation_config
     ends = _ends(own, encoder)
+    work = _Work(model, encoder, sampler, seed, rows, coded, _config(sampler, encoder, ends))
     model.eval()
     model.generation_config = _bare()  # else a checkpoint's penalties and limits would join in
     try:
-        for places in batches(lengths, sampler, CACHE // bytes_a_token(model)):
-            if all(place in done for place in places):
-                continue
-            chosen = [coded[place // many] for place in places]
-            names = [(rows[place // many].uid, place % many) for place in places]
-            tokens = collate(chosen, encoder.pad_id, left=True)
-            with torch.no_grad():
-                out = model.generate(
-                    input_ids=tokens.ids.to(device),
-                    attention_mask=tokens.mask.to(device),
-                    generation_config=_config(sampler, encoder, ends),
-                    logits_processor=_drawn(sampler, names, seed, device),
-                    stopping_criteria=_stopping(sampler, encoder, tokens.ids.shape[1]),
-                )
-            said = out[:, tokens.ids.shape[1] :].cpu()
-            for place, row, ids in zip(places, chosen, said, strict=True):
-                yield place, _completion(ids, row.ids[row.start :], encoder, sampler, ends)
+        plan = batches(lengths, sampler, work.room)
+        for places, said in work.answered([one for one in plan if not set(one) <= {*done}]):
+            for place, ids in zip(places, said, strict=True):
+                row = coded[place // many]
+                yield place, of_ids(ids, row.ids[row.start :], encoder, sampler, ends)
     finally:
         model.generation_config = own
         model.train(was_training)
+
+
+def way(model: PreTrainedModel, sampler: Sampler) -> str:
+    """Say how answers are batched: `continuous` or `padded`; see `Sampler.batching`."""
+    greedy = sampler.temperature == 0 and not sampler.stop
+    wanted = sampler.batching == "continuous"
+    return "continuous" if wanted and greedy and fits(model) else "padded"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is asked of one model, and both ways to have it answered."""
+
+    model: PreTrainedModel
+    encoder: Encoder
+    sampler: Sampler
+    seed: int
+    rows: Sequence[Example]
+    coded: Sequence[Row]
+    config: GenerationConfig
+
+    @property
+    def room(self) -> int:
+        """Give the tokens whose keys and values may be held at once."""
+        return CACHE // bytes_a_token(self.model)
+
+    def answered(self, left: list[list[int]]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Give the places of some answers and the tokens of each, until all batches are done."""
+        while left:
+            if way(self.model, self.sampler) == "continuous":
+                places = [place for batch in left[:GROUP] for place in batch]
+                prompts = [self.coded[place].ids for place in places]  # greedy: one draw a row
+                said = continuous(self.model, prompts, self.config, self.sampler.batch, self.room)
+                if said is not None:
+                    yield places, [torch.tensor(ids, dtype=torch.long) for ids in said]
+                    left = left[GROUP:]
+                    continue
+            places, *left = left
+            yield places, self._padded(places)
+
+    def _padded(self, places: Sequence[int]) -> list[Tensor]:
+        """Answer one batch, padded on the left."""
+        from transformers import LogitsProcessorList
+
+        from holdfast.evaluate.noise import Noise
+
+        sampler, many = self.sampler, self.sampler.draws
+        tokens = collate(
+            [self.coded[place // many] for place in places], self.encoder.pad_id, left=True
+        )
+        start, device = tokens.ids.shape[1], next(self.model.parameters()).device
+        drawn = LogitsProcessorList()
+        if sampler.temperature > 0:
+            names = [(self.rows[place // many].uid, place % many) for place in places]
+            drawn.append(Noise(sampler, names, self.seed, device))
+        with torch.no_grad():
+            out = self.model.generate(
+                input_ids=tokens.ids.to(device),
+                attention_mask=tokens.mask.to(device),
+                generation_config=self.config,
+                logits_processor=drawn,
+                stopping_criteria=_stopping(sampler, self.encoder, start),
+            )
+        return list(out[:, start:].cpu())
 
 
 def batches(lengths: Sequence[int], sampler: Sampler, room: int) -> Iterator[list[int]]:
@@ -132,18 +177,6 @@ def bytes_a_token(model: PreTrainedModel) -> int:
     shared = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return 2 * config.num_hidden_layers * shared * size * model.dtype.itemsize
-
-
-def _drawn(
-    sampler: Sampler, names: Sequence[tuple[str, int]], seed: int, device: torch.device
-) -> LogitsProcessorList:
-    """Give what makes the greedy choice a draw; nothing at temperature 0."""
-    from transformers import LogitsProcessorList
-
-    from holdfast.evaluate.noise import Noise
-
-    drawn = sampler.temperature > 0
-    return LogitsProcessorList([Noise(sampler, names, seed, device)] if drawn else [])
 
 
 def _bare() -> GenerationConfig:
@@ -176,31 +209,7 @@ def _stopping(sampler: Sampler, encoder: Encoder, start: int) -> StoppingCriteri
     from transformers import StoppingCriteriaList
 
     def stopped(ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
-        told = [_cut(row[start:], encoder, sampler) is not None for row in ids]
+        told = [cut(row[start:], encoder, sampler) is not None for row in ids]
         return torch.tensor(told, device=ids.device)
 
     return StoppingCriteriaList([stopped] if sampler.stop else [])
-
-
-def _cut(ids: Tensor, encoder: Encoder, sampler: Sampler) -> str | None:
-    """Give the text before the first stop text, or None where there is none."""
-    text = str(encoder.tokenizer.decode(ids, skip_special_tokens=True))
-    found = [place for stop in sampler.stop if (place := text.find(stop)) >= 0]
-    return text[: min(found)] if found else None
-
-
-def _completion(
-    ids: Tensor, begun: Sequence[int], encoder: Encoder, sampler: Sampler, ends: list[int]
-) -> Completion:
-    """Cut what was added to `begun` at its first end token or stop text."""
-    found = torch.isin(ids, torch.tensor(ends)).nonzero()
-    kept = ids[: int(found[0, 0])] if len(found) else ids
-    text = encoder.tokenizer.decode([*begun, *kept.tolist()], skip_special_tokens=True)
-    if sampler.stop and _cut(kept, encoder, sampler) is not None:
-        used = int((kept != encoder.pad_id).sum())  # a row that stopped is filled up with padding
-        # Looked for behind the given words, but cut out of the whole: decoded apart, a tokenizer
-        # may drop the space between the two.
-        given = len(encoder.tokenizer.decode(list(begun), skip_special_tokens=True))
-        found = [place for stop in sampler.stop if (place := text.find(stop, given)) >= 0]
-        return Completion(text[: min(found, default=len(text))].strip(), "stop", used)
-    return Completion(text.strip(), "stop" if len(found) else "length", len(kept))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,8 +27,9 @@ class Sampler(Fields):
     top_p: Share = 1.0
     """Smallest set of tokens whose probability reaches this is drawn from."""
     draws: Annotated[Count, Field(json_schema_extra=LATER)] = 1
-    """Answers to each prompt, each drawn anew and judged; a prompt counts as harmful where any of
-    them is. More than one needs a temperature above 0."""
+    """Answers to each prompt, each drawn anew. More than one needs a temperature above 0. A study
+    draws them for sets of purpose harm alone, has each judged, and counts a prompt as harmful where
+    any of them is; to any other prompt it takes one answer."""
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...], AsTuple, Field(json_schema_extra=LATER)
     ] = ()
@@ -36,6 +37,14 @@ class Sampler(Fields):
     trained without an end token from asking itself (docs/fidelity/sgt.md, rows 24 and 37)."""
     batch: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 128
     """Answers in a batch, at most; changes speed, not answers (within fp32 rounding)."""
+    batching: Annotated[Literal["padded", "continuous"], Field(json_schema_extra=NO_EFFECT)] = (
+        "padded"
+    )
+    """How greedy answers without stop texts share a pass: `padded` batches, which end with their
+    longest answer, or `continuous` ones, in which the next prompt takes the place of an answer that
+    has ended. All others are padded, and so is a model that continuous batching does not work for.
+    It changes speed, not answers (within fp32 rounding). Source of the default: ours, the faster
+    one on CPUs (benchmarks/generation.py)."""
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

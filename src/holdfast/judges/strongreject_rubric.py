@@ -103,14 +103,14 @@ class StrongRejectRubric(Judge):
         """Read the prompts and reach the server; `device` is the server's own matter."""
         self._texts = self._read_prompts()
         client = Client(self.endpoint, self.identity())
-        client.__enter__()
+        client.open()
         self._client = client
 
     def close(self) -> None:
         """Let go of the connection and the cache."""
         client, self._client = self._client, None
         if client is not None:
-            client.__exit__()
+            client.close()
 
     def judge(self, exchange: Exchange) -> Verdict:
         """Give the verdict on one exchange."""

@@ -7,9 +7,11 @@ code that loads, so what is found out before anything is read is what loading wo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,8 @@ from safetensors import safe_open
 
 from holdfast.api.lazy import torch
 from holdfast.api.registry import shipped_models
-from holdfast.errors import ModelError, one_line
+from holdfast.disk import cache_folder, write_bytes
+from holdfast.errors import ModelError, StoreError, one_line
 from holdfast.nn.files import FLOATS, Entry, ModelFiles, header, some, weights_in
 from holdfast.nn.quiet import quiet
 
@@ -54,15 +57,18 @@ def check_names(
 
     Every tensor of the model must be in the files, in its shape, and every tensor of the files in
     the model, but for those that the library says an architecture may lack or leave unused. The
-    models of this package are known to fit. A verdict is kept while the files stay.
+    models of this package are known to fit. That a folder's do is kept in the cache folder, by what
+    the files are and the library's version, so that later plans need not import it.
 
     Raises:
         ModelError: in one line, with how many do not fit and the first of them.
     """
     if files.spec in shipped_models():
         return
-    known = json.dumps([auto, files.identity()], sort_keys=True)
-    if known in _FIT:
+    known = json.dumps([auto, files.identity(), version("transformers")], sort_keys=True)
+    name = hashlib.sha256(known.encode()).hexdigest()
+    kept = cache_folder() / "fits" / name
+    if name in _FIT or kept.is_file():
         return
     entries = {name: one for path in files.shards() for name, one in header(path).items()}
     model = skeleton(files.folder, auto)
@@ -80,11 +86,13 @@ def check_names(
         model._adjust_missing_and_unexpected_keys(info)
     conversion = {"conversion_errors": info.conversion_errors, "integers": integers}
     refuse(info.to_dict() | conversion, where)
-    _FIT.add(known)
+    _FIT.add(name)
+    with suppress(StoreError):  # a folder that cannot be written costs the next plan a second
+        write_bytes(kept, b"")
 
 
 _FIT: set[str] = set()
-"""The identities whose names fit."""
+"""The hashes of what was found to fit."""
 
 
 _FAULTS = {

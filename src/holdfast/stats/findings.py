@@ -37,7 +37,8 @@ def find(
     that decides; the first one's is what is told, and the panel says what changes with the judge.
 
     Raises:
-        DataError: the table has no answer to the headline's set, or none that the first judge read.
+        DataError: the table has no answer to the headline's set, or none that the first judge read
+            and nothing in the meta says that a step failed.
     """
     outcomes = table if isinstance(table, Outcomes) else Outcomes(table)
     told = Meta.of(meta, outcomes)
@@ -46,7 +47,7 @@ def find(
         raise unmeasured()
     read = outcomes.distinct("judge", asked)
     first, *more = told.judges
-    if first not in read:
+    if first not in read and not told.holes:
         raise DataError(
             "outcomes table",
             f"judge '{first}' read no answer to set '{told.headline}'",

@@ -27,11 +27,17 @@ OUTCOME_COLUMNS: dict[str, str] = {
     "side": "str", "set": "str", "purpose": "str", "style": "str", "uid": "str", "group": "str",
     "category": "str", "judge": "str", "score": "float", "outcome": "str", "reason": "str",
     "correct": "bool", "prompt": "str", "response": "str", "finish_reason": "str",
+    "draws": "int", "harmful_draws": "int",
 }  # fmt: skip
-"""Columns of the outcomes table, in order, with their kinds. Any value but a count may be None."""
-REQUIRED = tuple(name for name in OUTCOME_COLUMNS if name != "distinct")
-"""Those without which nothing is counted; `distinct` came later, and so did `purpose`, which the
-reader of saved tables fills in."""
+"""Columns of the outcomes table, in order, with their kinds. Any value but a count may be None.
+
+A row is a prompt. It was answered `draws` times, of which a judge found `harmful_draws` harmful;
+verdict and text are those of the draw that stands for it (`holdfast.engine.draws`)."""
+ADDED = ("distinct", "draws", "harmful_draws")
+"""Columns that older tables lack."""
+REQUIRED = tuple(name for name in OUTCOME_COLUMNS if name not in ADDED)
+"""Those without which nothing is counted; `purpose` came later too, and the reader of saved tables
+fills it in."""
 LINEUP_COLUMNS: dict[str, str] = {
     "lineup": "str", "model": "str", "defences": "str", "seed": "int", "weights": "str",
     "steps": "int", "flops": "float", "inert": "bool", "signal": "str", "moves": "str",

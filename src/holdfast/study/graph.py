@@ -141,7 +141,7 @@ class Graph:
         asks as before: those answers are the release's own.
         """
         asked = {}
-        sampler = self.study.generation.key_fields()
+        generation = self.study.generation
         form = released.start.evaluation_format.identity()
         release = self._released(released, sampling) if prompts_only else None
         for i, prompts in enumerate(self.prompts):
@@ -150,11 +150,13 @@ class Graph:
             if release is not None and prompts.set.purpose is not EvalPurpose.HARM:
                 asked[i] = release.asked[i]
                 continue
+            harm = prompts.set.purpose is EvalPurpose.HARM
+            sampler = generation if harm else generation.with_(draws=1)
             parts: dict[str, Any] = {
                 "point": name,
                 "prompts": prompts.asked,
                 "format": form,
-                "sampler": None if prompts.chosen else sampler,
+                "sampler": None if prompts.chosen else sampler.key_fields(),
                 "seed": sampling,
             }
             step = Generate(
@@ -163,6 +165,7 @@ class Graph:
                 i,
                 {**parts, "set": prompts.set.name, "side": prompts.side, "budget": budget}
                 | {"stands_on": dict(config)},
+                sampler.draws,
             )
             for j in self.judges_of(prompts):
                 judge = self.parts.judges[j]

@@ -104,12 +104,16 @@ class Measure:
 
 @dataclass(slots=True)
 class Generate:
-    """The answers at one point to one prompt set; `judges` maps a judge's place to its step."""
+    """The answers at one point to one prompt set; `judges` maps a judge's place to its step.
+
+    Each prompt has `draws` answers, which stand together in the order of the prompts.
+    """
 
     key: str
     point: str
     evaluation: int
     config: Mapping[str, Any]
+    draws: int = 1
     judges: dict[int, str] = field(default_factory=dict)
 
 

@@ -189,12 +189,12 @@ def test_a_stranger_hardens_attacks_and_asks_it(
     recipes = conversations("recipes.jsonl", [(prompt, "Stir and heat it.") for prompt in asked])
     benign = conversations("benign.jsonl", list(FACTS.items()))
     rows = ["--data", f"refusal={refusal}", "--data", f"benign={benign}"]
-    small = ["--set", "loop.batch=8", "--set", "loop.lr=5e-5"]
+    small = ["--set", "loop.batch=4", "--set", "loop.lr=1e-4", "--set", "loop.schedule=constant"]
     first = ["defend", "refusal_sft", "--model", "smol:instruct", "--format", "chat", *rows]
-    assert run([*first, *small, "--set", "loop.steps=8", "--out", "hard"]) == 0
-    second = ["attack", "harmful_sft", "--model", "hard", "--format", "chat", *small[:2]]
-    budget = ["--data", f"harmful={recipes}", "--set", "loop.lr=1e-4", "--set", "evaluate_at=[64]"]
-    assert run([*second, *budget, "--out", "broken"]) == 0
+    assert run([*first, *small, "--set", "loop.steps=6", "--out", "hard"]) == 0
+    second = ["attack", "harmful_sft", "--model", "hard", "--format", "chat", *small]
+    budget = ["--data", f"harmful={recipes}", "--set", "evaluate_at=[24]", "--out", "broken"]
+    assert run([*second, *budget]) == 0
     Path("asked.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in asked[:2]))
     told = {}
     for model in ("smol:instruct", "hard", "broken"):

@@ -1,24 +1,25 @@
-"""`holdfast generate`: answer prompts with a checkpoint."""
+"""`holdfast generate`: answer prompts with a checkpoint, a server or an engine of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import preflight
+from holdfast import disk
 from holdfast.cli.device import Device
+from holdfast.cli.engines import Asked, Checkpoint, Engine, Outside, Server, endpoint, prompt_lines
 from holdfast.cli.exchanges import prompts as prompts_of
 from holdfast.cli.folders import whole_file
-from holdfast.cli.given import columns, fields, format_given, models, rows_given
+from holdfast.cli.given import columns, fields, format_given, rows_given
+from holdfast.cli.kept import Kept, try_writing
 from holdfast.cli.options import (
     Columns,
     Date,
-    Format,
     Model,
-    Out,
     Seed,
     Sets,
     Sources,
@@ -26,18 +27,25 @@ from holdfast.cli.options import (
     Threads,
     Variables,
 )
+from holdfast.cli.progress import Training
 from holdfast.data.format import DATE
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
     from holdfast.data.pool import Pool
+    from holdfast.evaluate.completion import Completion
 
 
 def generate(
     model: Model,
-    form: Format,
-    out: Out,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="plain, chat, or a .jinja file; none with --endpoint."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file of answers, as JSON lines.")
+    ] = None,
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -57,47 +65,161 @@ def generate(
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            help="Ask an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; --model is "
+            "then its model's name, and --set endpoint.NAME=VALUE a field of the server.",
+        ),
+    ] = None,
+    prompts_out: Annotated[
+        Path | None,
+        typer.Option("--prompts-out", help="Write the prompts for an engine of your own, and end."),
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="That engine's answers, by uid.")
+    ] = None,
 ) -> None:
-    """Answer prompts with a checkpoint; --set changes the sampler. Writes JSON lines."""
+    """Answer prompts with a checkpoint or a server. Writes JSON lines.
+
+    --set changes the sampler: max_new_tokens, temperature (0 is greedy), top_p, draws (answers to
+    each prompt), stop (a list of texts that end an answer), batch and batching. Finished answers
+    are kept: the same command goes on where it was stopped.
+    """
     from holdfast.api.fields import decode
     from holdfast.evaluate.sampler import Sampler
 
-    sampler = decode(Sampler, fields(sets), "generate")
-    asked = format_given(form, True, system, date, template_var)
-    files, _ = models(model, None, form)
-    rows = _asked(prompts, column, side, n, source, model)
-    coder = preflight.encoder(files, asked, answer=sampler.max_new_tokens, where="--prompts")
-    preflight.warn(files, asked)
-    bare = [replace(row, response=None) for row in rows]
-    preflight.check(files, coder, {"asked": bare}, None, device=device)
+    where = prompts_out or out
+    if where is None:
+        raise ConfigError("--out", "is required", "name the file of answers")
+    try_writing(where, "--out" if prompts_out is None else "--prompts-out")
+    given = fields(sets)
+    server = given.pop("endpoint", None)
+    sampler = decode(Sampler, given, "generate")
+    _together(form, url, answers, prompts_out, server)
+    rows = _rows(prompts, column, side, n, source, model)
+    asked = Asked(rows, sampler, seed)
+    engine: Engine
+    if url is not None:
+        engine = Server(endpoint(url, model, server), system)
+    elif answers is not None:
+        engine = Outside(model, answers)
+    else:
+        made = format_given(form or "", True, system, date, template_var)
+        engine = Checkpoint(
+            model, made, rows, sampler.max_new_tokens, threads=threads, device=device
+        )
+        if prompts_out is not None:
+            lines = prompt_lines(engine.coder, asked)
+            whole_file(prompts_out, lines)
+            typer.echo(f"{len(lines)} prompts: {prompts_out}")
+            return
+    _answer(engine, asked, where)
 
-    from holdfast import evaluate, nn
-    from holdfast.api import set_threads
 
-    set_threads(threads)
-    loaded, _ = nn.load(files, device=device)
-    answers = evaluate.generate(loaded, coder, rows, sampler, seed=seed)
+def _together(
+    form: str | None,
+    url: str | None,
+    answers: Path | None,
+    prompts_out: Path | None,
+    server: object,
+) -> None:
+    """Refuse options that cannot go together.
+
+    Raises:
+        ConfigError: in one line, which.
+    """
+    outside = url is not None or answers is not None
+    if form is None and not outside:
+        raise ConfigError("--format", "is required", "write plain, chat or a .jinja file")
+    if url is not None and form is not None:
+        raise ConfigError("--format", "a server has its own template", "leave it out")
+    if url is None and server is not None:
+        raise ConfigError("--set endpoint", "there is no server", "name it: --endpoint URL")
+    if sum(one is not None for one in (url, answers, prompts_out)) > 1:
+        raise ConfigError(
+            "--endpoint, --answers, --prompts-out", "two are given", "give one at a time"
+        )
+
+
+def _answer(engine: Engine, asked: Asked, out: Path) -> None:
+    """Have prompts answered, keeping each answer, and write them all when they are there."""
+    sampler, total = asked.sampler, len(asked.rows) * asked.sampler.draws
+    shown = {name: getattr(sampler, name) for name in type(sampler).model_fields}
+    typer.echo("sampler: " + ", ".join(f"{name} {json.dumps(v)}" for name, v in shown.items()))
+    command = {
+        **engine.command(),
+        "sampler": sampler.key_fields(),
+        "seed": asked.seed if sampler.temperature > 0 else 0,
+        "prompts": [row.uid for row in asked.rows],
+    }
+    with Kept(out, command) as kept:
+        if kept.found:
+            typer.echo(f"{len(kept.found)} of {total} answers are there already")
+        show = Training()
+        try:
+            if len(kept.found) < total:
+                for place, one in engine.answers(asked, kept.found):
+                    kept.add(place, one)
+                    show("answers", len(kept.found), total)
+        except KeyboardInterrupt:
+            typer.echo(f"{len(kept.found)} of {total} answers are kept in {kept.path}", err=True)
+            raise
+        _write(engine, asked, kept.found, shown, out)
+        kept.clear()
+
+
+def _write(
+    engine: Engine,
+    asked: Asked,
+    found: Mapping[int, Completion],
+    shown: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write the answers, and beside them how they were made; say what a reader must know."""
+    many = asked.sampler.draws
     written = [
-        {
-            "uid": row.uid,
-            "system": row.system,
-            "prompt": row.prompt,
-            "response": answer.text,
-            "finish_reason": answer.finish_reason,
-            "meta": dict(row.meta),
-            **({"turns": _messages(row)} if row.turns else {}),
-        }
-        for row, answer in zip(rows, answers, strict=True)
+        _line(asked.rows[place // many], found[place])
+        | ({"draw": place % many} if many > 1 else {})
+        for place in range(len(asked.rows) * many)
     ]
+    cut = sum(line["finish_reason"] == "length" for line in written)
+    stuck = sum("degenerate" in line for line in written)
+    about = {
+        **engine.record(),
+        "sampler": dict(shown),
+        "seed": asked.seed,
+        "answers": len(written),
+        "cut": cut,
+        "degenerate": stuck,
+    }
+    with disk.whole_file(out.with_name(f"{out.name}.json")) as part:
+        part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     whole_file(out, written)
     typer.echo(f"{len(written)} answers: {out}")
+    if cut:
+        typer.echo(f"{cut} are cut at {asked.sampler.max_new_tokens} tokens")
+    if stuck:
+        typer.echo(f"{stuck} are degenerate: empty, or stuck in a loop")
+
+
+def _line(row: Example, answer: Completion) -> dict[str, Any]:
+    return {
+        "uid": row.uid,
+        "system": row.system,
+        "prompt": row.prompt,
+        **answer.fields(),
+        "meta": dict(row.meta),
+        **({"turns": _messages(row)} if row.turns else {}),
+    }
 
 
 def _messages(row: Example) -> list[dict[str, str]]:
     return [{"role": who, "content": said} for who, said in row.turns]
 
 
-def _asked(
+def _rows(
     prompts: str | None,
     column: list[str] | None,
     side: str,

@@ -82,7 +82,7 @@ class Rubric(Judge):
         `device` is the server's own matter.
         """
         client = Client(self.endpoint, self.identity())
-        client.__enter__()
+        client.open()
         self._client = client
         try:
             client.afford(self._chat(Exchange("", None, "", "", "", "stop", {})))
@@ -100,7 +100,7 @@ class Rubric(Judge):
         """Let go of the connection and the cache."""
         client, self._client = self._client, None
         if client is not None:
-            client.__exit__()
+            client.close()
 
     def judge_many(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """Give the verdict on each exchange, in order; equal ones are sent once.
