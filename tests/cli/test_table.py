@@ -200,7 +200,7 @@ def test_the_matched_line_ups_of_the_committed_study_come_out_again(
     "page",
     [
         "sgt-tables.md", "alignment-tables.md", "alignment-twenty-one.md",
-        "cross-domain-tables.md", "data-efficiency-tables.md",
+        "cross-domain-tables.md",
     ],
 )  # fmt: skip
 def test_the_appendices_are_what_their_command_prints(
@@ -223,20 +223,6 @@ def test_what_the_results_page_says_of_the_released_models_comes_from_the_rows(
 ) -> None:
     text = (root / "docs" / "results" / "appendix" / "sgt-tables.md").read_text(encoding="utf-8")
     assert said(capsys, root / "studies" / "world" / "rows" / "claim", "released") in text
-
-
-def test_the_tables_of_the_page_about_categories_and_sizes_are_those_of_its_appendices(
-    root: Path,
-) -> None:
-    results = root / "docs" / "results"
-    page = (results / "cross_domain.md").read_text(encoding="utf-8")
-    kept = "".join(
-        (results / "appendix" / f"{name}-tables.md").read_text(encoding="utf-8")
-        for name in ("cross-domain", "data-efficiency")
-    ).splitlines()
-    shown = [line for line in page.splitlines() if line.startswith("|")]
-    assert shown
-    assert set(shown) <= set(kept)
 
 
 def test_without_a_kind_the_kinds_are_listed(
