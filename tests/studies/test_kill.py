@@ -71,7 +71,7 @@ KILLS = {
     "training step": ("torch.optim:AdamW.step", "5", "before"),
     "checkpoint write": ("holdfast.train.checkpoint:save_file", "1", "after"),
     "rename": ("holdfast.disk:rename", "3", "before"),
-    "generation": ("holdfast.evaluate.generation:_completion", "60", "before"),
+    "generation": ("holdfast.evaluate.generation:of_ids", "60", "before"),
     "judging": ("toy_judge:ToyJudge.judge", "9", "before"),
 }
 """Where to kill: the function, at which of its calls, before or after its own work."""

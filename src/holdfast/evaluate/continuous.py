@@ -21,6 +21,9 @@ which has a row for each of them and a column for each token that is held."""
 GROUP = 8
 """Batches that are asked together, before their answers are given; ours."""
 
+ATTENTION = "_attn_implementation"
+"""The field of a config that says how attention is computed; it has no public name."""
+
 log = logging.getLogger(__name__)
 _unfit: WeakSet[Any] = WeakSet()
 
@@ -52,7 +55,7 @@ def continuous(
         batch: prompts that are held at once, at most.
         room: tokens whose keys and values may be held at once.
     """
-    attention = model.config._attn_implementation  # it has no public name
+    attention = getattr(model.config, ATTENTION)
     try:
         found = model.generate_batch(
             inputs=[list(ids) for ids in prompts],
@@ -71,7 +74,7 @@ def continuous(
         _unfit.add(model)
         return None
     finally:
-        if model.config._attn_implementation != attention:
+        if getattr(model.config, ATTENTION) != attention:
             model.set_attn_implementation(attention)
     return said
 

@@ -171,9 +171,12 @@ def batches(lengths: Sequence[int], sampler: Sampler, room: int) -> Iterator[lis
 
 
 def bytes_a_token(model: PreTrainedModel) -> int:
-    """Give the bytes of keys and values that one token of one row takes."""
+    """Give the bytes of keys and values that one token of one row takes.
+
+    A model without attention keeps a state of fixed size; its width is counted, as if it had any.
+    """
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 1
     shared = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return 2 * config.num_hidden_layers * shared * size * model.dtype.itemsize

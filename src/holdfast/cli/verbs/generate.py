@@ -37,23 +37,39 @@ if TYPE_CHECKING:
     from holdfast.evaluate.completion import Completion
 
 
+Form = Annotated[
+    str | None,
+    typer.Option("--format", help="plain, chat, or a .jinja file; none with --endpoint."),
+]
+OutFile = Annotated[Path | None, typer.Option("--out", help="The file of answers, as JSON lines.")]
+PromptsGiven = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        help="An evaluation set, or a file of prompts: .jsonl, .json, .csv, .tsv or .parquet. "
+        "[default: the sources' first set of restricted prompts]",
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="Ask an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; --model is "
+        "then its model's name, and --set endpoint.NAME=VALUE a field of the server.",
+    ),
+]
+PromptsOut = Annotated[
+    Path | None,
+    typer.Option("--prompts-out", help="Write the prompts for an engine of your own, and end."),
+]
+Answers = Annotated[Path | None, typer.Option("--answers", help="That engine's answers, by uid.")]
+
+
 def generate(
     model: Model,
-    form: Annotated[
-        str | None,
-        typer.Option("--format", help="plain, chat, or a .jinja file; none with --endpoint."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The file of answers, as JSON lines.")
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts",
-            help="An evaluation set, or a file of prompts: .jsonl, .json, .csv, .tsv or .parquet. "
-            "[default: the sources' first set of restricted prompts]",
-        ),
-    ] = None,
+    form: Form = None,
+    out: OutFile = None,
+    prompts: PromptsGiven = None,
     column: Columns = None,
     side: Annotated[str, typer.Option("--side", help="Whose rows of the set.")] = "evaluator",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Groups; all without it.")] = None,
@@ -65,21 +81,9 @@ def generate(
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--endpoint",
-            help="Ask an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; --model is "
-            "then its model's name, and --set endpoint.NAME=VALUE a field of the server.",
-        ),
-    ] = None,
-    prompts_out: Annotated[
-        Path | None,
-        typer.Option("--prompts-out", help="Write the prompts for an engine of your own, and end."),
-    ] = None,
-    answers: Annotated[
-        Path | None, typer.Option("--answers", help="That engine's answers, by uid.")
-    ] = None,
+    url: Url = None,
+    prompts_out: PromptsOut = None,
+    answers: Answers = None,
 ) -> None:
     """Answer prompts with a checkpoint or a server. Writes JSON lines.
 
