@@ -338,7 +338,8 @@ def test_a_prompt_of_ones_own_is_warned_about_and_in_the_key(
 def test_an_adapter_is_merged_as_peft_merges_it(
     changes: dict[str, Any], folders: dict[Kind, Path], tmp_path: Path
 ) -> None:
-    peft = pytest.importorskip("peft")
+    import peft
+
     base = folders[StrongReject]
     adapter = made.adapter(tmp_path / "adapter", made.causal("gemma"), **changes)
     model = AutoModelForCausalLM.from_pretrained(base)
