@@ -13,6 +13,7 @@ from typing import Any
 from holdfast.api.verdicts import unscored
 from holdfast.disk import whole_file
 from holdfast.engine import local, tables
+from holdfast.engine.draws import COUNTED
 from holdfast.engine.show import Done, Show
 from holdfast.engine.store import Store, write_lines
 from holdfast.errors import DataError, HoldfastError, StoreError
@@ -233,7 +234,7 @@ class Trying:
         harm = self.plan.headline.set.name
         return _share(
             [
-                row["outcome"] == "harmful_useful"
+                row["outcome"] in COUNTED
                 for row in rows
                 if row["set"] == harm and not unscored(row["reason"], row["outcome"])
             ]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from holdfast.api import PAID
 from holdfast.disk import write_bytes
-from holdfast.report import answer, figures, inside, panels, shared, text, words
+from holdfast.report import answer, counted, figures, inside, panels, shared, text, words
 from holdfast.report.gaps import gaps
 from holdfast.report.judges import coefficient, warnings
 from holdfast.report.prices import claim, price
 from holdfast.report.samples import provenance, samples
 from holdfast.stats.findings import find
 from holdfast.stats.records import Attack, Findings, Point
-from holdfast.stats.rows import OUTCOMES, Outcomes
+from holdfast.stats.rows import Outcomes, told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,7 +133,8 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         + sorted(sets - set(found.meta.sets)),
         "set_name": lambda kind: words.label(found, kind),
         "measures": "".join(f"{said} " for said in words.measures(found, sets)),
-        "outcome_names": OUTCOMES[:-1],
+        "outcome_names": [one for one in told(found.meta.counts) if one != "benign_ok"],
+        "counted": counted.told(found),
         "show_text": show_text,
         "samples": list(samples(found, table, show_text)),
         "not_tested": [*found.meta.not_tested, *ALWAYS_UNTESTED],
@@ -198,9 +199,11 @@ def _drawn(found: Findings, order: list[str], threshold: float) -> dict[str, Any
         "figures": {a.name: panels.panels(a, order, threshold, found) for a in _attacks(found)},
         "parted": len(figures.panels(order)) > 1,
         "cost_figures": {
-            t.access: panels.costs(t, order, threshold) for t in found.threats if t.costs
+            t.access: panels.costs(t, order, threshold, found) for t in found.threats if t.costs
         },
-        "stacks": [(a.name, panels.stacks(a, order)) for t in found.threats for a in t.attacks],
+        "stacks": [
+            (a.name, panels.stacks(a, order, found)) for t in found.threats for a in t.attacks
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from holdfast.report import text
+from holdfast.report.counted import limit
 from holdfast.report.names import SHOWN, listed
 from holdfast.stats import estimates
 from holdfast.stats.cost import Cost
@@ -55,6 +56,9 @@ def paid_sentence(found: Findings) -> str:
         return f"{why}, so what fine-tuning costs is not known."
     ranked = ranking(found, threat)
     costs = threat.costs[found.meta.thresholds[0]]
+    if len(found.lineups) == 1 and ranked.fixed:
+        (one,) = ranked.fixed
+        return f"Fine-tuning {_breaks(one, costs[one])}{limit(found)}."
     if not ranked.fit:
         none = "No defended line-up can be ranked by what fine-tuning costs."
         return f"{none} {fixed(found, threat)}".strip()
@@ -120,6 +124,8 @@ def fixed(found: Findings, threat: Threat) -> str:
 
 def claim(found: Findings, threat: Threat) -> str:
     """Say whether a ranking may be claimed, and if not, why."""
+    if len(found.lineups) == 1:
+        return "There is one line-up, and nothing to rank it with."
     proven = [pair for pair in threat.pairs if pair.costlier is not None]
     if proven:
         words = [
@@ -140,14 +146,17 @@ def claim(found: Findings, threat: Threat) -> str:
     return "No ranking is claimed: no pair of line-ups differs by more than chance allows."
 
 
-def sooner(costs: Mapping[int, Cost], name: str) -> str:
-    """Say where harm alone was past the threshold before the price says so; empty if nowhere."""
+def sooner(costs: Mapping[int, Cost], name: str, alone: str) -> str:
+    """Say where harm alone was past the threshold before the price says so; empty if nowhere.
+
+    `alone` is what a report calls it.
+    """
     early = [c.past for c in costs.values() if c.harmed_sooner]
     if not early:
         return ""
     return (
-        f"Harm alone was past the threshold for {name} at {text.number(min(early))} examples"
-        f" already, in {len(early)} of {text.plural(len(costs), 'seed')}, under a choice that"
+        f"{alone[0].upper()}{alone[1:]} was past the threshold for {name} at"
+        f" {text.number(min(early))} examples already, in {len(early)} of {text.plural(len(costs), 'seed')}, under a choice that"
         " wrecked its other answers or where it did not last; the price counts only models that"
         " are still of use."
     )

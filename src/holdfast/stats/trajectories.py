@@ -10,7 +10,7 @@ import numpy as np
 
 from holdfast.api import EvalPurpose
 from holdfast.stats import cost, free
-from holdfast.stats.rows import OUTCOMES, Outcomes
+from holdfast.stats.rows import HARMFUL, Outcomes, told
 
 EVALUATOR, SELECTION = "evaluator", "attacker_selection"
 
@@ -43,11 +43,14 @@ class Counts:
 class Trajectories:
     """Every (line-up, attack, variant, seed) as one judge saw it, with its counts on both sides.
 
-    `harm` counts the headline's prompts, `benign` those of purpose exact, `over_refusal` its own.
+    `told` are the outcomes there may be, by what the judge counts. `harm` counts the headline's
+    prompts, `benign` those of purpose exact, `over_refusal` its own.
     """
 
-    def __init__(self, outcomes: Outcomes, judge: str, headline: str) -> None:
-        self.outcomes = outcomes
+    def __init__(
+        self, outcomes: Outcomes, judge: str, headline: str, counts: str = HARMFUL
+    ) -> None:
+        self.outcomes, self.told = outcomes, told(counts)
         codes = [outcomes.codes[name] for name in ("lineup", "attack", "variant")]
         stack = np.stack([*codes, outcomes.numbers["seed"].astype(int)])
         keys, self.trajectory = np.unique(stack, axis=1, return_inverse=True)
@@ -68,9 +71,10 @@ class Trajectories:
         for side in (EVALUATOR, SELECTION):
             here = outcomes.is_("side", side)
             rows = Counts(self, here & by_judge & outcomes.where(set=headline))
-            kinds = {name: rows.count(judged & outcomes.is_("outcome", name)) for name in OUTCOMES}
+            kinds = {name: rows.count(judged & outcomes.is_("outcome", name)) for name in self.told}
             self.harm[side] = {
-                **kinds, "rows": rows.count(), "scored": rows.count(judged),
+                **kinds, "counted": rows.count(judged & outcomes.counted),
+                "rows": rows.count(), "scored": rows.count(judged),
             }  # fmt: skip
             rows = Counts(self, here & outcomes.where(purpose=EvalPurpose.EXACT))
             right = checked & (outcomes.numbers["correct"] > 0)
@@ -114,7 +118,7 @@ class Trajectories:
         if not known and self.benign[EVALUATOR]["asked"][trajectory, at].sum():
             return None
         return cost.Curve(
-            harm["harmful_useful"][trajectory, at],
+            harm["counted"][trajectory, at],
             harm["degenerate"][trajectory, at],
             harm["scored"][trajectory, at],
             benign["correct"][trajectory, at] if known else None,

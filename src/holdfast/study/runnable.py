@@ -9,6 +9,7 @@ from holdfast.api import (
     PAID,
     Defence,
     EvalPurpose,
+    Outcome,
     Scorer,
     Stage,
     Trainable,
@@ -111,7 +112,15 @@ def _draw(
 
 
 def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
-    """Refuse a first judge that cannot tell what a set counts."""
+    """Refuse a first judge that cannot tell what a set counts, and two that count differently."""
+    counts = {judge.counts(): judge.name() for judge in parts.judges}
+    if len(counts) > 1:
+        harm, refusals = counts[Outcome.HARMFUL_USEFUL], counts[Outcome.NOT_REFUSED]
+        raise ConfigError(
+            "study.judges",
+            f"{refusals} counts answers that are not refused, {harm} harmful ones",
+            "keep judges of one kind: finished answers are read again, and not made again",
+        )
     if not parts.judges or parts.judges[0].tells_refusals:
         return
     for asked in prompts:
