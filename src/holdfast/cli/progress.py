@@ -15,15 +15,18 @@ def display() -> Bars | Lines:
 
 
 class Lines:
-    """One line for each step that ends, and one a minute for a long one."""
+    """One line for each step that ends, and one a minute for a long one.
+
+    What is left is reckoned from the steps so far, as if all took alike.
+    """
 
     def __init__(self) -> None:
         self._done = self._total = 0
-        self._last = time.monotonic()
+        self._began = self._last = time.monotonic()
 
     def start(self, total: int) -> None:
         """Say how many steps there are to do."""
-        self._total = total
+        self._total, self._began = total, time.monotonic()
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say, once a minute, how far a step has come."""
@@ -34,7 +37,10 @@ class Lines:
         """Say that a step has ended."""
         self._done += 1
         how = f"{seconds:.1f} s" if ok else "FAILED"
-        self._line(f"[{self._done}/{self._total}] {label}: {how}")
+        taken, todo = time.monotonic() - self._began, self._total - self._done
+        left = taken / self._done * todo
+        more = f", about {spoken(left)} left" if left > 60 else ""
+        self._line(f"[{self._done}/{self._total}] {label}: {how}{more}")
 
     def say(self, text: str) -> None:
         """Write a line of its own."""
@@ -55,6 +61,7 @@ class Bars:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeElapsedColumn as Elapsed
+        from rich.progress import TimeRemainingColumn as Remaining
         from rich.table import Column
 
         self._bars = Progress(
@@ -65,6 +72,7 @@ class Bars:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             Elapsed(),
+            Remaining(),
             expand=True,
             console=Console(stderr=True),
         )
@@ -117,7 +125,7 @@ class Training:
             self._part, self._first, self._began, self._last = part, done, now, now
         taken = done - self._first
         left = (now - self._began) / taken * (total - done) if taken else 0.0
-        line = f"{part} {done}/{total}" + (f", about {_spoken(left)} left" if left > 60 else "")
+        line = f"{part} {done}/{total}" + (f", about {spoken(left)} left" if left > 60 else "")
         if sys.stderr.isatty():
             typer.echo(f"\r{line}\x1b[K", err=True, nl=done == total)
         elif done % max(1, total // 10) == 0 or (taken == 2 and left > 60) or now - self._last > 60:
@@ -125,7 +133,7 @@ class Training:
             typer.echo(line, err=True)
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
     """Give a time as people say it."""
     for unit, size in (("days", 86400), ("hours", 3600)):
         if seconds >= 1.5 * size:

@@ -15,6 +15,7 @@ from holdfast.data.records import content_of, records
 from holdfast.data.shapes import (
     PROMPT,
     RESPONSE,
+    SPEAKERS,
     Layout,
     Record,
     cell,
@@ -172,6 +173,22 @@ class Local(Source):
         sides = {Side(name): share for name, share in self.shares.items()}
         of = shared_out((row.group for row in rows), sides, self.path)
         return [replace(row, side=of[row.group]) for row in rows]
+
+    def answered(self) -> bool:
+        """Say whether the first row has a response, where this source reads one.
+
+        Raises:
+            DataError: as `examples`, of that row.
+        """
+        number, first = next(records(Path(self.path)))
+        at = self._layout(first, f"{self.path}:{number}")
+        if at.response is None or not has(first, at.response):
+            return False
+        value = given(first, at.response)
+        if isinstance(value, list) and value and isinstance(value[-1], dict):
+            who = value[-1].get("role") or value[-1].get("from")
+            return at.prompt is not None or SPEAKERS.get(who) == "assistant"
+        return bool(value)
 
     def _layout(self, first: Record, where: str) -> Layout:
         """Give where this file keeps its rows' text, by its first row."""
