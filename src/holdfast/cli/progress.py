@@ -9,6 +9,10 @@ from typing import Any
 import typer
 
 
+ENOUGH = 3
+"""Long steps from which on the time that is left is told; ours."""
+
+
 def display() -> Bars | Lines:
     """Give what suits where the output goes."""
     return Bars() if sys.stderr.isatty() else Lines()
@@ -17,16 +21,16 @@ def display() -> Bars | Lines:
 class Lines:
     """One line for each step that ends, and one a minute for a long one.
 
-    What is left is reckoned from the steps so far, as if all took alike.
+    What is left is reckoned from the steps so far, as if all that do not judge took alike.
     """
 
     def __init__(self) -> None:
-        self._done = self._total = 0
+        self._done = self._total = self._long = self._all_long = 0
         self._began = self._last = time.monotonic()
 
-    def start(self, total: int) -> None:
-        """Say how many steps there are to do."""
-        self._total, self._began = total, time.monotonic()
+    def start(self, total: int, light: int = 0) -> None:
+        """Say how many steps there are to do, and how many of them judge in no time."""
+        self._total, self._all_long, self._began = total, total - light, time.monotonic()
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say, once a minute, how far a step has come."""
@@ -37,10 +41,16 @@ class Lines:
         """Say that a step has ended."""
         self._done += 1
         how = f"{seconds:.1f} s" if ok else "FAILED"
-        taken, todo = time.monotonic() - self._began, self._total - self._done
-        left = taken / self._done * todo
-        more = f", about {spoken(left)} left" if left > 60 else ""
-        self._line(f"[{self._done}/{self._total}] {label}: {how}{more}")
+        self._long += not label.startswith("judge ")
+        self._line(f"[{self._done}/{self._total}] {label}: {how}{self._left()}")
+
+    def _left(self) -> str:
+        """Say what time is left, once enough steps tell; nothing where it is under a minute."""
+        if self._long < ENOUGH:
+            return ""
+        each = (time.monotonic() - self._began) / self._long
+        left = each * (self._all_long - self._long)
+        return f", about {spoken(left)} left" if left > 60 else ""
 
     def say(self, text: str) -> None:
         """Write a line of its own."""
@@ -79,7 +89,7 @@ class Bars:
         self._whole: Any = None
         self._workers: dict[int, Any] = {}
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, light: int = 0) -> None:
         """Show the bar of the whole run."""
         self._bars.start()
         self._whole = self._bars.add_task("all steps", total=total)

@@ -11,8 +11,8 @@ from holdfast.errors import HoldfastError
 class Show(Protocol):
     """What a run tells while it goes on."""
 
-    def start(self, total: int) -> None:
-        """Say how many steps there are to do."""
+    def start(self, total: int, light: int = 0) -> None:
+        """Say how many steps there are to do, and how many of them judge in no time."""
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say how far a step has come."""
@@ -24,7 +24,7 @@ class Show(Protocol):
 class Silent:
     """Tells nothing."""
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, light: int = 0) -> None:
         """Do nothing."""
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:

@@ -62,20 +62,21 @@ def alone(found: Findings) -> str:
     if rate is not None and rate.value is not None:
         words = counted.told(found)
         said.append(
-            f"{text.percent(rate.value, 0)} of its answers to {rate.groups} restricted requests"
-            f" are {words.one}{counted.limit(found)}"
+            f"{text.percent(rate.value, 0)} of {name}'s answers to {rate.groups} restricted"
+            f" requests are {words.one}{counted.limit(found)}"
         )
     for kind, one in line.release.items():
         if found.purposes[kind] is EvalPurpose.EXACT and one.value is not None:
             right = f"{text.percent(one.value, 0)} of {text.plural(one.groups, 'benign question')}"
-            said.append(f"it gets {right} right")
+            said.append(f"{name} gets {right} right")
         if found.purposes[kind] in REFUSALS and one.value is not None:
             asked = text.plural(one.groups, "benign request")
-            said.append(f"it refuses {text.percent(one.value, 0)} of {asked}")
-    return f"As released, {name} stands so: {text.listed(said)}." if said else ""
+            said.append(f"{name} refuses {text.percent(one.value, 0)} of {asked}")
+    return f"As released, {text.listed(said)}." if said else ""
 
 
 REFUSALS = (EvalPurpose.REFUSED, EvalPurpose.OVER_REFUSAL)
+"""Purposes of sets that count refusals."""
 
 
 def _named(ranked: Ranking) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ def _opened(
     seeds: int,
 ) -> dict[str, dict[str, free.Opened]]:
     """Find what each free attack gets out of each line-up."""
-    original = _original_harm(tracks, meta, seeds)
+    # A study of one model has nothing beside it, and is no original of its own.
+    original = _original_harm(tracks, meta, seeds) if len(names) > 1 else None
     found: dict[str, dict[str, free.Opened]] = {}
     for name in names:
         for attack, unit in units.items():

@@ -156,16 +156,22 @@ def _sources(draft: Draft) -> Iterator[str]:
     if not draft.restricted.answers:
         columns["response"] = None
     own = {"path": draft.restricted.path, "role": "harmful", **columns}
-    yield f"  - local: {_({**own, 'evaluation_set': 'restricted', 'shares': shares})}"
+    yield from _local({**own, "evaluation_set": "restricted", "shares": shares})
     if draft.purpose != "assess":
         yield "  # The defender's of them, each with a refusal."
         own = {**own, "role": "refusal", "response": None, "refusal": REFUSAL}
-        yield f"  - local: {_({**own, 'shares': shares})}"
+        yield from _local({**own, "shares": shares})
     if draft.benign is not None:
         yield from _benign(draft, draft.benign, shares)
     if not draft.known:
         yield "  # Short questions of fact, for benign utility; a source that comes with Holdfast."
         yield "  - questions"
+
+
+def _local(fields: Mapping[str, object]) -> Iterator[str]:
+    """Give a source of a file, a field a line."""
+    yield "  - local:"
+    yield from (f"      {name}: {_(value)}" for name, value in fields.items())
 
 
 def _benign(draft: Draft, rows: Rows, shares: Mapping[str, float]) -> Iterator[str]:
@@ -185,7 +191,7 @@ def _benign(draft: Draft, rows: Rows, shares: Mapping[str, float]) -> Iterator[s
     if not rows.responses:
         columns["response"] = None
     own = {"path": rows.path, "role": "benign", **columns}
-    yield f"  - local: {_({**own, **more, 'shares': shares})}"
+    yield from _local({**own, **more, "shares": shares})
 
 
 def _lineups(draft: Draft) -> Iterator[str]:
@@ -222,8 +228,13 @@ def _attacks(draft: Draft) -> Iterator[str]:
     edit = {"forms": budget.forms, "layers": budget.layers, "evaluate_at": budget.strengths}
     yield f"  abliterate: [{_({'abliterate': edit})}]"
     yield "  prefill: [prefill]"
-    persona = "persona" if draft.restricted is None else _({"persona": {"systems": PERSONAS}})
-    yield f"  persona: [{persona}]"
+    if draft.restricted is None:
+        yield "  persona: [persona]"
+    else:
+        yield "  persona:"
+        yield "    - persona:"
+        yield "        systems:"
+        yield from (f"          - {_(one)}" for one in PERSONAS)
     if draft.original is not None:
         yield f"  strip: [{_({'strip': {'evaluate_at': budget.shares}})}]"
         yield f"  undo_delta: [{_({'undo_delta': {'evaluate_at': budget.ranks}})}]"
