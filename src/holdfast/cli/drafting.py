@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli.given import columns, models
-from holdfast.errors import ConfigError, DataError
+from holdfast.cli.kept import try_writing
+from holdfast.errors import ConfigError, DataError, StoreError
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
@@ -82,6 +83,18 @@ class Drafted:
     said: list[str] = field(default_factory=list)
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Refuse a file that cannot be written, before any work.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        try_writing(path, option)
+    except StoreError as error:
+        raise ConfigError(option, f"{error.where} {error.what}", "name another folder") from None
+
+
 def drafted(given: Given) -> Drafted:
     """Make the study.
 
@@ -89,6 +102,7 @@ def drafted(given: Given) -> Drafted:
         ConfigError, DataError, ModelError: the first thing that is wrong with what was given.
     """
     from holdfast.api.fields import parse_yaml
+    from holdfast.nn.memory import shape
     from holdfast.study import budgets, drafts
     from holdfast.study.file import parse_study
 
@@ -118,6 +132,7 @@ def drafted(given: Given) -> Drafted:
         budget=size,
         word=word,
         purpose=purpose,
+        context=shape(files).context,
         original=given.original,
         restricted=restricted,
         benign=benign,

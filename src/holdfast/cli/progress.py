@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-
 ENOUGH = 3
 """Long steps from which on the time that is left is told; ours."""
 

@@ -146,9 +146,9 @@ class Trying:
         self.own = {name: keys for name, keys in self.labels.items() if name not in shared}
         """Labels that no other trial's step has: a release is called by its methods alone."""
 
-    def start(self, total: int) -> None:
-        """Say how many steps there are to do."""
-        self.show.start(total)
+    def start(self, total: int, light: int = 0) -> None:
+        """Say how many steps there are to do, and how many of them judge in no time."""
+        self.show.start(total, light)
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say how far a step has come."""

@@ -73,6 +73,8 @@ class Draft:
     word: str
     """The budget's."""
     purpose: str = "assess"
+    context: int | None = None
+    """Tokens that the model can hold; None where it does not say."""
     original: str | None = None
     restricted: Rows | None = None
     benign: Rows | None = None
@@ -115,7 +117,7 @@ def text(draft: Draft) -> str:
         *_evaluation(draft),
         "judges:  # the first one decides; see docs/judges.md",
         *(f"  - {_(one)}" for one in draft.judges),
-        f"generation: {{max_new_tokens: {draft.budget.tokens}}}",
+        f"generation: {{max_new_tokens: {_room(draft)}}}",
         *_untested(draft),
     ]
     return "\n".join(lines) + "\n"
@@ -132,6 +134,11 @@ def _(value: object) -> str:
     if isinstance(value, float):
         return f"{value:f}".rstrip("0") if value < 0.001 else repr(value)
     return json.dumps(value, ensure_ascii=False)
+
+
+def _room(draft: Draft) -> int:
+    """Give the tokens of an answer: the budget's, but half of what the model holds at most."""
+    return min(draft.budget.tokens, (draft.context or 2 * draft.budget.tokens) // 2)
 
 
 _WORDS = ("null", "true", "false", "yes", "no", "on", "off")
@@ -288,9 +295,9 @@ def _untested(draft: Draft) -> Iterator[str]:
     if draft.trains:
         return
     why = (
-        "the restricted requests have no answers to train on"
-        if draft.budget.examples
-        else "the budget is free attacks alone"
+        "the budget is free attacks alone"
+        if draft.restricted is None or draft.restricted.answers
+        else "the restricted requests have no answers to train on"
     )
     yield "not_tested:"
     yield f"  - {_(f'fine-tuning, however cheap: {why}')}"

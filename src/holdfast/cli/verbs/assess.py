@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli.device import Device
-from holdfast.cli.drafting import Benign, FormatGiven, Given, Judges, Restricted, drafted
-from holdfast.cli.kept import try_writing
+from holdfast.cli.drafting import (
+    Benign,
+    FormatGiven,
+    Given,
+    Judges,
+    Restricted,
+    check_writable,
+    drafted,
+)
 from holdfast.cli.options import (
     Columns,
     Original,
@@ -71,7 +78,7 @@ def assess(
     from holdfast.study.plan import Plan
 
     folder = out or Path(f"assess-{slug(model)}")
-    try_writing(folder / STUDY, "--out")
+    check_writable(folder / STUDY, "--out")
     made = drafted(
         Given(
             model=model,

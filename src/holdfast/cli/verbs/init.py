@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.drafting import Benign, FormatGiven, Given, Judges, Restricted, drafted
-from holdfast.cli.kept import try_writing
+from holdfast.cli.drafting import (
+    Benign,
+    FormatGiven,
+    Given,
+    Judges,
+    Restricted,
+    check_writable,
+    drafted,
+)
 from holdfast.cli.options import Columns, Model, Original
 from holdfast.errors import ConfigError
 
@@ -36,7 +43,7 @@ def init(
 
     if study.exists():
         raise ConfigError(str(study), "is there already", "name another file")
-    try_writing(study, "STUDY")
+    check_writable(study, "STUDY")
     made = drafted(
         Given(
             model=model,
