@@ -19,7 +19,7 @@ from holdfast.api.defence import (
     TrainedDefence,
     WeightDefence,
 )
-from holdfast.api.evalset import EvalPurpose, EvalSet, Scorer
+from holdfast.api.evalset import EvalPurpose, EvalSet, Match, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.api.judge import (
     MOST_UNSCORED,
@@ -78,6 +78,7 @@ __all__ = [
     "Loop",
     "Loss",
     "LossDefence",
+    "Match",
     "Method",
     "NotNegative",
     "Outcome",
