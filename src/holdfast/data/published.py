@@ -18,7 +18,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from holdfast.api import LATER, NO_EFFECT, AsTuple, EvalPurpose, EvalSet, Labelled, Scorer, Source
+from holdfast.api import (
+    LATER,
+    NO_EFFECT,
+    AsTuple,
+    EvalPurpose,
+    EvalSet,
+    Labelled,
+    Match,
+    Scorer,
+    Source,
+)
 from holdfast.data.columns import Kind, Record, fit
 from holdfast.data.example import RESTRICTED, Example, Role, Side, example
 from holdfast.data.hub import Place, Split, fetch
@@ -346,13 +356,16 @@ class Answered(Published):
 
     label: ClassVar[str]
     """What heads its column in reports."""
+    match: ClassVar[Match] = Match.EXACT
+    """When an answer is the known one."""
 
     purpose: Literal["task", "exact"] = "task"
     """What it is for: `task`, what an honest customer fine-tunes on, or `exact`, benign utility."""
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set: scored by comparing with the known answer."""
-        return (EvalSet(self.name(), EvalPurpose(self.purpose), Scorer.EXACT, self.label),)
+        purpose = EvalPurpose(self.purpose)
+        return (EvalSet(self.name(), purpose, Scorer.EXACT, self.label, self.match),)
 
     def question(
         self, split: Split, prompt: str, response: str, answer: str, **about: str
