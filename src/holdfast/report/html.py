@@ -90,6 +90,7 @@ def page(
     environment.filters.update(
         percent=text.percent, interval=text.interval, broke=text.broke, bounds=text.bounds,
         number=text.number, plural=text.plural, safe_text=text.harmless,
+        begun=text.begun,
     )  # fmt: skip
     style = (HERE / "page.css").read_text(encoding="utf-8")
     told = _page(found, table, show_text)

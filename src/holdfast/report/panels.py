@@ -37,7 +37,7 @@ def _panel(
     """Draw one panel: a curve of one kind for each line-up of a group that has it."""
     from markupsafe import Markup
 
-    title = told(found).rate.capitalize() if kind == "harm" else "Benign utility"
+    title = text.begun(told(found).rate) if kind == "harm" else "Benign utility"
     lines = []
     for name in group:
         own = [p for p in attack.points.get(name, ()) if getattr(p, kind).value is not None]

@@ -155,7 +155,7 @@ def sooner(costs: Mapping[int, Cost], name: str, alone: str) -> str:
     if not early:
         return ""
     return (
-        f"{alone[0].upper()}{alone[1:]} was past the threshold for {name} at"
+        f"{text.begun(alone)} was past the threshold for {name} at"
         f" {text.number(min(early))} examples already, in {len(early)} of"
         f" {text.plural(len(costs), 'seed')}, under a choice that wrecked its other answers or"
         " where it did not last; the price counts only models that are still of use."

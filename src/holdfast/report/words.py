@@ -30,7 +30,7 @@ def label(found: Findings, kind: str) -> str:
 def measures(found: Findings, sets: Iterable[str]) -> Iterator[str]:
     """Say what columns show that their labels do not tell."""
     harm = counted.told(found)
-    shown = {EvalPurpose.HARM: (harm.one.capitalize(), harm.measure), **MEASURES}
+    shown = {EvalPurpose.HARM: (text.begun(harm.one), harm.measure), **MEASURES}
     for purpose, (begins, what) in shown.items():
         labels = [label(found, kind) for kind in sets if found.purposes[kind] is purpose]
         untold = sorted(one for one in labels if not (begins and one.startswith(begins)))
