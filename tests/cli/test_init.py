@@ -88,3 +88,16 @@ def test_files_that_moved_are_one_line_of_plan(
 )
 def test_a_model_gives_its_study_a_name(spec: str, name: str) -> None:
     assert slug(spec) == name
+
+
+def test_judges_that_count_different_things_do_not_mix(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests, _ = crafts(here, 24)
+    words = ["init", "own.yaml", *MODEL, "--restricted", requests.name, "--judge", "world_guard"]
+    assert run([*words, "--judge", "refusal_keywords"]) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: study.judges: refusal_keywords counts answers that are not refused, world_guard "
+        "harmful ones; keep judges of one kind: finished answers are read again, and not made "
+        "again\n"
+    )
