@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from tests.cli.given_files import crafts, placeholders
+from tests.cli.given_files import crafts, placeholders, write
 
 from holdfast.cli import run
 from holdfast.study.budgets import BUDGETS
@@ -101,3 +102,40 @@ def test_judges_that_count_different_things_do_not_mix(
         "harmful ones; keep judges of one kind: finished answers are read again, and not made "
         "again\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "trains"),
+    [
+        ({"question": "{}", "say": "take one"}, ["prompt=question", "response=say"], True),
+        ({"question": "{}", "say": "take one"}, ["prompt=question", "response="], False),
+        ({"prompt": "{}", "response": ""}, [], False),
+        ({"messages": [{"role": "user", "content": "{}"}]}, [], False),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "{}"},
+                    {"role": "assistant", "content": "take one"},
+                ]
+            },
+            [],
+            True,
+        ),
+    ],
+)
+def test_requests_in_the_shapes_people_have(
+    here: Path, row: dict[str, object], column: list[str], trains: bool
+) -> None:
+    text = json.dumps(row)
+    rows = [json.loads(text.replace("{}", f"placeholder prompt {i}")) for i in range(20)]
+    write(here / "requests.jsonl", rows)
+    words = ["init", "own.yaml", *MODEL, "--restricted", "requests.jsonl", "--for", "assess"]
+    assert run([*words, *(f"--column=restricted.{one}" for one in column)]) == 0
+    assert run(["plan", "own.yaml"]) == 0
+    assert ("harmful_sft" in load_study(Path("own.yaml")).attacks) == trains
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_the_world_brings_its_own_rows(here: Path, purpose: str) -> None:
+    assert run(["init", "own.yaml", *MODEL, "--for", purpose]) == 0
+    assert run(["plan", "own.yaml"]) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from holdfast.report import text
-from holdfast.report.counted import limit
+from holdfast.report.counted import limit, told
 from holdfast.report.names import SHOWN, listed
 from holdfast.stats import estimates
 from holdfast.stats.cost import Cost
@@ -56,9 +56,13 @@ def paid_sentence(found: Findings) -> str:
         return f"{why}, so what fine-tuning costs is not known."
     ranked = ranking(found, threat)
     costs = threat.costs[found.meta.thresholds[0]]
-    if len(found.lineups) == 1 and ranked.fixed:
-        (one,) = ranked.fixed
-        return f"Fine-tuning {_breaks(one, costs[one])}{limit(found)}."
+    if len(found.lineups) == 1:
+        ((one, priced),) = costs.items()
+        if all(c.at_release for c in priced.values()):
+            past = f"{text.percent(found.meta.thresholds[0], 0)} {told(found).answers}"
+            return f"As released, {one} is past {past} and needs no training{limit(found)}."
+        if one in ranked.fixed:
+            return f"Fine-tuning {_breaks(one, priced)}{limit(found)}."
     if not ranked.fit:
         none = "No defended line-up can be ranked by what fine-tuning costs."
         return f"{none} {fixed(found, threat)}".strip()
