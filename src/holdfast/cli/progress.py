@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-ENOUGH = 3
-"""Long steps from which on the time that is left is told; ours."""
+if TYPE_CHECKING:
+    from holdfast.engine.show import Sizes
+
+ENOUGH = 0.1
+"""Share of the work from which on the time that is left is told; ours."""
 
 
 def display() -> Bars | Lines:
@@ -20,16 +23,19 @@ def display() -> Bars | Lines:
 class Lines:
     """One line for each step that ends, and one a minute for a long one.
 
-    What is left is reckoned from the steps so far, as if all that do not judge took alike.
+    What is left is reckoned from the steps so far and how large the others are.
     """
 
     def __init__(self) -> None:
-        self._done = self._total = self._long = self._all_long = 0
+        self._done = self._total = 0
+        self._sizes: dict[str, float] = {}
+        self._size = 0.0
         self._began = self._last = time.monotonic()
 
-    def start(self, total: int, light: int = 0) -> None:
-        """Say how many steps there are to do, and how many of them judge in no time."""
-        self._total, self._all_long, self._began = total, total - light, time.monotonic()
+    def start(self, total: int, sizes: Sizes | None = None) -> None:
+        """Say how many steps there are to do, and how large those are that take time."""
+        self._total, self._sizes, self._began = total, dict(sizes or {}), time.monotonic()
+        self._size = sum(self._sizes.values())
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say, once a minute, how far a step has come."""
@@ -40,15 +46,15 @@ class Lines:
         """Say that a step has ended."""
         self._done += 1
         how = f"{seconds:.1f} s" if ok else "FAILED"
-        self._long += not label.startswith("judge ")
+        self._sizes.pop(label, None)
         self._line(f"[{self._done}/{self._total}] {label}: {how}{self._left()}")
 
     def _left(self) -> str:
-        """Say what time is left, once enough steps tell; nothing where it is under a minute."""
-        if self._long < ENOUGH:
+        """Say what time is left, once some work tells; nothing where it is under a minute."""
+        todo = sum(self._sizes.values())
+        if self._size - todo < ENOUGH * self._size or not todo:
             return ""
-        each = (time.monotonic() - self._began) / self._long
-        left = each * (self._all_long - self._long)
+        left = (time.monotonic() - self._began) * todo / (self._size - todo)
         return f", about {spoken(left)} left" if left > 60 else ""
 
     def say(self, text: str) -> None:
@@ -88,7 +94,7 @@ class Bars:
         self._whole: Any = None
         self._workers: dict[int, Any] = {}
 
-    def start(self, total: int, light: int = 0) -> None:
+    def start(self, total: int, sizes: Sizes | None = None) -> None:
         """Show the bar of the whole run."""
         self._bars.start()
         self._whole = self._bars.add_task("all steps", total=total)

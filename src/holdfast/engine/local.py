@@ -43,7 +43,9 @@ def run(
     todo = tasks(plan, store, only_judge=only_judge)
     done = Done()
     if todo:
-        show.start(len(todo), sum(task.rank >= JUDGING and not task.alone for task in todo))
+        # A judge that loads nothing reads in no time.
+        long = (task for task in todo if task.rank < JUDGING or task.alone)
+        show.start(len(todo), {task.label: task.size for task in long})
         options = {"threads": threads, "device": device, "keep_weights": keep_weights}
         if workers == 1:
             _here(plan, store, todo, options, show, done)
