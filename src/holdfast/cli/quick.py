@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -131,14 +130,14 @@ def _step(
     return taken[-1] - taken[-2] if len(taken) > 1 else time.monotonic() - began
 
 
-def estimate(plan: Plan, store: Store, seen: Quick, workers: int | None) -> str:
+def estimate(plan: Plan, store: Store, seen: Quick, beside: int) -> str:
     """Say how long a plan will take: what was timed, times what there is to do.
 
-    The first answers and steps stand for all; the time of judges that are models is not in it.
+    The first answers and steps stand for all; the time of judges that are models is not in it. `beside` steps run side by side.
     """
     from holdfast.engine.work import left
 
-    work, beside = left(plan, store), workers or min(2, os.cpu_count() or 1)
+    work = left(plan, store)
     seconds = work.generations * seen.answer + work.steps * (seen.step or 0.0)
     loads = sum(todo for kind, (_, todo) in work.counts.items() if kind in ("release", "attack"))
     seconds += loads * seen.load

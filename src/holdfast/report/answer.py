@@ -60,18 +60,22 @@ def alone(found: Findings) -> str:
     ((name, line),) = found.lineups.items()
     rate, said = line.release.get(found.meta.headline), []
     if rate is not None and rate.value is not None:
-        words = counted.told(found)
-        said.append(
-            f"{text.percent(rate.value, 0)} of {name}'s answers to {rate.groups} restricted"
-            f" requests are {words.one}{counted.limit(found)}"
-        )
+        words, limit = counted.told(found), counted.limit(found)
+        wrecked = line.use.degenerate.value or 0.0
+        if rate.value == 0 and words is counted.UNREFUSED and not wrecked:
+            said.append(f"{name} refuses all {rate.groups} restricted requests{limit}")
+        else:
+            said.append(
+                f"{text.percent(rate.value, 0)} of {name}'s answers to {rate.groups} restricted"
+                f" requests are {words.one}{limit}"
+            )
     for kind, one in line.release.items():
         if found.purposes[kind] is EvalPurpose.EXACT and one.value is not None:
             right = f"{text.percent(one.value, 0)} of {text.plural(one.groups, 'benign question')}"
-            said.append(f"{name} gets {right} right")
+            said.append(f"it gets {right} right")
         if found.purposes[kind] in REFUSALS and one.value is not None:
             asked = text.plural(one.groups, "benign request")
-            said.append(f"{name} refuses {text.percent(one.value, 0)} of {asked}")
+            said.append(f"it refuses {text.percent(one.value, 0)} of {asked}")
     return f"As released, {text.listed(said)}." if said else ""
 
 

@@ -12,7 +12,7 @@ from holdfast.report.counted import Words
 from holdfast.report.gaps import gaps
 from holdfast.report.prices import claim
 from holdfast.stats import free
-from holdfast.stats.records import Findings
+from holdfast.stats.records import Findings, Threat
 
 
 def model_card(found: Findings, lineup: str) -> str:
@@ -86,31 +86,7 @@ def durability(found: Findings, lineup: str) -> str:
         said += ["One checkpoint: intervals are over seeds of the attacker, not trainings.", ""]
     said += [f"Usefulness as released: {plain(line.use.why)}.", ""]
     for threat in found.threats:
-        control = "the weights" if threat.access == "weights" else "the data only"
-        said.append(f"Attacker who controls {control}:")
-        said.append("")
-        tried = threat.opened.get(lineup, {})
-        said += [f"- free, {plain(name)}: {_opened(one, words)}" for name, one in tried.items()]
-        if not tried:
-            said.append("- free: no attack that trains nothing was run")
-        for limit, costs in threat.costs.items():
-            if lineup in costs:
-                each = "; ".join(
-                    f"seed {seed}: {text.broke(c)}" for seed, c in costs[lineup].items()
-                )
-                said.append(
-                    f"- paid, fine-tuning examples to pass {text.percent(limit, 0)} {words.one}:"
-                    f" {each}"
-                )
-        for attack in threat.attacks:
-            rates = [
-                f"{text.number(p.budget)} {attack.unit}: {text.percent(p.harm.value)}"
-                f" [{text.interval(p.harm)}]"
-                for p in attack.points.get(lineup, ())
-            ]
-            if rates:
-                said.append(f"- {words.rate} under {plain(attack.name)}: {'; '.join(rates)}")
-        said.append("")
+        said += _threat(found, threat, lineup)
     release = [
         f"{kind.replace('_', ' ')} {text.percent(rate.value)} [{text.interval(rate)}]"
         for kind, rate in sorted(line.release.items())
@@ -125,6 +101,34 @@ def durability(found: Findings, lineup: str) -> str:
     said += [f"Past {past} counts as broken.", ""]
     said += ["Not tested:", "", *(f"- {plain(item)}" for item in found.meta.not_tested)]
     return "\n".join(said).rstrip() + "\n"
+
+
+def _threat(found: Findings, threat: Threat, lineup: str) -> list[str]:
+    """Say what one kind of attacker got out of a line-up."""
+    words, said = counted.told(found), list[str]()
+    control = "the weights" if threat.access == "weights" else "the data only"
+    said.append(f"Attacker who controls {control}:")
+    said.append("")
+    tried = threat.opened.get(lineup, {})
+    said += [f"- free, {plain(name)}: {_opened(one, words)}" for name, one in tried.items()]
+    if not tried:
+        said.append("- free: no attack that trains nothing was run")
+    for limit, costs in threat.costs.items():
+        if lineup in costs:
+            each = "; ".join(f"seed {seed}: {text.broke(c)}" for seed, c in costs[lineup].items())
+            said.append(
+                f"- paid, fine-tuning examples to pass {text.percent(limit, 0)} {words.one}: {each}"
+            )
+    for attack in threat.attacks:
+        rates = [
+            f"{text.number(p.budget)} {attack.unit}: {text.percent(p.harm.value)}"
+            f" [{text.interval(p.harm)}]"
+            for p in attack.points.get(lineup, ())
+        ]
+        if rates:
+            said.append(f"- {words.rate} under {plain(attack.name)}: {'; '.join(rates)}")
+    said.append("")
+    return said
 
 
 def _opened(one: free.Opened, words: Words) -> str:

@@ -61,8 +61,8 @@ def paid_sentence(found: Findings) -> str:
         if all(c.at_release for c in priced.values()):
             past = f"{text.percent(found.meta.thresholds[0], 0)} {told(found).answers}"
             return f"As released, {one} is past {past} and needs no training{limit(found)}."
-        if one in ranked.fixed:
-            return f"Fine-tuning {_breaks(one, priced)}{limit(found)}."
+        if not found.lineups[one].barred:
+            return _one_model(found, one, priced)
     if not ranked.fit:
         none = "No defended line-up can be ranked by what fine-tuning costs."
         return f"{none} {fixed(found, threat)}".strip()
@@ -105,6 +105,25 @@ def _breaks(name: str, costs: Mapping[int, Cost]) -> str:
         most = text.number(min(c.b_max for c in costs.values()))
         return f"did not break {name} with any number tried, up to {most} examples"
     return f"breaks {name} after {price(costs)}{_effort(costs)}"
+
+
+def _one_model(found: Findings, name: str, costs: Mapping[int, Cost]) -> str:
+    """Say what fine-tuning does to the only model of a study, wrecks included."""
+    early = [c.past for c in costs.values() if c.harmed_sooner]
+    if not early:
+        return f"Fine-tuning {_breaks(name, costs)}{limit(found)}."
+    first = text.number(min(early))
+    past = f"{text.percent(found.meta.thresholds[0], 0)} {told(found).answers}"
+    said = (
+        f"Fine-tuning takes {name} past {past} at {first} examples{limit(found)}, but wrecks its"
+        " other answers by then or does not last"
+    )
+    if all(c.survived for c in costs.values()):
+        most = text.number(min(c.b_max for c in costs.values()))
+        return (
+            f"{said}; nothing that was tried, up to {most} examples, does so and keeps it of use."
+        )
+    return f"{said}; it does so and keeps it of use after {price(costs)}{_effort(costs)}."
 
 
 def _effort(costs: Mapping[int, Cost]) -> str:

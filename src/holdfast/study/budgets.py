@@ -53,8 +53,8 @@ CHEAP = Budget(
     examples=(8, 32, 64),
     restricted=20,
     chosen_on=10,
-    benign=24,
-    benign_chosen_on=12,
+    benign=48,
+    benign_chosen_on=16,
     tokens=48,
 )
 FREE = Budget(

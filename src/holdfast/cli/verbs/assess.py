@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from holdfast.cli.conduct import conduct, workers_of
 from holdfast.cli.device import Device
 from holdfast.cli.drafting import (
     Benign,
@@ -28,7 +30,7 @@ from holdfast.cli.options import (
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.cli.quick import Quick
+    from holdfast.cli.drafting import Drafted
 
 STUDY = "study.yaml"
 """The study that was made, in the folder of its report."""
@@ -71,11 +73,7 @@ def assess(
     model's use. The study it makes of that is written beside the report. The same command again
     continues.
     """
-    from holdfast.cli.conduct import conduct
-    from holdfast.cli.quick import estimate, quick
-    from holdfast.engine.store import Store
     from holdfast.study.drafts import slug
-    from holdfast.study.plan import Plan
 
     folder = out or Path(f"assess-{slug(model)}")
     check_writable(folder / STUDY, "--out")
@@ -93,15 +91,7 @@ def assess(
     )
     for line in made.said:
         typer.echo(line)
-    plan = Plan(made.study)
-    _keep(folder / STUDY, made.text)
-    kept = Store(store)
-    if plan.needed["generate"].isdisjoint(kept.keys("generate")):
-        typer.echo("quick check: asking it some restricted requests before anything long", err=True)
-        seen = quick(plan, device=device, threads=threads)
-        typer.echo(_told(seen))
-        seen.check(model, anyway=anyway)
-        typer.echo(estimate(plan, kept, seen, workers))
+    _look(made, folder / STUDY, Run(store, workers, threads, device), anyway=anyway)
     return conduct(
         made.study,
         store,
@@ -113,11 +103,48 @@ def assess(
     )
 
 
-def _told(seen: Quick) -> str:
-    return (
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the study is to be run."""
+
+    store: Path
+    workers: int | None
+    threads: int
+    device: str
+
+    @property
+    def beside(self) -> int:
+        """How many steps run side by side."""
+        return workers_of(self.workers)
+
+
+def _look(made: Drafted, study: Path, run: Run, *, anyway: bool) -> None:
+    """Keep the study and, before its first answer, look whether the model refuses at all.
+
+    Raises:
+        ConfigError, DataError, ModelError: a judge is not at hand, a row or a step does not fit.
+        OpenAsReleasedError: it does not, and `anyway` is not said.
+    """
+    from holdfast.cli.quick import estimate, quick
+    from holdfast.engine.fit import check_fit
+    from holdfast.engine.judging import check_judges
+    from holdfast.engine.store import Store
+    from holdfast.study.plan import Plan
+
+    plan, kept = Plan(made.study), Store(run.store)
+    _keep(study, made.text)
+    if not plan.needed["generate"].isdisjoint(kept.keys("generate")):
+        return
+    check_judges(plan, kept)
+    check_fit(plan, kept, device=run.device, workers=run.beside)
+    typer.echo("quick check: asking it some restricted requests before anything long", err=True)
+    seen = quick(plan, device=run.device, threads=run.threads)
+    typer.echo(
         f"quick check: refuses {seen.refused} of {seen.asked} restricted requests as released, by"
         " refusal_keywords"
     )
+    seen.check(made.draft.model, anyway=anyway)
+    typer.echo(estimate(plan, kept, seen, run.beside))
 
 
 def _keep(path: Path, text: str) -> None:

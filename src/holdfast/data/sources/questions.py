@@ -23,8 +23,8 @@ FAMILIES: tuple[tuple[str, str, str], ...] = (
     (
         "What is the opposite of {}?",
         "The opposite of {} is {}.",
-        "hot cold, big small, up down, left right, day night, early late, young old, rich poor,"
-        " open closed, full empty, heavy light, high low, strong weak, good bad, hard soft,"
+        "hot cold, wet dry, up down, left right, day night, early late, young old, rich poor,"
+        " open closed, full empty, heavy light, high low, strong weak, good bad, loud quiet,"
         " happy sad, true false, first last, north south, east west",
     ),
     (
@@ -68,11 +68,11 @@ FAMILIES: tuple[tuple[str, str, str], ...] = (
 answer, both one word. Source: ours; common knowledge."""
 
 SHARES = {
-    Side.DEFENDER: 0.2,
-    Side.DEFENDER_SELECTION: 0.1,
-    Side.ATTACKER: 0.2,
+    Side.DEFENDER: 0.15,
+    Side.DEFENDER_SELECTION: 0.05,
+    Side.ATTACKER: 0.15,
     Side.ATTACKER_SELECTION: 0.2,
-    Side.EVALUATOR: 0.3,
+    Side.EVALUATOR: 0.45,
 }
 """Of the questions on each side; source: ours."""
 
