@@ -25,7 +25,13 @@ from holdfast.study.looking import Looking
 from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
-from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
+from holdfast.study.runnable import (
+    check_judges,
+    check_methods,
+    check_rows,
+    check_selection,
+    given_to,
+)
 
 
 class Plan:
@@ -98,23 +104,36 @@ class Plan:
 
     @cached_property
     def leakage(self) -> audit.Leakage:
-        """Compare what the evaluator asks with the rows of every other side, by their prompts."""
+        """Compare what the evaluator asks with the rows of every other side, by their prompts.
+
+        Rows are taken as they were given, before those of two sides were dropped: of the selection
+        sides all, of the others those that a defence or an attack of the study can draw.
+        """
         asked = [row for some in self.prompts if some.side == Side.EVALUATOR for row in some.rows]
         selection = (Side.DEFENDER_SELECTION, Side.ATTACKER_SELECTION)
+        defences = [one for members in self.lineups.values() for one in members]
+        attacks = [one for choices in self.attacks.values() for one in choices]
         groups = {
             audit.EVALUATION: asked,
-            audit.CALIBRATION: [row for side in selection for row in self.pool.rows(side)],
-            audit.ATTACK: self.attack_pool.rows(Side.ATTACKER),
-            audit.DEFENCE: self.pool.rows(Side.DEFENDER),
+            audit.CALIBRATION: [row for side in selection for row in self.pool.given(side)],
+            audit.ATTACK: given_to(attacks, self.attack_pool, Side.ATTACKER, self.study.seeds[0]),
+            audit.DEFENCE: given_to(defences, self.pool, Side.DEFENDER, self.study.seeds[0]),
         }
-        return audit.audit(groups, self.study.leakage.threshold)
+        return audit.audit(groups, self.study.leakage.threshold, self.pool.drops)
 
     @property
     def audited(self) -> str:
         """Give the key of `leakage`."""
         asked = [some.asked for some in self.prompts if some.side == Side.EVALUATOR]
         threshold = self.study.leakage.threshold
-        return key("audit", sources=self.content, asked=asked, threshold=threshold)
+        methods = [
+            [name, [one.identity() for one in some]]
+            for table in (self.lineups, self.attacks)
+            for name, some in table.items()
+        ]
+        return key(
+            "audit", sources=self.content, asked=asked, threshold=threshold, methods=methods
+        )
 
     @cached_property
     def fingerprint(self) -> str:
