@@ -148,7 +148,9 @@ def audit(
 
 def distinct(rows: Iterable[Example]) -> dict[str, Said]:
     """Give every distinct prompt, earlier turns before it, with the first row that has it."""
-    return _distinct((" ".join([*(text for _, text in row.turns), row.prompt]), row) for row in rows)
+    return _distinct(
+        (" ".join([*(text for _, text in row.turns), row.prompt]), row) for row in rows
+    )
 
 
 def turns(rows: Iterable[Example]) -> dict[str, Said]:
@@ -274,9 +276,7 @@ def _hashed(sets: Iterable[set[str]]) -> Iterator[MinHash]:
     return MinHash.generator(coded, num_perm=HASHES, hashfunc=zlib.crc32, scheme="affine32")
 
 
-def _scanned(
-    asked: Mapping[str, set[str]], others: Texts, threshold: float
-) -> dict[str, str]:
+def _scanned(asked: Mapping[str, set[str]], others: Texts, threshold: float) -> dict[str, str]:
     """Compare every pair; of each prompt those shingles are bits that any prompt asked has."""
     bits = {one: 1 << i for i, one in enumerate(sorted(set().union(*asked.values())))}
     left = [(text, sum(map(bits.__getitem__, some)), len(some)) for text, some in asked.items()]

@@ -12,6 +12,7 @@ from typing import Self
 
 from holdfast.api import EvalSet, Known, Source
 from holdfast.data.example import RESTRICTED, Example, Role, Side
+from holdfast.data.records import words_shown
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
 SHARES = (
@@ -274,7 +275,8 @@ class Pool:
         lost = self._why(side, lambda row: row.evaluation_set == name)
         if not rows:
             named = {row.evaluation_set for row in self._rows[side]}
-            todo = OWN if lost else did_you_mean(name, (one for one in named if one))
+            near = words_shown(one for one in named if one)
+            todo = OWN if lost else did_you_mean(name, near)
             raise DataError(place, lost or "no rows", todo)
         if categories:
             check_categories(categories, rows, f"{place}: categories")
@@ -345,7 +347,8 @@ def check_categories(wanted: Iterable[str], rows: Iterable[Example], where: str)
     known = {row.category for row in rows} - {""}
     for one in wanted:
         if one not in known:
-            raise ConfigError(where, f"no row is of category '{one}'", did_you_mean(one, known))
+            near = did_you_mean(one, words_shown(known))
+            raise ConfigError(where, f"no row is of category '{one}'", near)
 
 
 def _by_name(sets: Iterable[EvalSet]) -> dict[str, EvalSet]:

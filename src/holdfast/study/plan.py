@@ -131,9 +131,7 @@ class Plan:
             for table in (self.lineups, self.attacks)
             for name, some in table.items()
         ]
-        return key(
-            "audit", sources=self.content, asked=asked, threshold=threshold, methods=methods
-        )
+        return key("audit", sources=self.content, asked=asked, threshold=threshold, methods=methods)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from holdfast.api import (
     PAID,
     Attack,

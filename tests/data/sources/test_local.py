@@ -220,9 +220,10 @@ def one(folder: Path, record: dict[str, Any], ending: str = "jsonl", **fields: A
         ({"instruction": ASK, "input": "", "output": SAY}, {}),
         ({"instruction": ASK, "output": SAY}, {}),
         (
-            {"instruction": ASK, "input": "more", "output": SAY},
+            {"instruction": ASK, "input": "", "output": SAY},
             {"prompt": "instruction", "response": "output"},
         ),
+        ({"instruction": ASK, "input": "", "response": SAY}, {"shape": "alpaca"}),
         (
             {"ask": {"text": ASK}, "say": {"text": SAY}},
             {"prompt": "ask.text", "response": "say.text"},
@@ -248,6 +249,17 @@ def test_the_input_of_alpaca_follows_its_instruction(tmp_path: Path) -> None:
     "record",
     [
         {"messages": [SYSTEM, *EARLIER, USER, ASSISTANT]},
+        {"system": "be brief", "turns": EARLIER, "prompt": ASK, "response": SAY},
+        {"system": "be brief", "history": EARLIER, "prompt": ASK, "response": SAY, "turns": 2},
+        {"system": "be brief", "history": [["first", "second"]], "prompt": ASK, "completion": SAY},
+        {
+            "system": "be brief",
+            "instruction": ASK,
+            "input": "",
+            "output": SAY,
+            "history": [["first", "second"]],
+            "tools": "[]",
+        },
         {"system": "be brief", "messages": [*EARLIER, USER, ASSISTANT]},
         {"prompt": [SYSTEM, *EARLIER, USER], "completion": [ASSISTANT]},
         {"prompt": [SYSTEM, *EARLIER, USER], "completion": SAY},
@@ -270,6 +282,51 @@ def test_a_conversation_is_taken_whole(tmp_path: Path, record: dict[str, Any]) -
     alone = one(tmp_path, {"prompt": ASK, "response": SAY})
     assert row.uid != alone.uid
     assert row.row_id != alone.row_id
+
+
+@pytest.mark.parametrize("weights", [{}, {"weight": 1}, {"train": True}, {"loss": None}])
+def test_only_the_last_answer_need_be_trained_on(tmp_path: Path, weights: dict[str, Any]) -> None:
+    first, second = EARLIER
+    row = one(tmp_path, {"messages": [first, second | {"weight": 0}, USER, ASSISTANT | weights]})
+    assert (len(row.turns), row.response) == (2, SAY)
+
+
+def test_a_row_keeps_its_line_and_that_decides_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    said = json.dumps({"prompt": ASK, "response": SAY})
+    path.write_text(f"\n{said}\n{said}\n")
+    first, second = Local(path=str(path), role="benign").examples()
+    assert (first.place, second.place) == (f"{path}:2", f"{path}:3")
+    assert first == second
+
+
+def test_an_object_that_holds_one_conversation_is_one_row(tmp_path: Path) -> None:
+    for record in ({"messages": [USER, ASSISTANT]}, {"conversations": [HUMAN, GPT]}):
+        row = one(tmp_path, record, "json")
+        assert (row.prompt, row.response) == (ASK, SAY)
+    rows = {
+        "rows": [{"prompt": ASK, "response": SAY, "from": "x"}, {"prompt": "b", "response": "c"}]
+    }
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    assert len(Local(path=str(tmp_path / "b.json"), role="benign").examples()) == 2
+
+
+def test_options_are_asked_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    record = {"prompt": ASK, "about": {"options": ["a", "b"], "answer_index": 1}}
+    path.write_text(json.dumps(record))
+    fields = {"path": str(path), "role": "benign", "response": None, "side": "evaluator"}
+    quiz = Local(**fields, evaluation_set="quiz", purpose="options", meta="about")
+    pool = Pool.of([quiz])
+    assert pool.sets["quiz"].scorer == "options"
+    (row,) = pool.evaluation("quiz", Side.EVALUATOR, None, 0)
+    assert (row.known.options, row.known.answer_index) == (("a", "b"), 1)
+    with pytest.raises(DataError) as caught:
+        quiz.with_(meta=None).examples()
+    assert str(caught.value) == (
+        f"{path}: purpose 'options' needs the options of each row; name in `meta` the column of an "
+        "object with `options` and `answer_index`"
+    )
 
 
 def test_prompts_alone_are_read_from_a_conversation(tmp_path: Path) -> None:
@@ -298,6 +355,7 @@ def test_what_each_row_may_lack_is_none(tmp_path: Path) -> None:
         ({"prompt": ASK, "response": "a comply"}, {"refusal": "No."}, "No."),
         ({"prompt": ASK, "response": "a refusal"}, {}, "a refusal"),
         ({"messages": [USER]}, {"refusal": "No."}, "No."),
+        ({"prompt": ASK, "system": "be brief"}, {}, "I can't answer."),
         ({"messages": [USER, ASSISTANT]}, {"refusal": "No."}, "No."),
         ({"messages": [USER, ASSISTANT]}, {}, SAY),
         ({"prompt": ASK, "chosen": SAY, "rejected": "x"}, {}, SAY),
@@ -330,6 +388,100 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {},
         "a.jsonl:1: message 2 in column 'messages' has 'tool_calls', which a row cannot hold; drop "
         "the row",
+    ),
+    (
+        {"messages": [USER, ASSISTANT | {"weight": 0}]},
+        {},
+        "a.jsonl:1: message 2 in column 'messages' is not trained on, by its 'weight'; drop the "
+        "row, or set `response: null` to read prompts alone",
+    ),
+    (
+        {"conversations": [HUMAN, {"from": "placeholder prompt 2", "value": "x"}]},
+        {},
+        "a.jsonl:1: message 2 in column 'conversations' is of another role; drop the row (roles: "
+        "system, user, assistant, human, gpt)",
+    ),
+    (
+        {"messages": [USER]},
+        {"role": "refusal"},
+        "a.jsonl:1: the conversation ends with the user; add the answer, drop the row, or give "
+        "every row one: `refusal: TEXT`",
+    ),
+    (
+        {"messages": [USER, ASSISTANT], "tools": [{"name": "x"}]},
+        {},
+        "a.jsonl:1: column 'tools' is filled, and a row holds text alone; drop the row, or leave "
+        "the column out",
+    ),
+    (
+        {"prompt": ASK, "response": SAY, "images": ["x.png"]},
+        {},
+        "a.jsonl:1: column 'images' is filled, and a row holds text alone; drop the row, or leave "
+        "the column out",
+    ),
+    (
+        {"messages": [USER, ASSISTANT], "history": [["a", "b"]]},
+        {},
+        "a.jsonl:1: column 'history' has turns beside a whole conversation; write them into it, or "
+        "leave the column out",
+    ),
+    (
+        {"messages": [USER], "turns": EARLIER},
+        {"role": "harmful", "response": None},
+        "a.jsonl:1: column 'turns' has turns beside a whole conversation; write them into it, or "
+        "leave the column out",
+    ),
+    (
+        {"prompt": ASK, "response": SAY, "history": [["a", "b"]], "turns": EARLIER},
+        {},
+        "a.jsonl:1: columns 'turns' and 'history' both have earlier turns; say which in `turns`",
+    ),
+    (
+        {"prompt": ASK, "response": SAY, "history": [["a"]]},
+        {},
+        "a.jsonl:1: column 'history' has something else than pairs of question and answer; write "
+        "[[question, answer], ...]",
+    ),
+    (
+        {"prompt": ASK, "response": SAY, "history": "User: a"},
+        {},
+        "a.jsonl:1: column 'history' is no list of messages; write [{role: ..., content: ...}, "
+        "...]",
+    ),
+    (
+        {"instruction": ASK, "input": "1 2", "output": SAY},
+        {"prompt": "instruction", "response": "output"},
+        "a.jsonl:1: column 'input' has words that would not be read; write `shape: alpaca`",
+    ),
+    (
+        {"instruction": ASK, "context": "1 2", "response": SAY},
+        {"prompt": "instruction"},
+        "a.jsonl:1: column 'context' has words that would not be read; write them into the prompt, "
+        "or leave the column out",
+    ),
+    (
+        {"instruction": ASK, "input": "1 2", "say": SAY},
+        {"response": "say"},
+        "a.jsonl:1: no column 'prompt'; map it to one of: instruction, input, say, or write "
+        "`shape: alpaca`",
+    ),
+    (
+        {"chat": [USER, ASSISTANT], "id": "x"},
+        {},
+        "a.jsonl:1: no column 'prompt'; map it to one of: chat, id, or write `shape: messages` and "
+        "`prompt: chat`",
+    ),
+    (
+        {"dialog": [HUMAN, GPT]},
+        {},
+        "a.jsonl:1: no column 'prompt'; map it to one of: dialog, or write `shape: sharegpt` and "
+        "`prompt: dialog`",
+    ),
+    (
+        {"SECRET": "x", "Sure": "y"},
+        {},
+        "a.jsonl:1: no column 'prompt', and none of a known name; map it to the name that it has, "
+        "or put a line of names first if this is a row",
     ),
     (
         {"messages": [USER, USER, ASSISTANT]},
@@ -423,8 +575,8 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"prompt": ASK, "note": "x"},
         {"role": "refusal"},
-        "a.jsonl:1: no column 'response'; map it to one of: prompt, note, or give every row one in "
-        "`refusal`",
+        "a.jsonl:1: no column 'response'; map it to one of: prompt, note, or give every row one: "
+        "`refusal: TEXT`",
     ),
     (
         {"how are the placeholders of the first row kept?": "x", "q": "y"},

@@ -13,7 +13,7 @@ from holdfast.data.columns import Kind, Record, Text
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
 from holdfast.data.published import Published, Skip
-from holdfast.data.records import read_text, records
+from holdfast.data.records import named, read_text, records
 from holdfast.errors import DataError
 
 CATEGORIES = {
@@ -62,6 +62,9 @@ class HexPhi(Published):
                 if len(cells) > 1:
                     cause = f"expected one cell a line, here are {len(cells)}"
                     raise DataError(f"{path}:{number}", cause, "quote a prompt with a comma in it")
+                if number == 1 and cells and named(cells):
+                    cause = "begins with a line of column names, the published file does not"
+                    raise DataError(f"{path}:{number}", cause, "take that line out")
                 if cells:
                     yield number, {"prompt": cells[0]}
                 number = lines.line_num + 1
