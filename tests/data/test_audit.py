@@ -174,11 +174,11 @@ def test_a_prompt_that_leaked_twice_is_counted_once() -> None:
 def test_rows_are_named_by_id_and_no_word_of_theirs_is_kept() -> None:
     ours, theirs = row(ASKED), row(ASKED + "!")
     found = audit.audit(groups([ours], defence=[theirs]))
-    assert pair(found, EVALUATION, DEFENCE).rows == ((ours.row_id, theirs.row_id),)
+    assert pair(found, EVALUATION, DEFENCE).rows == ((ours.uid, theirs.uid),)
     assert "placeholder" not in json.dumps(asdict(found))
     theirs = row(ASKED, source="mine.csv", line=7)
     found = audit.audit(groups([ours], defence=[theirs]))
-    assert pair(found, EVALUATION, DEFENCE).rows == ((ours.row_id, "mine.csv:7"),)
+    assert pair(found, EVALUATION, DEFENCE).rows == ((ours.uid, "mine.csv:7"),)
 
 
 def test_a_template_is_given_up_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,8 +70,8 @@ class Example:
 
     @property
     def place(self) -> str:
-        """Give what names it without a word of it: FILE:LINE, else its `row_id`."""
-        return f"{self.source}:{self.line}" if self.line else self.row_id
+        """Give what names it without a word of it: FILE:LINE, else its `uid`."""
+        return f"{self.source}:{self.line}" if self.line else self.uid
 
     def answered(self, response: str | None, **known: object) -> Example:
         """Give the same prompt with another response, and with more known of it."""
@@ -104,7 +104,7 @@ def check_answered(rows: Mapping[Role, Iterable[Example]]) -> None:
         for row in some:
             if row.response is None:
                 raise DataError(
-                    f"row {row.uid} of role {role.value}, source '{row.source}'",
+                    f"row {row.place} of role {role.value}, source '{row.source}'",
                     "has no response to train on",
                     "name its column in `response`, or give refusals one text in `refusal`",
                 )

@@ -311,7 +311,7 @@ class Pool:
 
     def _known(self, row: Example, place: str) -> Known:
         """Give what is known of a row of an evaluation set, enough for what the set is for."""
-        where = f"{place}, row {row.uid} of source '{row.source}'"
+        where = f"{place}, row {row.place} of source '{row.source}'"
         try:
             known = row.known
         except DataError as error:

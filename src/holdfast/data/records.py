@@ -124,6 +124,15 @@ def check_text(value: object, where: str, what: str) -> None:
             check_text(inner, where, what)
 
 
+def _sound(text: str) -> bool:
+    """Say whether `check_text` has nothing against a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def shown(names: Iterable[str]) -> str:
     """Give names of columns for an error: one that may be a row's text is only counted.
 
@@ -154,7 +163,7 @@ def _labels(names: Iterable[str]) -> list[str]:
 def _check_row(record: dict[str, object], where: str) -> None:
     for i, (name, value) in enumerate(record.items()):
         check_text(name, where, "a column's name")
-        if isinstance(value, str) and value.isascii() and "\0" not in value:
+        if isinstance(value, str) and _sound(value):
             continue
         label = _labels(record)[i]
         check_text(value, where, f"column '{name}'" if label == name else label.strip("()"))
@@ -210,7 +219,7 @@ def _says(value: list[object]) -> bool:
 def _parsed(text: str, where: str, todo: str) -> object:
     """Give what JSON text says; errors name a column, never a word of it."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return _JSON.decode(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""
         cause = f"not JSON ({error.msg} at {line}column {error.colno})"
@@ -296,6 +305,8 @@ def _parquet(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, objec
         cause = f"text that is not UTF-8 at or after row {number + 1}"
         raise DataError(str(path), cause, "write it as UTF-8") from None
 
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 _READERS = {
     ".jsonl": _json_lines,

@@ -304,10 +304,8 @@ def test_an_object_that_holds_one_conversation_is_one_row(tmp_path: Path) -> Non
     for record in ({"messages": [USER, ASSISTANT]}, {"conversations": [HUMAN, GPT]}):
         row = one(tmp_path, record, "json")
         assert (row.prompt, row.response) == (ASK, SAY)
-    rows = {
-        "rows": [{"prompt": ASK, "response": SAY, "from": "x"}, {"prompt": "b", "response": "c"}]
-    }
-    (tmp_path / "b.json").write_text(json.dumps(rows))
+    said = [{"prompt": text, "response": SAY, "role": "benign"} for text in (ASK, "b")]
+    (tmp_path / "b.json").write_text(json.dumps({"rows": said}))
     assert len(Local(path=str(tmp_path / "b.json"), role="benign").examples()) == 2
 
 
