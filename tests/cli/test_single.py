@@ -374,8 +374,8 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "refusals whose answers are not read": (
         lambda: None,
         ["--column", "refusal.response="],
-        r"row refusal\.jsonl:\d+ of role refusal, source 'refusal\.jsonl': has no response to train "
-        "on; name its column in `response`, or give refusals one text in `refusal`",
+        r"row refusal\.jsonl:\d+ of role refusal, source 'refusal\.jsonl': has no response to "
+        "train on; name its column in `response`, or give refusals one text in `refusal`",
     ),
     "a column nobody knows": (
         lambda: None,
