@@ -115,10 +115,11 @@ def test_a_row_that_the_server_refuses_is_named(capsys: pytest.CaptureFixture[st
         found = re.search(r"row ([0-9a-f]{16})", told)
         assert found is not None
         assert told == (
-            f"holdfast: {server.url} goes beyond max_tokens; endpoint.limit names another field for "
-            "it\nanswers 1/4\nanswers 2/4\nanswers 3/4\nholdfast: endpoint: 1 of 4 answers did not "
-            f"come, such as that to row {found[1]} (HTTP 400 (context_length_exceeded)); the server "
-            "does not take it: shorten or drop it; the others are kept\n"
+            f"holdfast: {server.url} goes beyond max_tokens; endpoint.limit names another field "
+            "for it\nanswers 1/4\nanswers 2/4\nanswers 3/4\n"
+            "holdfast: endpoint: 1 of 4 answers did not come, such as that to row "
+            f"{found[1]} (HTTP 400 (context_length_exceeded)); the server does not take it: "
+            "shorten or drop it; the others are kept\n"
         )
         assert len(Path(".said.jsonl.part").read_text().splitlines()) == 1 + 3
         server.tell({})

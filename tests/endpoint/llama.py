@@ -1,4 +1,4 @@
-"""Serve a GGUF file with llama.cpp's server: `python llama.py FILE NAME PORT`, until stdin closes."""
+"""llama.cpp's server on a GGUF file: `python llama.py FILE NAME PORT` serves until stdin closes."""
 
 from __future__ import annotations
 
