@@ -250,7 +250,7 @@ class Encoder:
         system: str | None = None,
         turns: Turns = (),
         *,
-        place: str | None = None,
+        of: Example | None = None,
     ) -> Row:
         """Encode one row; with `response=None` the prompt alone.
 
@@ -259,7 +259,8 @@ class Encoder:
 
         Raises:
             DataError: it is longer than `max_length`, or has an id outside the embedding; the row
-                is named by its `place` (by default its uid), never by its words.
+                is named by the place of the example it is `of`, else by its uid, never by its
+                words.
         """
         key = (system, turns, prompt, response)
         if key in self._rows:
@@ -267,7 +268,7 @@ class Encoder:
         row = self._begun(prompt, response, system, turns)
         if response is not None and self.format.append_eos and self.end_id is not None:
             row = Row((*row.ids, self.end_id), row.start, row.content, row.bos)
-        named = place or _uid(prompt, system, turns)
+        named = of or (prompt, system, turns)
         self._hold(row, 0 if response is not None else self.answer, named)
         self._rows[key] = row
         return row
@@ -279,16 +280,16 @@ class Encoder:
         system: str | None = None,
         turns: Turns = (),
         *,
-        place: str | None = None,
+        of: Example | None = None,
     ) -> Row:
         """Encode a prompt with the first words of its answer, as generation is to go on from them.
 
         No end token; the words stand where a response would (`ids[start:]`).
         """
         if not prefill:
-            return self.encode(prompt, None, system, turns, place=place)
+            return self.encode(prompt, None, system, turns, of=of)
         row = self._begun(prompt, prefill, system, turns)
-        self._hold(row, self.answer, place or _uid(prompt, system, turns))
+        self._hold(row, self.answer, of or (prompt, system, turns))
         return row
 
     def _begun(self, prompt: str, said: str | None, system: str | None, turns: Turns) -> Row:
@@ -300,18 +301,18 @@ class Encoder:
         more = self.continuation(said, asked.text, row.ids, guarded=asked.guarded)
         return Row((*row.ids, *more), row.start, row.content, row.bos)
 
-    def _hold(self, row: Row, more: int, named: str) -> None:
+    def _hold(self, row: Row, more: int, named: Example | tuple[str, str | None, Turns]) -> None:
         """Refuse a row that the model has no room or no embedding for."""
         if self.max_length is not None and len(row.ids) + more > self.max_length:
             wanted = f" and {more} for the answer" if more else ""
             raise DataError(
-                f"{self.where}: row {named}",
+                f"{self.where}: row {_place(named)}",
                 f"{len(row.ids)} tokens{wanted}, the model's context is {self.max_length}",
                 "shorten or drop the row" + ", or ask for shorter answers" * bool(more),
             )
         if self.embeddings is not None and max(row.ids, default=0) >= self.embeddings:
             raise DataError(
-                f"{self.where}: row {named}",
+                f"{self.where}: row {_place(named)}",
                 f"needs the token {max(row.ids)}, the model's embedding has {self.embeddings} rows",
                 "resize the embedding and save the model, or use its own tokenizer",
             )
@@ -328,12 +329,11 @@ class Encoder:
 
     def begun(self, example: Example, prefill: str) -> Row:
         """Encode an example's prompt with the first words of an answer."""
-        asked, place = (example.system, example.turns), example.place
-        return self.encode_begun(example.prompt, prefill, *asked, place=place)
+        asked = example.prompt, prefill, example.system, example.turns
+        return self.encode_begun(*asked, of=example)
 
     def _example(self, example: Example, response: str | None) -> Row:
-        asked, place = (example.system, example.turns), example.place
-        return self.encode(example.prompt, response, *asked, place=place)
+        return self.encode(example.prompt, response, example.system, example.turns, of=example)
 
     def check(self, rows: Iterable[Example]) -> None:
         """Refuse rows that the model cannot take before any of them is trained on.
@@ -364,7 +364,11 @@ class Encoder:
         return collate([self.asked(one) for one in examples], self.pad_id, left=left)
 
 
-def _uid(prompt: str, system: str | None, turns: Turns) -> str:
+def _place(row: Example | tuple[str, str | None, Turns]) -> str:
+    """Give what names a row, or a prompt with its system prompt and earlier turns, in an error."""
+    if isinstance(row, Example):
+        return row.place
+    prompt, system, turns = row
     return example(prompt, role=Role.TASK, system=system, turns=turns).uid
 
 
