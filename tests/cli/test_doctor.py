@@ -23,7 +23,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     """Says that it has models, unless it is told a wrong key."""
 
     def do_GET(self) -> None:
-        wrong = self.headers.get("Authorization") == "Bearer wrong"
+        wrong = self.headers.get("Authorization") == "Bearer wrong"  # spelling: theirs
         self.send_response(401 if wrong else 404 if self.path == "/bare/models" else 200)
         self.end_headers()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from holdfast.api import Attack, Chain, Effort, Method, Rows, Trainable, WeightAttack
 from holdfast.data.example import Example
@@ -169,7 +170,7 @@ class Estimator:
         same = digest([start.key, method.identity()])
         if same not in self._trainings:
             pool = self.plan.attack_pool if isinstance(method, Attack) else self.plan.pool
-            drawn: Mapping[str, Sequence[Example]] = method.rows(method.sees(pool), seed)
+            drawn: Mapping[Any, Sequence[Example]] = method.rows(method.sees(pool), seed)
             rows, lengths = step_rows(method, drawn, lambda some: self.counter.of(start, some))
             of = memory.shape(start.files)
             step = Step(of, method.loop, method.copies(), method.vectors(), len(rows), lengths)
