@@ -14,6 +14,7 @@ from holdfast.data.audit import THRESHOLD
 from holdfast.data.format import DATE, check_variables, day
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.evaluate.sampler import Sampler
+from holdfast.study.published import Published
 
 RESERVED = (
     *("defend", "generate", "judge", "measure", "analyse", "point", "audit"),
@@ -197,6 +198,8 @@ class Study(Fields):
     """Hidden states before and after an attack; None looks at none."""
     leakage: LeakageCheck = LeakageCheck()
     """How prompts that are on two sides are looked for before anything is trained."""
+    published: Published | None = None
+    """Published figures that tables show beside the study's own; None shows none."""
 
 
 def parse_study(data: object) -> Study:
@@ -264,8 +267,9 @@ def _sections(data: object) -> object:
     ):
         if section in data:
             data[section] = decode(entry, data[section], f"study.{section}")
-    if data.get("analysis") is not None:
-        data["analysis"] = decode(Analysis, data["analysis"], "study.analysis")
+    for section, entry in (("analysis", Analysis), ("published", Published)):
+        if data.get(section) is not None:
+            data[section] = decode(entry, data[section], f"study.{section}")
     return data
 
 

@@ -25,6 +25,7 @@ from holdfast.study.looking import Looking
 from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
+from holdfast.study.published import figures
 from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
 
 
@@ -54,6 +55,8 @@ class Plan:
         side = Side.DEFENDER_SELECTION if rehearsal else Side.EVALUATOR
         self.headline = headline(study, parts.pool, self.prompts, side)
         check_judges(parts, self.prompts)
+        said = study.published
+        self.published = figures(said, study, parts) if said is not None else {}
         check_rows(study, parts)
         if not rehearsal:
             check_selection(study, parts, self.prompts, self.headline)
