@@ -20,6 +20,8 @@ from holdfast.data.example import Side
 from holdfast.disk import cache_folder, whole_file, write_bytes
 from holdfast.errors import ConfigError, DataError, HoldfastError
 
+COMMIT = 40
+"""Digits of a commit."""
 TIMEOUT = 60
 """Seconds that a file of a GitHub repository may keep silent."""
 
@@ -88,6 +90,14 @@ def fetch(place: Place, splits: tuple[Split, ...], revision: str | None, where: 
             for name, path in zip(split.files, found[split.name], strict=True):
                 write_bytes(path, _file(place, name, commit))
     return Fetched(commit, found)
+
+
+def fetched(place: Place, splits: tuple[Split, ...], revision: str | None) -> bool:
+    """Say whether some splits were fetched before at a commit; of the newest nobody knows."""
+    if revision is None or not revision.isalnum() or len(revision) != COMMIT:
+        return False
+    folder = cache_folder() / "sources" / place.repo.replace("/", "--") / revision
+    return all(path.is_file() for split in splits for path in _paths(place, split, folder))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from holdfast.api import LATER, NO_EFFECT, AsTuple, EvalPurpose, EvalSet, Labelled, Scorer, Source
+from holdfast.api import (
+    LATER,
+    NO_EFFECT,
+    AsTuple,
+    Declared,
+    EvalPurpose,
+    EvalSet,
+    Labelled,
+    Scorer,
+    Source,
+    Told,
+)
 from holdfast.data.columns import Kind, Record, fit
 from holdfast.data.example import RESTRICTED, Example, Role, Side, example
-from holdfast.data.hub import Place, Split, fetch
+from holdfast.data.hub import Place, Split, fetch, fetched
 from holdfast.data.labelled import labelled_pair
 from holdfast.data.pool import side_of
 from holdfast.data.records import ENDINGS, is_rows, records
@@ -44,6 +55,9 @@ class Skip(StrEnum):
     ASKED = "of a prompt that the evaluator asks"
     BOTH = "of a prompt that came before with the opposite label"
 
+
+Lengths = tuple[float, float, int]
+"""Mean tokens of a prompt and of an answer, and of the longest row."""
 
 Tables = Mapping[str, Sequence[Record]]
 """Every row of each split, by the split's name."""
@@ -77,6 +91,8 @@ class Published(Source):
     """Its licence, as its publisher says it."""
     size: ClassVar[str]
     """About what is downloaded."""
+    lengths: ClassVar[Lengths]
+    """How long its rows are, for estimates: a guess from what its publisher shows of it."""
 
     revision: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|newest)$")] | None = None
     """A commit of its repository (40 hexadecimal digits) or `newest`; None is the commit that the
@@ -90,6 +106,23 @@ class Published(Source):
     def splits(self) -> tuple[Split, ...]:
         """Give the splits that are read."""
         raise NotImplementedError
+
+    def at_hand(self) -> bool:
+        """Say whether a folder is given, or its splits were fetched before."""
+        revision = self.commit if self.revision is None else self.revision
+        return self.folder is not None or fetched(self.place, self.splits(), revision)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give its kinds of rows and their numbers; by default one evaluation set of every row."""
+        (one,) = self.sets()
+        role = "harmful" if one.purpose is EvalPurpose.HARM else "benign"
+        number = sum(split.rows for split in self.splits())
+        return (Told(role, number, "evaluator", one.name),)
+
+    def declared(self) -> Declared:
+        """Give the numbers that were published, and guesses where labels alone decide."""
+        prompt, response, longest = self.lengths
+        return Declared(self.told(), prompt, response, longest, "a guess: nobody published them")
 
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
         """Give what becomes of one published row."""
@@ -306,6 +339,40 @@ class Restricted(Published):
         """Give the set of its harmful requests."""
         return (EvalSet(self.name(), EvalPurpose.HARM, Scorer.JUDGES, self.label),)
 
+    styles: ClassVar[tuple[str, ...]] = (AS_GIVEN,)
+    """The styles of its requests."""
+    answers: ClassVar[Mapping[str, int]]
+    """How many requests of its training splits have a harmful answer (`harmful`), a published
+    refusal (`refusal`) or are harmful at all (`requests`), benign rows of training (`benign`), and
+    requests of the evaluator's, harmful (`asked`) and benign (`asked_benign`): a guess."""
+
+    def told(self) -> tuple[Told, ...]:
+        """Give its kinds of rows by `answers`: all but published totals is a guess."""
+        known, given = self.answers, self.categories or self.known
+        share, name = len(given) / len(self.known), self.name()
+
+        def some(kind: str) -> int:
+            return round(known.get(kind, 0) * share)
+
+        refused = "requests" if self.refusal is not None else "refusal"
+        about: dict[str, Any] = {"categories": given, "styles": self.styles, "guess": True}
+        both: dict[str, Any] = {**about, "paired": self.refusal is not None, "asked_in": name}
+        found = [
+            Told("harmful", some("harmful"), **both),
+            Told("refusal", some(refused), **both),
+            Told("benign", known.get("benign", 0), guess=True),
+            Told("harmful", some("asked"), "evaluator", name, **about),
+            Told(
+                "benign",
+                known.get("asked_benign", 0),
+                "evaluator",
+                f"{name}_benign",
+                styles=self.styles,
+                guess=True,
+            ),
+        ]
+        return tuple(one for one in found if one.rows)
+
     def wanted(self, row: Example) -> bool:
         """Keep benign rows, and harmful requests of the categories."""
         return not self.categories or row.role is Role.BENIGN or row.category in self.categories
@@ -354,6 +421,11 @@ class Answered(Published):
         """Give its one set: scored by comparing with the known answer."""
         return (EvalSet(self.name(), EvalPurpose(self.purpose), Scorer.EXACT, self.label),)
 
+    def told(self) -> tuple[Told, ...]:
+        """Give a row for each published one."""
+        role, name = ("task" if self.purpose == "task" else "benign"), self.name()
+        return tuple(Told(role, one.rows, _told(one.side), name) for one in self.splits())
+
     def question(
         self, split: Split, prompt: str, response: str, answer: str, **about: str
     ) -> Example:
@@ -364,6 +436,10 @@ class Answered(Published):
         role = Role.TASK if self.purpose == "task" else Role.BENIGN
         known: dict[str, Any] = {"asked_in": self.name(), "answer": answer, **about}
         return self.row(split, role, prompt, response, **known)
+
+
+def _told(side: Side | None) -> Literal["evaluator"] | None:
+    return "evaluator" if side is Side.EVALUATOR else None
 
 
 def training_side(group: str) -> Side:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
-from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run, Share, Term
+from holdfast.api import (
+    Batch,
+    Blocks,
+    Count,
+    Effort,
+    Loop,
+    Loss,
+    LossDefence,
+    NotNegative,
+    Rows,
+    Run,
+    Share,
+    Term,
+    passed,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
@@ -223,6 +237,11 @@ class SDD(LossDefence):
             value, count = nn.nll(model, batch[role])
             terms[name] = Term(value, count, weight, "tokens")
         return terms
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count a pass of each role that has weight."""
+        asked = passed(rows["refusal"])
+        return asked + passed(rows["benign"]) if self.benign_weight > 0 else asked
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure `relevance` on held-out harmful prompts: nats a token by which an irrelevant

@@ -27,11 +27,13 @@ from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
 from holdfast.study.published import figures
 from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
+from holdfast.study.standins import StandIns
 
 
 class Plan:
     """A study's steps. Making one checks the study; it writes nothing and imports no torch.
 
+    With `stand_ins` it may stand on what is not on this machine: an estimate, never run.
     In a rehearsal the defender plays the attacker with its own rows (`Pool.rehearsal`), and harm is
     measured on its own selection prompts.
 
@@ -39,9 +41,11 @@ class Plan:
         ConfigError, DataError, ModelError: the first thing wrong with the study.
     """
 
-    def __init__(self, study: Study, *, rehearsal: bool = False) -> None:
+    def __init__(
+        self, study: Study, *, rehearsal: bool = False, stand_ins: StandIns | None = None
+    ) -> None:
         self.study, self.rehearsal = study, rehearsal
-        parts = gather(study, rehearsal=rehearsal)
+        parts = gather(study, rehearsal=rehearsal, stand_ins=stand_ins)
         self.sources, self.judges, self.pool = parts.sources, parts.judges, parts.pool
         self.attack_pool = parts.attack_pool
         self.lineups, self.attacks, self.variants = parts.lineups, parts.attacks, parts.variants
