@@ -1,0 +1,210 @@
+"""The studies of `studies/paper`, cut to seconds: tiny models, small files, judges on this machine.
+
+`cut` takes the shipped file itself, so that a test of the cut study is a test of the file. What it
+changes are sizes and places: which weights, which files, which server, how many steps and prompts.
+Line-ups, methods and their choices, attacks, budgets, sets and judges stay what the file says.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.judges import made
+
+from holdfast.api.fields import load_yaml
+from holdfast.data.sources import aegis2, beavertails, wildguardmix
+from holdfast.testing import tiny
+
+FOLDER = Path(__file__).parents[2] / "studies" / "paper"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+STEPS = 2
+PROMPTS = 4
+LAYERS = 3
+SMALL = {"n": 6, "n_refusal": 6, "n_benign": 6, "n_stage1": 6, "n_trigger": 4, "distinct": 8}
+"""Fields that say how many rows, and the most that the files below have to offer."""
+
+
+def cut(path: Path, folder: Path, server: str) -> dict[str, Any]:
+    """Give a shipped study with everything large or far away replaced; files go into `folder`."""
+    data = load_yaml(path)
+    data["models"] = {name: _model(entry, folder) for name, entry in data["models"].items()}
+    data["sources"] = [_source(one, folder) for one in data["sources"]]
+    data["lineups"] = {
+        name: {**lineup, "defences": [_smaller(one) for one in lineup.get("defences", ())]}
+        for name, lineup in data["lineups"].items()
+    }
+    data["attacks"] = {
+        name: [_smaller(one) for one in some] for name, some in data["attacks"].items()
+    }
+    for wanted in data["evaluation"]:
+        wanted["n"] = PROMPTS
+    data["judges"] = [_judge(one, folder, server) for one in data["judges"]]
+    data["generation"]["max_new_tokens"] = 4
+    if "analysis" in data:
+        data["analysis"] |= {"n": PROMPTS, "k": 2}
+    return data
+
+
+def small(name: str) -> dict[str, int]:
+    """Give how many steps and rows a method is cut to."""
+    return {"steps": STEPS, "batch": 2, "warmup": 1, "micro_batch": 2} | SMALL
+
+
+def _smaller(method: Any) -> Any:
+    """Cut a method's steps and rows; an attack that trains keeps its budgets, in large batches."""
+    if isinstance(method, str):
+        return method
+    if isinstance(method, list):
+        return [_smaller(one) for one in method]
+    ((name, fields),) = method.items()
+    fields = _least(fields)
+    budgets = fields.get("evaluate_at", ())
+    if all(isinstance(one, int) and one > 1 for one in budgets) and budgets:
+        fields["loop"] = fields.get("loop", {}) | {"batch": math.gcd(*budgets)}
+    if name in ("sgt", "rep_noise", "vaccine", "sdd", "booster", "refusal_sft"):
+        short = {"steps": STEPS, "batch": 2}
+        fields["loop"] = fields.get("loop", {}) | short
+        if name == "sgt":
+            fields["stage1"] = fields.get("stage1", {}) | short
+    if name == "adaptive_trigger":
+        fields["stage_a"] = fields.get("stage_a", {}) | {"steps": STEPS, "batch": 2}
+    if name == "abliterate":
+        fields["n"] = 4
+    return {name: fields}
+
+
+def _least(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: min(value, SMALL[name]) if name in SMALL and value is not None else value
+        for name, value in fields.items()
+    }
+
+
+def _model(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    name = entry["path"].partition("@")[0].rpartition("/")[2]
+    family = next(one for one in tiny.FAMILIES if name.lower().startswith(one))
+    place = folder / "models" / name
+    if not place.exists():
+        model = tiny.model(family, seed=len(name), max_position_embeddings=1024)
+        tokenizer = tiny.byte_tokenizer(bos=family != "qwen3")
+        if name.endswith(("Instruct", "Instruct-v0.3", "Qwen3-8B")):
+            tokenizer.chat_template = tiny.CHAT.replace("{{ bos_token }}", "")
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+    return {**entry, "path": str(place)}
+
+
+def _source(source: Any, folder: Path) -> dict[str, Any]:
+    """Give a source its small file."""
+    name, fields = (source, {}) if isinstance(source, str) else next(iter(source.items()))
+    place = folder / "rows" / name
+    if not place.exists():
+        place.mkdir(parents=True)
+        for split, rows in ROWS[name]().items():
+            lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+            (place / f"{split}.jsonl").write_text(lines)
+    return {name: {**fields, "folder": str(place), "rows": "any"}}
+
+
+def _judge(judge: Mapping[str, Any], folder: Path, server: str) -> dict[str, Any]:
+    ((name, fields),) = judge.items()
+    if name == "rubric":
+        cache = str(folder / "judged.sqlite")
+        quick = {"base_url": server, "key_env": None, "cache": cache, "wait": 0.01}
+        return {name: {**fields, "endpoint": {**fields["endpoint"], **quick}}}
+    place = folder / "models" / "guard"
+    if not place.exists():
+        made.saved(place, made.causal("llama"), made.PLAIN)
+    return {name: {**fields, "model": str(place), "dtype": "fp32", "least_mass": 0.0}}
+
+
+# ---- rows with the columns of the published sets, placeholders in place of words
+
+NAMES = tiny.NAMES
+TRAIN, TEST = 240, 24
+
+
+def _words(topic: str, i: int) -> str:
+    """Give a text of two letters and more that is like no other."""
+    return f"{topic} {NAMES[i % len(NAMES)].lower()} number {i:04d} {NAMES[i // 8 % 8].lower()}"
+
+
+def _wildguardmix() -> dict[str, list[dict[str, Any]]]:
+    names = list(wildguardmix.CATEGORIES)
+
+    def row(split: str, i: int) -> dict[str, Any]:
+        harmful, refused = i % 2 == 0, i % 6 == 0
+        answer = "refusal" if refused else "compliance"
+        return {
+            "prompt": _words(f"placeholder prompt {split}", i),
+            "adversarial": i % 5 == 0,
+            "response": _words("placeholder answer", i),
+            "prompt_harm_label": "harmful" if harmful else "unharmful",
+            "response_refusal_label": answer if harmful else "compliance",
+            "response_harm_label": "harmful" if harmful and not refused else "unharmful",
+            "subcategory": names[i // 2 % len(names)] if harmful else "benign",
+        }
+
+    return _splits(row, train=4 * TRAIN, test=8 * TEST)
+
+
+def _beavertails() -> dict[str, list[dict[str, Any]]]:
+    names = list(beavertails.CATEGORIES)
+
+    def row(split: str, i: int) -> dict[str, Any]:
+        return {
+            "prompt": _words(f"placeholder request {split}", i),
+            "response": _words("placeholder reply", i),
+            "category": {name: i % len(names) == at for at, name in enumerate(names)},
+            "is_safe": i % 4 == 3,
+        }
+
+    return _splits(row)
+
+
+def _aegis2() -> dict[str, list[dict[str, Any]]]:
+    names = aegis2.CATEGORIES
+
+    def row(split: str, i: int) -> dict[str, Any]:
+        label, added = ("safe", "unsafe")[i % 3 > 0], split.startswith("refusals")
+        return {
+            "id": f"{split}{i}",
+            "reconstruction_id_if_redacted": None,
+            "prompt": _words("placeholder question " + split.removeprefix("refusals_"), i),
+            "response": _words("placeholder retort", i),
+            "prompt_label": "unsafe" if added else label,
+            "response_label": "safe" if added else label,
+            "violated_categories": "Safe" if label == "safe" else names[i % len(names)],
+            "prompt_label_source": "human",
+            "response_label_source": aegis2.REFUSALS if added else "human",
+        }
+
+    splits = _splits(row) | {"validation": [row("validation", i) for i in range(8)]}
+    added = {
+        f"refusals_{name}": [row(f"refusals_{name}", i) for i in range(8) if i % 3]
+        for name in ("train", "validation")
+    }
+    return splits | added
+
+
+def _gsm8k() -> dict[str, list[dict[str, Any]]]:
+    def row(split: str, i: int) -> dict[str, Any]:
+        asked = f"{_words(f'placeholder sum {split}', i)}: {i} and 1?"
+        return {"question": asked, "answer": f"It is {i} + 1 = <<{i}+1={i + 1}>>.\n#### {i + 1}"}
+
+    return _splits(row)
+
+
+def _splits(row: Any, train: int = TRAIN, test: int = TEST) -> dict[str, list[dict[str, Any]]]:
+    sizes = {"train": train, "test": test}
+    return {split: [row(split, i) for i in range(n)] for split, n in sizes.items()}
+
+
+ROWS = {"wildguardmix": _wildguardmix, "beavertails": _beavertails, "aegis2": _aegis2,
+        "gsm8k": _gsm8k}  # fmt: skip
