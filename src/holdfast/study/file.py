@@ -131,6 +131,9 @@ class Analysis(Fields):
     layers: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] | None = None
     """Blocks, counted from 1; None means all. The plane and the curves over budgets show the
     deepest, after the final norm if it is the last block."""
+    goal: str | None = None
+    """A line-up, one of `lineups`, whose defence trains towards states (`sgt`: the base's, with its
+    trigger): they are drawn beside its own. None draws none."""
 
 
 class LeakageCheck(Fields):
