@@ -236,8 +236,9 @@ class AdaptiveTrigger(FineTuning):
         if self.gamma == 0:
             return Effort()
         row = rows["harmful"]
-        begun = len(self.prefix) / LETTERS if self.prefix is not None else self.prefix_tokens
-        said = begun if self.prefix_only else begun + row.response
+        begun = 0.0 if self.prefix is None else len(self.prefix) / LETTERS
+        own = self.prefix_tokens if self.prefix is None else 0
+        said = begun + (own if self.prefix_only else row.response)
         wide = Rows(self.stage_a.batch, row.prompt + self.length, said)
         return passed(wide, CONSTANT + self.stage_a.split) * self.stage_a.steps
 
