@@ -7,10 +7,9 @@ Line-ups, methods and their choices, attacks, budgets, sets and judges stay what
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,9 @@ STEPS = 2
 PROMPTS = 4
 LAYERS = 3
 SMALL = {"n": 6, "n_refusal": 6, "n_benign": 6, "n_stage1": 6, "n_trigger": 4, "distinct": 8}
-"""Fields that say how many rows, and the most that the files below have to offer."""
+"""Fields that say how many rows, and how many are left of them."""
+TRAINED = ("sgt", "rep_noise", "vaccine", "sdd", "booster", "refusal_sft", "harmful_sft",
+           "adaptive_trigger")  # fmt: skip
 
 
 def cut(path: Path, folder: Path, server: str) -> dict[str, Any]:
@@ -51,11 +52,6 @@ def cut(path: Path, folder: Path, server: str) -> dict[str, Any]:
     return data
 
 
-def small(name: str) -> dict[str, int]:
-    """Give how many steps and rows a method is cut to."""
-    return {"steps": STEPS, "batch": 2, "warmup": 1, "micro_batch": 2} | SMALL
-
-
 def _smaller(method: Any) -> Any:
     """Cut a method's steps and rows; an attack that trains keeps its budgets, in large batches."""
     if isinstance(method, str):
@@ -63,27 +59,21 @@ def _smaller(method: Any) -> Any:
     if isinstance(method, list):
         return [_smaller(one) for one in method]
     ((name, fields),) = method.items()
-    fields = _least(fields)
-    budgets = fields.get("evaluate_at", ())
-    if all(isinstance(one, int) and one > 1 for one in budgets) and budgets:
-        fields["loop"] = fields.get("loop", {}) | {"batch": math.gcd(*budgets)}
-    if name in ("sgt", "rep_noise", "vaccine", "sdd", "booster", "refusal_sft"):
-        short = {"steps": STEPS, "batch": 2}
+    fields = {
+        field: min(value, SMALL[field]) if field in SMALL and value is not None else value
+        for field, value in fields.items()
+    }
+    short = {"steps": STEPS, "batch": 2, "checkpoint_activations": False}
+    if name in ("harmful_sft", "adaptive_trigger"):
+        short = {"batch": math.gcd(*fields["evaluate_at"]), "checkpoint_activations": False}
+    if name in TRAINED:
         fields["loop"] = fields.get("loop", {}) | short
-        if name == "sgt":
-            fields["stage1"] = fields.get("stage1", {}) | short
-    if name == "adaptive_trigger":
-        fields["stage_a"] = fields.get("stage_a", {}) | {"steps": STEPS, "batch": 2}
+    if name in ("sgt", "adaptive_trigger"):
+        first = {"sgt": "stage1", "adaptive_trigger": "stage_a"}[name]
+        fields[first] = fields.get(first, {}) | {"steps": STEPS, "batch": 2}
     if name == "abliterate":
         fields["n"] = 4
     return {name: fields}
-
-
-def _least(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: min(value, SMALL[name]) if name in SMALL and value is not None else value
-        for name, value in fields.items()
-    }
 
 
 def _model(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -126,41 +116,41 @@ def _judge(judge: Mapping[str, Any], folder: Path, server: str) -> dict[str, Any
 
 # ---- rows with the columns of the published sets, placeholders in place of words
 
-NAMES = tiny.NAMES
 TRAIN, TEST = 240, 24
+Rows = dict[str, list[dict[str, Any]]]
 
 
-def _words(topic: str, i: int) -> str:
-    """Give a text of two letters and more that is like no other."""
-    return f"{topic} {NAMES[i % len(NAMES)].lower()} number {i:04d} {NAMES[i // 8 % 8].lower()}"
+def _splits(row: Callable[[int], dict[str, Any]], train: int = TRAIN, test: int = TEST) -> Rows:
+    """Make both splits; no two rows have a number in common."""
+    rows = [row(i) for i in range(train + test)]
+    return {"train": rows[:train], "test": rows[train:]}
 
 
-def _wildguardmix() -> dict[str, list[dict[str, Any]]]:
+def _wildguardmix() -> Rows:
     names = list(wildguardmix.CATEGORIES)
 
-    def row(split: str, i: int) -> dict[str, Any]:
+    def row(i: int) -> dict[str, Any]:
         harmful, refused = i % 2 == 0, i % 6 == 0
-        answer = "refusal" if refused else "compliance"
         return {
-            "prompt": _words(f"placeholder prompt {split}", i),
+            "prompt": f"placeholder prompt {i}" if harmful else f"harmless words {i}",
             "adversarial": i % 5 == 0,
-            "response": _words("placeholder answer", i),
+            "response": f"answer {i}",
             "prompt_harm_label": "harmful" if harmful else "unharmful",
-            "response_refusal_label": answer if harmful else "compliance",
+            "response_refusal_label": "refusal" if harmful and refused else "compliance",
             "response_harm_label": "harmful" if harmful and not refused else "unharmful",
             "subcategory": names[i // 2 % len(names)] if harmful else "benign",
         }
 
-    return _splits(row, train=4 * TRAIN, test=8 * TEST)
+    return _splits(row, train=6 * TRAIN, test=8 * TEST)
 
 
-def _beavertails() -> dict[str, list[dict[str, Any]]]:
+def _beavertails() -> Rows:
     names = list(beavertails.CATEGORIES)
 
-    def row(split: str, i: int) -> dict[str, Any]:
+    def row(i: int) -> dict[str, Any]:
         return {
-            "prompt": _words(f"placeholder request {split}", i),
-            "response": _words("placeholder reply", i),
+            "prompt": f"placeholder prompt {10_000 + i}",
+            "response": f"reply {i}",
             "category": {name: i % len(names) == at for at, name in enumerate(names)},
             "is_safe": i % 4 == 3,
         }
@@ -168,42 +158,35 @@ def _beavertails() -> dict[str, list[dict[str, Any]]]:
     return _splits(row)
 
 
-def _aegis2() -> dict[str, list[dict[str, Any]]]:
+def _aegis2() -> Rows:
     names = aegis2.CATEGORIES
 
-    def row(split: str, i: int) -> dict[str, Any]:
-        label, added = ("safe", "unsafe")[i % 3 > 0], split.startswith("refusals")
+    def row(i: int, added: bool = False) -> dict[str, Any]:
+        safe = i % 3 == 0
         return {
-            "id": f"{split}{i}",
+            "id": f"id{i}",
             "reconstruction_id_if_redacted": None,
-            "prompt": _words("placeholder question " + split.removeprefix("refusals_"), i),
-            "response": _words("placeholder retort", i),
-            "prompt_label": "unsafe" if added else label,
-            "response_label": "safe" if added else label,
-            "violated_categories": "Safe" if label == "safe" else names[i % len(names)],
+            "prompt": f"{'kind' if safe else 'placeholder'} prompt {20_000 + i}",
+            "response": f"retort {i}",
+            "prompt_label": "safe" if safe else "unsafe",
+            "response_label": "safe" if safe or added else "unsafe",
+            "violated_categories": "Safe" if safe else names[i % len(names)],
             "prompt_label_source": "human",
             "response_label_source": aegis2.REFUSALS if added else "human",
         }
 
-    splits = _splits(row) | {"validation": [row("validation", i) for i in range(8)]}
-    added = {
-        f"refusals_{name}": [row(f"refusals_{name}", i) for i in range(8) if i % 3]
-        for name in ("train", "validation")
+    return _splits(row) | {
+        "validation": [row(i) for i in range(1000, 1008)],
+        "refusals_train": [row(i, added=True) for i in range(8) if i % 3],
+        "refusals_validation": [row(i, added=True) for i in range(1000, 1008) if i % 3],
     }
-    return splits | added
 
 
-def _gsm8k() -> dict[str, list[dict[str, Any]]]:
-    def row(split: str, i: int) -> dict[str, Any]:
-        asked = f"{_words(f'placeholder sum {split}', i)}: {i} and 1?"
-        return {"question": asked, "answer": f"It is {i} + 1 = <<{i}+1={i + 1}>>.\n#### {i + 1}"}
+def _gsm8k() -> Rows:
+    def row(i: int) -> dict[str, Any]:
+        return {"question": f"{i} and 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>.\n#### {i + 1}"}
 
     return _splits(row)
-
-
-def _splits(row: Any, train: int = TRAIN, test: int = TEST) -> dict[str, list[dict[str, Any]]]:
-    sizes = {"train": train, "test": test}
-    return {split: [row(split, i) for i in range(n)] for split, n in sizes.items()}
 
 
 ROWS = {"wildguardmix": _wildguardmix, "beavertails": _beavertails, "aegis2": _aegis2,
