@@ -59,6 +59,8 @@ class Source(Method):
     """A data set: rows with roles, and sides where it declares them."""
 
     kind: ClassVar[str] = "source"
+    asked_alone: ClassVar[bool] = False
+    """Whether all its rows are the evaluator's: no step that trains hangs on it, or on its key."""
 
     def examples(self) -> list[Example]:
         """Give every row."""

@@ -61,8 +61,8 @@ def _generate(
     spent: Mapping[str, Any],
     by: PromptAttack | None,
 ) -> None:
-    """Answer one prompt set; where it has options, choose among them."""
-    from holdfast.evaluate import way
+    """Answer one prompt set; where it has options, choose among them; lm-eval asks its own."""
+    from holdfast import evaluate
 
     prompts = session.plan.prompts[step.evaluation]
     changed = by if prompts.set.purpose is EvalPurpose.HARM else None
@@ -71,11 +71,17 @@ def _generate(
     def answer(rows: Sequence[Example]) -> list[dict[str, Any]]:
         if prompts.chosen:
             return _choices(model, encoder, rows)
+        if prompts.benchmarked:
+            return evaluate.score(model, encoder, rows)
         return _answers(session, model, encoder, step, rows, changed)
 
     label = f"ask {prompts.set.name}"
     rows = session.chunks(step.key, prompts.rows, answer, label)
-    how = {} if prompts.chosen else {"batching": way(model, session.plan.study.generation)}
+    how: dict[str, Any] = {}
+    if prompts.sampled:
+        how["batching"] = evaluate.way(model, session.plan.study.generation)
+    if prompts.benchmarked:
+        how["lm_eval"] = evaluate.aggregated(rows)
     session.publish(
         "generate",
         step.key,

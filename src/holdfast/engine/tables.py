@@ -11,6 +11,7 @@ from holdfast.api import (
     Chain,
     Control,
     EvalPurpose,
+    EvalSet,
     Known,
     Method,
     Stage,
@@ -18,6 +19,7 @@ from holdfast.api import (
     TrainedAttack,
     TrainedDefence,
 )
+from holdfast.api.matching import matches
 from holdfast.data.example import Example
 from holdfast.engine import draws
 from holdfast.engine.inert import checks
@@ -25,7 +27,7 @@ from holdfast.engine.leakage import leakage
 from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
-from holdfast.errors import HoldfastError
+from holdfast.errors import DataError, HoldfastError
 from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
@@ -143,7 +145,7 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
             "score": None,
             "outcome": line["outcome"],
             "reason": line["reason"],
-            "correct": correct(example.known, answer),
+            "correct": correct(prompts.set, example.known, answer),
             **_said(example, answer),
             "draws": many,
             "harmful_draws": None,
@@ -158,16 +160,26 @@ def _said(example: Example, answer: Mapping[str, Any]) -> Row:
     }
 
 
-def correct(known: Known, answer: Mapping[str, Any]) -> bool | None:
-    """Compare an answer with the expected one; None where there is none."""
+def correct(of: EvalSet, known: Known, answer: Mapping[str, Any]) -> bool | None:
+    """Compare an answer with the expected one, as its set asks for; None where there is none.
+
+    Raises:
+        DataError: lm-eval gives no right or wrong by the set's metric.
+    """
+    if "metrics" in answer:
+        value = answer["metrics"].get(of.metric)
+        if value not in (0.0, 1.0):
+            raise DataError(
+                f"evaluation set '{of.name}'",
+                f"metric '{of.metric}' is {value} for a document, not 0 or 1",
+                "choose another `metric` of the source lm_eval",
+            )
+        return value == 1.0
     if "choice" in answer:
         return int(answer["choice"]) == known.answer_index
     if known.answer is None:
         return None
-    said = str(answer["response"])
-    if known.after:
-        said = said.rpartition(known.after)[2]
-    return " ".join(said.split()) == " ".join(known.answer.split())
+    return matches(str(answer["response"]), known.answer, of.match, known.after)
 
 
 def lineups(plan: Plan, store: Store) -> list[Row]:

@@ -156,7 +156,7 @@ class Graph:
                 "point": name,
                 "prompts": prompts.asked,
                 "format": form,
-                "sampler": None if prompts.chosen else sampler.key_fields(),
+                "sampler": sampler.key_fields() if prompts.sampled else None,
                 "seed": sampling,
             }
             step = Generate(

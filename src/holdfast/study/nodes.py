@@ -186,3 +186,13 @@ class Prompts:
     def chosen(self) -> bool:
         """Say whether options are compared instead of answers generated."""
         return self.set.scorer is Scorer.OPTIONS
+
+    @property
+    def benchmarked(self) -> bool:
+        """Say whether lm-eval asks and scores instead."""
+        return self.set.scorer is Scorer.LM_EVAL
+
+    @property
+    def sampled(self) -> bool:
+        """Say whether the study's sampler draws answers."""
+        return not (self.chosen or self.benchmarked)

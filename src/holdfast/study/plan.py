@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from holdfast.api import Match
 from holdfast.data import audit
 from holdfast.data.example import Side
 from holdfast.study.file import Study
@@ -51,7 +52,8 @@ class Plan:
         self.lineups, self.attacks, self.variants = parts.lineups, parts.attacks, parts.variants
         self.starts, self.original = parts.starts, parts.original
         check_methods(study, parts)
-        self.content = digest([[s.identity(), s.content()] for s in parts.sources])
+        seen = [one for one in parts.sources if not one.asked_alone]
+        self.content = digest([[one.identity(), one.content()] for one in seen])
         self.prompts = [
             draw(parts.pool, wanted, f"study.evaluation[{i}]")
             for i, wanted in enumerate(study.evaluation)
@@ -133,4 +135,6 @@ class Plan:
         made = [sorted(self.needed[kind]) for kind in ("judge", "generate", "measure")]
         if self.looking:
             made.append(sorted(self.needed["analyse"]))
+        counted = [[one.set.name, one.set.match, one.set.metric] for one in self.prompts]
+        made += [one for one in counted if one[1:] != [Match.EXACT, ""]]
         return digest([tracks, *made])
