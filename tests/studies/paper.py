@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarking import tasks
 from tests.judges import made
 
 from holdfast.api.fields import load_yaml
@@ -23,10 +24,12 @@ FOLDER = Path(__file__).parents[2] / "studies" / "paper"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 STEPS = 2
-PROMPTS = 4
+PROMPTS = 3
 LAYERS = 3
 SMALL = {"n": 6, "n_refusal": 6, "n_benign": 6, "n_stage1": 6, "n_trigger": 4, "distinct": 8}
 """Fields that say how many rows, and how many are left of them."""
+BENCHMARKS = {"mmlu": "picks", "openbookqa": "bookish"}
+"""Local tasks in the shape of lm-eval's."""
 TRAINED = ("sgt", "rep_noise", "vaccine", "sdd", "booster", "refusal_sft", "harmful_sft",
            "adaptive_trigger")  # fmt: skip
 
@@ -94,6 +97,10 @@ def _source(source: Any, folder: Path) -> dict[str, Any]:
     """Give a source its small file."""
     name, fields = (source, {}) if isinstance(source, str) else next(iter(source.items()))
     place = folder / "rows" / name
+    if name == "lm_eval":
+        shots = f"_{fields['shots']}_shot" if "shots" in fields else ""
+        task, set_ = BENCHMARKS[fields["task"]], f"{fields['task']}{shots}"
+        return {name: {**fields, "task": task, "set": set_, "folder": str(tasks(place, 2))}}
     if not place.exists():
         place.mkdir(parents=True)
         for split, rows in ROWS[name]().items():

@@ -15,8 +15,7 @@ from tests.studies import paper
 from holdfast.cli import run
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.report.saved import Saved
-from holdfast.report.tables import Tabled
-from holdfast.report.tables import KINDS
+from holdfast.report.tables import KINDS, Tabled
 from holdfast.study.file import load_study, parse_study
 from holdfast.study.plan import Plan
 
@@ -114,6 +113,14 @@ def test_cut_to_seconds_it_runs_to_the_papers_rows_and_columns(
 ) -> None:
     report = finished(cut(name), tmp_path)
     check_table_1(report, [0, 100, 300, 500])
+    *_, right = KINDS["paper"](Tabled(Saved.read(report)))
+    assert right.title == "Right answers as released"
+    heads = [head for head in right.heads if "mmlu" in head or "openbookqa" in head]
+    assert len(heads) == 4, "both benchmarks, without examples and with five"
+    first = list(right.heads).index(heads[0])
+    for row in right.rows:
+        theirs = ["(" in cell for cell in row[first : first + 4]]
+        assert theirs == [row[0] in (*OURS, "sgt_released")] * 4
 
 
 @pytest.mark.slow

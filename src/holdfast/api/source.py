@@ -84,6 +84,10 @@ class Source(Method):
         """
         return ()
 
+    def declared_sets(self) -> Sequence[EvalSet]:
+        """Give the evaluation sets without reading a row; by default those of `sets`."""
+        return self.sets()
+
     def content(self) -> str:
         """Give a hash of what the rows are made from (local files: their bytes).
 
