@@ -91,7 +91,7 @@ def test_only_the_rows_of_some_sources_are_kept():
     assert pool.brought_by([]) is pool
     with pytest.raises(ConfigError) as error:
         pool.brought_by(["s0", "s2"], "sgt.sources")
-    assert str(error.value) == ("sgt.sources: no row is of source 's2'; did you mean 's1'?")
+    assert str(error.value) == ("sgt.sources: no row is of source 's2'; known: s0, s1")
 
 
 def test_prompts_alone_are_not_trained_on():

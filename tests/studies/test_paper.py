@@ -16,7 +16,7 @@ from holdfast.cli import run
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.report.saved import Saved
 from holdfast.report.tables import KINDS, Tabled
-from holdfast.study.file import load_study, parse_study
+from holdfast.study.file import parse_study
 from holdfast.study.plan import Plan
 
 QUICK = ("table1",)
@@ -272,14 +272,13 @@ def test_a_name_that_leads_nowhere_is_told_in_one_line(case: str, cut: Cut) -> N
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("table,model\n1,a\n", "no column method, set, budget, measure, value; see docs/studies.md"),
+        ("table,model\n1,a\n",
+         "no column method, set, budget, measure, value; see docs/studies.md"),
         ("table,model,method,set,budget,measure,value\ntable_1,Qwen3-8B-Base,Vanilla,beavertails,"
          "0,harmfulness_score,high\n", "'high' is no number; mend the figure"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_table_of_figures(
-    text: str, line: str, cut: Cut, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_table_of_figures(text: str, line: str, cut: Cut, tmp_path: Path) -> None:
     file = tmp_path / "figures.csv"
     file.write_text(text)
     data = cut("table1")

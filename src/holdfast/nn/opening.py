@@ -57,9 +57,7 @@ def opening_states(
                     found[place].append(own.float().cpu())
 
         with torch.no_grad():
-            forward(
-                model, tokens, trigger=trigger, place=place, see=see, final_norm=final_norm
-            )
+            forward(model, tokens, trigger=trigger, place=place, see=see, final_norm=final_norm)
     return torch.stack([torch.cat(parts) for parts in found])
 
 
