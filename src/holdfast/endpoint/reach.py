@@ -22,7 +22,7 @@ def reach(endpoint: Endpoint) -> tuple[str, str] | None:
         ConfigError: it needs a key, and there is none.
     """
     key = endpoint.key()
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}  # spelling: theirs
     request = urllib.request.Request(f"{endpoint.base_url}/models", headers=headers)
     proxies = urllib.request.ProxyHandler({} if endpoint.on_this_machine else None)
     try:

@@ -6,7 +6,6 @@ rest was fitted to what LOG.md has, and says so.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 from holdfast.errors import ConfigError, did_you_mean
@@ -35,6 +34,8 @@ class Card:
     """Bytes read and written for each trained weight after a step's gradient: norm and AdamW."""
     launch: float
     """Least seconds that one block takes for one more token of a batch."""
+    program: float = 0.0
+    """Bytes of the program itself and its libraries, beside what a step needs."""
     gpu: bool = True
 
     def speed(self, width: int) -> float:
@@ -57,16 +58,28 @@ CARDS = {
 of the peak with 8 + 8 rows, a whole step of 2 + 2 rows in 1.53 s under bf16_kahan, 0.75 s under
 LoRA)."""
 
-CORE = 6e10
+CORE = 8e10
 """Peak FLOP/s of one core in fp32; source: LOG.md, 2026-11-21 (54 to 99 of one thread)."""
 
 
 def processor() -> Card:
-    """Give this machine's processor. Half as fast in bf16 is a guess; LOG.md has the rest."""
-    cores = os.cpu_count() or 1
-    told = f"this processor ({cores} cores)"
-    peak = CORE * cores
-    return Card("cpu", told, available(), peak / 2, peak, 1e10, 0.5, 60, 3e-4, gpu=False)
+    """Give one core of this machine: times on it are processor hours, whatever the workers.
+
+    Half as fast in bf16 is a guess; the rest was fitted to benchmarks/estimate.py (LOG.md).
+    """
+    return Card(
+        "cpu",
+        "one core of this processor",
+        available(),
+        CORE / 2,
+        CORE,
+        bandwidth=1e10,
+        efficiency=0.7,
+        settling=60,
+        launch=3e-4,
+        program=0.6 * GIB,
+        gpu=False,
+    )
 
 
 def card(name: str, efficiency: float | None = None) -> Card:

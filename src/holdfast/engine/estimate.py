@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from holdfast.api import Attack, Chain, Effort, Method, Rows, Trainable, WeightAttack
 from holdfast.data.example import Example
@@ -20,6 +21,7 @@ from holdfast.engine.judgecost import JudgeCost, judge_costs
 from holdfast.engine.sizes import Counter, step_rows
 from holdfast.engine.store import Store
 from holdfast.errors import DataError
+from holdfast.evaluate.sampler import CACHE
 from holdfast.nn import memory
 from holdfast.nn.shapes import Shape
 from holdfast.study.keys import digest
@@ -168,7 +170,7 @@ class Estimator:
         same = digest([start.key, method.identity()])
         if same not in self._trainings:
             pool = self.plan.attack_pool if isinstance(method, Attack) else self.plan.pool
-            drawn: Mapping[str, Sequence[Example]] = method.rows(method.sees(pool), seed)
+            drawn: Mapping[Any, Sequence[Example]] = method.rows(method.sees(pool), seed)
             rows, lengths = step_rows(method, drawn, lambda some: self.counter.of(start, some))
             of = memory.shape(start.files)
             step = Step(of, method.loop, method.copies(), method.vectors(), len(rows), lengths)
@@ -184,12 +186,13 @@ class Estimator:
         Raises:
             ModelError: under nothing.
         """
-        size = sum(training.step.bytes().values())
+        step = sum(training.step.bytes().values())
+        size = self.on.program + step
         if all(training.step != one.step for one in self._noted):
             self._noted.append(training)
             alike = sum(one.partition(" (")[0] == label for one in self.found.fits)
             name = f"{label} ({alike + 1})" if alike else label
-            self.found.fits[name] = (size, check_fits(training.step, f"{name}: memory"))
+            self.found.fits[name] = (step, check_fits(training.step, f"{name}: memory"))
         return size
 
     def _defend(self) -> None:
@@ -203,7 +206,7 @@ class Estimator:
             kept += saved
             method, moved = step.method, 2 * saved / READ
             if not isinstance(method, Trainable):
-                line.add(0.0, moved, _edited(of))
+                line.add(0.0, moved, self.on.program + _edited(of))
                 continue
             training = self._training(step.start, method, step.seed)
             size = self._fit(f"{method.name()} on {step.start.name}", training)
@@ -242,7 +245,8 @@ class Estimator:
         moved = of.weights * BYTES[start.dtype] / READ
         trains = method.then if isinstance(method, Chain) else method
         if not isinstance(trains, Trainable):
-            line.add(0.0, moved, _edited(of) if isinstance(method, WeightAttack) else 0.0)
+            edited = _edited(of) if isinstance(method, WeightAttack) else 0.0
+            line.add(0.0, moved, self.on.program + edited)
             return 4
         training = self._training(start, trains, seed)
         size = self._fit(f"{trains.name()} on {start.name}", training)
@@ -259,16 +263,42 @@ class Estimator:
             options = sum(max(1, len(row.known.options)) for row in prompts.rows)
             each = Rows(options, lengths.prompt, max(1.0, lengths.response))
             flops = Effort(each.tokens, each.said).flops(of.body, of.head)
-            written, answer = 0.0, 0.0
+            answer, seconds = 0.0, flops / self.on.speed(width)
         else:
             answer = float(sampler.max_new_tokens)
             each = Rows(number, lengths.prompt, answer)
             flops = Effort(each.tokens, each.said).flops(of.body, of.head)
-            weights = of.weights * width / self.on.bandwidth + of.layers * self.on.launch
-            written = math.ceil(number / sampler.batch) * answer * weights
-        seconds = flops / self.on.speed(width) + written
-        self._line("generate").add(flops, seconds, float(of.weights * width))
+            seconds = answering(of, each, width, sampler.batch, self.on)
+        size = self.on.program + of.weights * width
+        if not prompts.chosen:
+            size += cached(of, replace(each, number=min(number, sampler.batch)), width)
+        self._line("generate").add(flops, seconds, size)
         return number * (ROW + LETTER * answer) * (1 + len(step.judges))
+
+
+def answering(of: Shape, rows: Rows, width: int, batch: int, on: Card) -> float:
+    """Give the seconds of answers as long as `rows` says, written token by token.
+
+    For each token of a batch the weights are read once, and each block is started once.
+
+    Args:
+        width: bytes of a weight.
+        batch: answers written together.
+    """
+    flops = Effort(rows.tokens, rows.said).flops(of.body, of.head)
+    each = of.weights * width / on.bandwidth + of.layers * on.launch
+    batches = max(rows.number / batch, _keys(of, width) * rows.tokens / CACHE)
+    return flops / on.speed(width) + math.ceil(batches) * rows.response * each
+
+
+def cached(of: Shape, rows: Rows, width: int) -> float:
+    """Give the bytes of keys and values of a batch, which is cut where they fill `CACHE`."""
+    return min(float(CACHE), _keys(of, width) * rows.tokens)
+
+
+def _keys(of: Shape, width: int) -> float:
+    """Give the bytes of a token's keys and values in all blocks."""
+    return 2.0 * of.layers * of.shared * width
 
 
 def _edited(of: Shape) -> float:

@@ -31,14 +31,16 @@ class Step:
         """Give what it needs, by what it is for; under another loop than its own, if given."""
         loop = loop or self.loop
         shared = loop.lora is not None and self.loop.lora is None
+        rows = (loop.micro_batch or loop.batch) * self.roles
+        longest, said = self.lengths.among(rows if loop.packing else 1)
         return needed(
             self.of,
             loop,
             copies=0 if shared else self.copies,
             vectors=self.vectors,
-            rows=(loop.micro_batch or loop.batch) * self.roles,
-            longest=self.lengths.longest,
-            said=self.lengths.said,
+            rows=rows,
+            longest=longest,
+            said=said,
         )
 
     def fits(self, card: Card, loop: Loop) -> bool:

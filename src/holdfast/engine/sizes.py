@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,19 @@ class Lengths:
     response: float
     longest: int
     said: int
+
+    def among(self, rows: int) -> tuple[int, int]:
+        """Give the tokens of a row, and of its answer, in the largest of many passes of so many.
+
+        Of one row that is the longest; of several, whose lengths even out, the mean and the
+        longest's distance to it over the root of their number.
+        """
+        root = max(1, rows) ** 0.5
+        mean = self.prompt + self.response
+        return (
+            round(mean + max(0.0, self.longest - mean) / root),
+            round(self.response + max(0.0, self.said - self.response) / root),
+        )
 
 
 class Counter:
@@ -107,15 +120,15 @@ def step_rows(
     """
     loop, every = method.loop, sum(len(some) for some in rows.values())
     found: dict[str, Rows] = {}
-    all_: list[Lengths] = []
+    whole: list[tuple[float, Lengths]] = []
     for role, some in rows.items():
         own = lengths(some)
         share = len(some) / every * len(rows) if loop.batching == "mixed" else 1.0
         found[str(role)] = Rows(loop.batch * share, own.prompt, own.response)
-        all_.append(own)
-    longest = _most(one.longest for one in all_)
-    return found, Lengths(0.0, 0.0, longest, _most(one.said for one in all_))
-
-
-def _most(values: Iterable[int]) -> int:
-    return max(values, default=0)
+        whole.append((share / len(rows), own))
+    return found, Lengths(
+        sum(share * own.prompt for share, own in whole),
+        sum(share * own.response for share, own in whole),
+        max((own.longest for _, own in whole), default=0),
+        max((own.said for _, own in whole), default=0),
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 from holdfast.api import Loop
 from holdfast.errors import ModelError
 from holdfast.nn.files import ModelFiles, config_of, header
-from holdfast.nn.shapes import AbsentFiles, Shape, attention_share
+from holdfast.nn.shapes import AbsentFiles, Shape, attention_of
 
 _WEIGHT = {"fp32": 4, "fp32_master": 4, "bf16_kahan": 2, "bf16_stochastic": 2, "bf16_pure": 2}
 _MOMENTS = {"fp32": 8, "fp32_master": 8, "bf16_kahan": 6, "bf16_stochastic": 4, "bf16_pure": 4}
@@ -46,7 +46,7 @@ def shape(files: ModelFiles) -> Shape:
         vocabulary,
         said("max_position_embeddings", "n_positions", "max_seq_len") or None,
         tables,
-        attention_share(text, hidden, inner),
+        *attention_of(text, hidden, inner),
     )
 
 

@@ -33,6 +33,8 @@ class Shape:
     context: int | None
     tables: int = 2
     attention: float = 0.0
+    shared: int = 0
+    """Numbers in the key, and in the value, that one block keeps of a token."""
     besides: int = 0
     """Weights outside the text's part, which are loaded and never trained."""
 
@@ -71,17 +73,17 @@ class AbsentFiles(ModelFiles):
         return "bf16"
 
 
-def attention_share(config: dict[str, Any], hidden: int, inner: int) -> float:
-    """Give attention's share of a block's weights, norms left out; 0 where a config says too
-    little.
+def attention_of(config: dict[str, Any], hidden: int, inner: int) -> tuple[float, int]:
+    """Give attention's share of a block's weights, norms left out, and the numbers of a token's key
+    there; 0 where a config says too little.
     """
     heads = config.get("num_attention_heads") or config.get("n_head")
     if not heads:
-        return 0.0
+        return 0.0, 0
     width = config.get("head_dim") or hidden // heads
     shared = config.get("num_key_value_heads") or heads
     attention = 2 * hidden * width * (heads + shared)
-    return attention / (attention + 3 * hidden * inner)
+    return attention / (attention + 3 * hidden * inner), shared * width
 
 
 def known_shapes() -> dict[str, Shape]:
@@ -132,6 +134,6 @@ def _made(of: dict[str, Any]) -> Shape:
         of["vocab_size"],
         of["max_position_embeddings"],
         tables,
-        attention_share(of, hidden, inner),
+        *attention_of(of, hidden, inner),
         besides,
     )

@@ -48,6 +48,11 @@ def plan(
             "belongs to an estimate",
             "add --estimate",
         )
+    _say(study, store, device)
+
+
+def _say(study: Path, store: Path, device: str) -> None:
+    """Plan a study and say what it would do."""
     from holdfast.engine import leakage
     from holdfast.engine.fit import check_fit
     from holdfast.engine.store import Store
