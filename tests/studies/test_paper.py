@@ -50,6 +50,12 @@ def cut(tmp_path: Path, server: Server) -> Cut:
     return lambda name: paper.cut(paper.FOLDER / f"{name}.yaml", tmp_path, server.url)
 
 
+EACH = [
+    pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow)
+    for path in paper.FILES
+]
+
+
 def named(path: Path) -> str:
     return path.stem
 
@@ -61,13 +67,17 @@ def test_they_are_the_seven_that_docs_paper_tells_of() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", paper.FILES, ids=named)
+@pytest.mark.parametrize("path", EACH)
 def test_each_estimates_without_network_or_token(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["plan", str(path), "--estimate", "--store", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"in all: about [\d.,]+ GPU hours", out)
+    told = re.search(r"in all: about ([\d.,]+) GPU hours", out)
+    assert told
+    page = (Path("docs") / "paper.md").read_text()
+    (row,) = [line for line in page.splitlines() if f"| `{path.name}` |" in line]
+    assert float(row.split("|")[3]) == pytest.approx(float(told[1]), rel=0.2, abs=1)
     fits = [line for line in out.splitlines() if line.startswith("memory of ")]
     assert fits
     assert all("141 GB: as written" in line for line in fits), "one H200 is enough for every step"
