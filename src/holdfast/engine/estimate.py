@@ -117,7 +117,6 @@ class Estimator:
         self.counter = Counter(stand_ins.lengths)
         self.found = Estimate(on)
         self._trainings: dict[str, Training] = {}
-        self._noted: list[Training] = []
         self._stand_ins = stand_ins
 
     def run(self) -> Estimate:
@@ -181,19 +180,16 @@ class Estimator:
         return self._trainings[same]
 
     def _fit(self, label: str, training: Training) -> float:
-        """Note under what a step fits, once for all that are alike; give its bytes.
+        """Note under what the largest step of its name fits; give this one's bytes.
 
         Raises:
             ModelError: under nothing.
         """
-        step = sum(training.step.bytes().values())
-        size = self.on.program + step
-        if all(training.step != one.step for one in self._noted):
-            self._noted.append(training)
-            alike = sum(one.partition(" (")[0] == label for one in self.found.fits)
-            name = f"{label} ({alike + 1})" if alike else label
-            self.found.fits[name] = (step, check_fits(training.step, f"{name}: memory"))
-        return size
+        size = sum(training.step.bytes().values())
+        before = self.found.fits.get(label)
+        if before is None or size > before[0]:
+            self.found.fits[label] = (size, check_fits(training.step, f"{label}: memory"))
+        return self.on.program + size
 
     def _defend(self) -> None:
         done, line = self.store.keys("defend"), self._line("defend")
