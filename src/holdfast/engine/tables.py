@@ -32,6 +32,7 @@ from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
 from holdfast.study.plan import Plan
+from holdfast.study.runnable import unshown
 
 EXACT = "exact"
 """The judge's name in rows that are compared with a known answer."""
@@ -110,7 +111,7 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
         for j, name in step.judges.items()
         if name in judged
     }
-    # Over-refusal is one row an answer, with what the first judge and the known answer say of it.
+    # Over-refusal is one row an answer, with what its judge and the known answer say of it.
     by_judge = len(step.judges) > 0 and prompts.set.purpose is not EvalPurpose.OVER_REFUSAL
     many = step.draws
     for i, example in enumerate(prompts.rows):
@@ -138,7 +139,7 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
                 }  # fmt: skip
             continue
         (answer,) = answers[drawn]
-        line = verdicts[0][i] if 0 in verdicts else {"outcome": None, "reason": "ok"}
+        line = next((own[i] for own in verdicts.values()), {"outcome": None, "reason": "ok"})
         yield {
             **base,
             "judge": EXACT,
@@ -380,6 +381,8 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "sets": {one.name: one.label for one in plan.pool.sets.values() if one.name in asked},
         "reference": study.reference.model_dump(),
         "least_use": study.least_use,
+        "utility": list(study.utility or ()),
+        "matches": {p.set.name: p.set.match.value for p in plan.prompts if p.compared},
         "original": _original(plan),
         "attacks": attacks(plan),
         "holes": holes(plan, store, failures),
@@ -394,8 +397,8 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
 
 
 def _missing(plan: Plan) -> list[str]:
-    """Name the reference rows that the study does without."""
-    study, told = plan.study, []
+    """Name the reference rows, and the sets, that the study does without."""
+    study, told = plan.study, unshown(plan.study, plan.prompts)
     if study.reference.none not in study.lineups:
         told.append(f"no line-up '{study.reference.none}': nothing is compared with no defence")
     if all(choices[0].unit == PAID for choices in plan.attacks.values()):

@@ -133,6 +133,7 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         + sorted(sets - set(found.meta.sets)),
         "set_name": lambda kind: words.label(found, kind),
         "measures": "".join(f"{said} " for said in words.measures(found, sets)),
+        "utility_words": words.utility_words(found),
         "outcome_names": OUTCOMES[:-1],
         "show_text": show_text,
         "samples": list(samples(found, table, show_text)),

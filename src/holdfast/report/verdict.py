@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import DataError
-from holdfast.report import answer
+from holdfast.report import answer, words
 from holdfast.report.costs import cost_values
 from holdfast.report.judges import panel_values
 from holdfast.report.prices import price
@@ -44,6 +44,7 @@ def verdict(found: Findings) -> dict[str, Any]:
             "threshold": meta.thresholds[0],
             "thresholds": list(meta.thresholds),
             "least_use": meta.least_use,
+            "utility": words.utility(found),
             "level": estimates.LEVEL,
             "undefended": meta.none,
             "original": meta.original,

@@ -43,6 +43,10 @@ class Meta:
     not_tested: tuple[str, ...] = ()
     world: bool = False
     least_use: float = 0.9
+    utility: tuple[str, ...] = ()
+    """Sets that benign utility is counted on; none named means all of purpose exact."""
+    matches: Mapping[str, str] = field(default_factory=dict)
+    """When an answer to a set is the known one, where that is not word for word."""
     original: str = ""
     original_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     holes: tuple[Mapping[str, Any], ...] = ()
@@ -79,6 +83,8 @@ class Meta:
             not_tested=tuple(meta.get("not_tested") or ()),
             world=bool(meta.get("world", False)),
             least_use=float(meta.get("least_use") or 0.9),
+            utility=tuple(meta.get("utility") or ()),
+            matches=dict(meta.get("matches") or {}),
             original=str(meta.get("original") or reference.get("none", "none")),
             original_at={
                 name: tuple(about.get("original_at") or ())

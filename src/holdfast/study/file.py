@@ -189,6 +189,9 @@ class Study(Fields):
     least_use: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Share of the undefended model's benign utility that a line-up must be shown to keep, or it is
     not ranked; source: ours, docs/adr/0005."""
+    utility: Annotated[tuple[str, ...], AsTuple, Field(min_length=1)] | None = None
+    """Evaluation sets that benign utility is counted on, asked of the evaluator: of purpose exact,
+    options, lm_eval or task. None means all of purpose exact."""
     reference: Reference = Reference()
     """The rows every other is compared with."""
     not_tested: Annotated[tuple[str, ...], AsTuple] = ()

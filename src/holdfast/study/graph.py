@@ -179,11 +179,16 @@ class Graph:
             asked[i] = step
         return Point(name, budget, asked)
 
-    def judges_of(self, prompts: Prompts) -> range:
-        """Give the judges that read a set, as its scorer says: all, the first or none."""
+    def judges_of(self, prompts: Prompts) -> list[int]:
+        """Give the judges that read a set, as its scorer says.
+
+        All that tell harm, the first that tells a refusal, or none.
+        """
+        judges = self.parts.judges
         if prompts.set.scorer is Scorer.JUDGES:
-            return range(len(self.parts.judges))
-        return range(1 if prompts.set.scorer is Scorer.JUDGE else 0)
+            return [j for j, judge in enumerate(judges) if judge.tells_harm]
+        able = [j for j, judge in enumerate(judges) if judge.tells_refusals]
+        return able[:1] if prompts.set.scorer is Scorer.JUDGE else []
 
 
 def _label(released: Released) -> str:

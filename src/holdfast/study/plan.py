@@ -26,7 +26,13 @@ from holdfast.study.looking import Looking
 from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
-from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
+from holdfast.study.runnable import (
+    check_judges,
+    check_methods,
+    check_rows,
+    check_selection,
+    check_utility,
+)
 
 
 class Plan:
@@ -56,6 +62,7 @@ class Plan:
         side = Side.DEFENDER_SELECTION if rehearsal else Side.EVALUATOR
         self.headline = headline(study, parts.pool, self.prompts, side)
         check_judges(parts, self.prompts)
+        check_utility(study, self.prompts)
         check_rows(study, parts)
         if not rehearsal:
             check_selection(study, parts, self.prompts, self.headline)
