@@ -28,6 +28,8 @@ from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import DataError, HoldfastError
+from holdfast.stats.rows import Outcomes
+from holdfast.stats.tuning import gains
 from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
@@ -40,17 +42,22 @@ EXACT = "exact"
 Row = dict[str, Any]
 
 
-def outcomes(plan: Plan, store: Store, lineups: Collection[str] = ()) -> list[Row]:
+def outcomes(
+    plan: Plan,
+    store: Store,
+    lineups: Collection[str] = (),
+    tracks: Sequence[Track] | None = None,
+) -> list[Row]:
     """Give the outcomes table: one row per cell, prompt and judge, in the study's order.
 
-    Of some line-ups alone where any are named. What is not in the store is left out; `holes` names
-    it.
+    Of some line-ups alone where any are named, and of other `tracks` than the attackers' where they
+    are given. What is not in the store is left out; `holes` names it.
     """
     known: dict[str, list[Row]] = {}
     rows: list[Row] = []
     have = {kind: store.keys(kind) for kind in ("generate", "judge")}
     owned: dict[tuple[str, int], int] = {}
-    for track in plan.tracks:
+    for track in plan.tracks if tracks is None else tracks:
         if lineups and track.lineup not in lineups:
             continue
         for budget, point in track.points:
@@ -284,7 +291,8 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
         }
         found.setdefault((track.lineup, row["what"]), row)
 
-    for track in plan.tracks:
+    for track in (*plan.tracks, *plan.tunings):
+        honest = track.method is plan.tuning
         gone = [step for step in track.released.chain if step.key not in have["defend"]]
         if gone:
             add(track, f"defence {gone[0].method.name()}", gone[0].label, paid=True)
@@ -295,11 +303,11 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
             add(track, what, measure.label, paid=True)
         for budget, point in track.points:
             name = f"{track.attacker} {track.variant}".strip() if budget else "the release"
-            paid = track.method.unit == PAID or not budget
+            paid = not budget or (track.method.unit == PAID and not honest)
             label = labels[point.key]
             for step in point.asked.values():
                 if step.key not in have["generate"]:
-                    add(track, name, label, paid=paid, free=not paid)
+                    add(track, name, label, paid=paid, free=not (paid or honest))
                     continue
                 for number, key in step.judges.items():
                     if key not in have["judge"]:
@@ -307,7 +315,8 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
                         what, why = f"judge {judge} on {name}", f"judge {label}: {judge}"
                         if failure(label) and not failure(why):
                             what, why = name, label  # it stopped on its way, and was not judged
-                        add(track, what, why, paid=paid and first, free=not paid and first)
+                        free = first and not (paid or honest)
+                        add(track, what, why, paid=paid and first, free=free)
     return list(found.values())
 
 
@@ -389,11 +398,25 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "provenance": {**made_on(plan, store), **_origins(plan), "plan": plan.fingerprint}
         | {"prompts": formats.samples(plan.starts.values())},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
+        "tuning": tuned(plan, store),
         "categories": categories(plan),
         "leakage": asdict(leakage(plan, store)),
         "world": world,
         "flags": flags,
     }
+
+
+def tuned(plan: Plan, store: Store) -> dict[str, Any]:
+    """Say what honest fine-tuning taught each line-up; nothing where the study has none."""
+    method = plan.tuning
+    if method is None:
+        return {}
+    rows = outcomes(plan, store, tracks=plan.tunings)
+    loop = method.loop
+    how = f"rate {loop.lr:g}, batch {loop.batch}{f', LoRA {loop.lora.rank}' if loop.lora else ''}"
+    table = Outcomes(rows)
+    found = gains(table, plan.judges[0].name(), plan.study.reference.none)
+    return {"role": method.role, "loop": how, "gains": [asdict(one) for one in found]}
 
 
 def _missing(plan: Plan) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from holdfast.api import PAID
 from holdfast.disk import write_bytes
-from holdfast.report import answer, figures, inside, panels, shared, text, words
+from holdfast.report import answer, figures, inside, panels, shared, text, tuning, words
 from holdfast.report.gaps import gaps
 from holdfast.report.judges import coefficient, warnings
 from holdfast.report.prices import claim, price
@@ -139,6 +139,7 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         "samples": list(samples(found, table, show_text)),
         "not_tested": [*found.meta.not_tested, *ALWAYS_UNTESTED],
         "shared": list(shared.cells(found.meta.leakage)),
+        "tuning": list(tuning.cells(found)),
         "provenance": list(provenance(found.meta.provenance)),
     }
 
@@ -216,9 +217,10 @@ def _contents(found: Findings) -> list[tuple[str, str]]:
     ]
     judges = [("judges", "Judges")] if found.panel else []
     told = [("shared", "Shared prompts")] if found.meta.leakage else []
+    taught = [("tuning", "Honest fine-tuning")] if found.meta.tuning else []
     signs = [("signs", "Did it act?")] if any(one.sign for one in found.lineups.values()) else []
     return [
         ("summary", "At a glance"), *threats, ("outcomes", "Outcomes"), ("release", "As released"),
-        *signs, *judges, ("samples", "Answers"), ("untested", "Not tested"),
+        *taught, *signs, *judges, ("samples", "Answers"), ("untested", "Not tested"),
         ("reading", "How to read"), *told, ("provenance", "Provenance"),
     ]  # fmt: skip

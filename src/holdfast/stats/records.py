@@ -52,6 +52,8 @@ class Meta:
     holes: tuple[Mapping[str, Any], ...] = ()
     leakage: Mapping[str, Any] = field(default_factory=dict)
     """What its sides share (`holdfast.data.audit.Leakage` as plain data); empty in older tables."""
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """What honest fine-tuning taught (`role`, `loop`, `gains`); empty where the study has none."""
     at_inference: tuple[str, ...] = ()
     """Attackers with a choice that acts while the model answers, in no checkpoint."""
 
@@ -94,6 +96,7 @@ class Meta:
             },
             holes=tuple(meta.get("holes") or ()),
             leakage=dict(meta.get("leakage") or {}),
+            tuning=dict(meta.get("tuning") or {}),
             at_inference=tuple(
                 name
                 for name, about in (meta.get("attacks") or {}).items()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 
-from holdfast.api import Count
+from holdfast.api import Count, FineTuning, Loop
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
 from holdfast.data.audit import THRESHOLD
 from holdfast.data.format import DATE, check_variables, day
@@ -132,6 +132,21 @@ class Analysis(Fields):
     deepest, after the final norm if it is the last block."""
 
 
+class Tuning(Fields):
+    """Honest fine-tuning of every released model: what it can still be taught, and at what harm."""
+
+    loop: Loop = FineTuning.model_fields["loop"].default
+    """How it trains, as an attack by fine-tuning does; source of the default: that attack's."""
+    budgets: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] = FineTuning.model_fields[
+        "evaluate_at"
+    ].default
+    """Examples seen at which the model is asked; source of the default: the attack's budgets."""
+    role: Literal["task", "benign"] = "task"
+    """Role of the rows it is trained on, of the attacker's side."""
+    distinct: Count | None = None
+    """Distinct rows; None means all there are."""
+
+
 class LeakageCheck(Fields):
     """What counts as the same prompt on two sides, and from how many on a study is refused."""
 
@@ -198,6 +213,8 @@ class Study(Fields):
     """What the report must say was left out."""
     analysis: Analysis | None = None
     """Hidden states before and after an attack; None looks at none."""
+    tuning: Tuning | None = None
+    """Honest fine-tuning of every line-up; None tries none."""
     leakage: LeakageCheck = LeakageCheck()
     """How prompts that are on two sides are looked for before anything is trained."""
 
@@ -267,8 +284,9 @@ def _sections(data: object) -> object:
     ):
         if section in data:
             data[section] = decode(entry, data[section], f"study.{section}")
-    if data.get("analysis") is not None:
-        data["analysis"] = decode(Analysis, data["analysis"], "study.analysis")
+    for section, entry in (("analysis", Analysis), ("tuning", Tuning)):
+        if data.get(section) is not None:
+            data[section] = decode(entry, data[section], f"study.{section}")
     return data
 
 

@@ -67,9 +67,9 @@ class Plan:
         if not rehearsal:
             check_selection(study, parts, self.prompts, self.headline)
         attacked = digest([self.content, "rehearsal"]) if rehearsal else self.content
-        graph = Graph(study, parts, self.prompts, self.content, attacked)
+        graph = Graph(study, parts, self.prompts, self.headline, self.content, attacked)
         self.defends, self.trajectories = graph.defends, graph.trajectories
-        self.tracks = graph.tracks
+        self.tracks, self.tunings, self.tuning = graph.tracks, graph.tunings, parts.tuning
         self.looking = Looking(self, study.analysis) if study.analysis else None
         self.measures: dict[tuple[str, int], Measure] = measures(study, self.tracks)
 

@@ -86,6 +86,8 @@ def check_rows(study: Study, parts: Parts) -> None:
         for i, choice in enumerate(choices):
             where = f"study.attacks.{name}[{i}].{choice.name()}"
             _draw(parts.attack_pool, choice, seed, where, seen)
+    if parts.tuning is not None:
+        _draw(parts.attack_pool, parts.tuning, seed, "study.tuning", seen)
 
 
 def _draw(
