@@ -178,9 +178,7 @@ class SDD(LossDefence):
             what=self.name(),
         )
 
-    def _irrelevant(
-        self, pool: Pool, side: Side, seed: int, n: int | None = None
-    ) -> list[Example]:
+    def _irrelevant(self, pool: Pool, side: Side, seed: int, n: int | None = None) -> list[Example]:
         """Give the first n prompts of a side, or all, an irrelevant answer, categories in turn.
 
         A prompt's answer hangs on no number of prompts, so a larger draw contains a smaller one.

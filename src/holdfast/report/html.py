@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from holdfast.api import PAID
 from holdfast.disk import write_bytes
-from holdfast.report import answer, figures, inside, panels, paper, shared, text, words
+from holdfast.report import (
+    answer,
+    figures,
+    inside,
+    panels,
+    paper,
+    shared,
+    text,
+    tuning,
+    words,
+)
 from holdfast.report.gaps import gaps
 from holdfast.report.judges import coefficient, warnings
 from holdfast.report.prices import claim, price
@@ -138,11 +148,13 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         + sorted(sets - set(found.meta.sets)),
         "set_name": lambda kind: words.label(found, kind),
         "measures": "".join(f"{said} " for said in words.measures(found, sets)),
+        "utility_words": words.utility_words(found),
         "outcome_names": OUTCOMES[:-1],
         "show_text": show_text,
         "samples": list(samples(found, table, show_text)),
         "not_tested": [*found.meta.not_tested, *ALWAYS_UNTESTED],
         "shared": list(shared.cells(found.meta.leakage)),
+        "tuning": list(tuning.cells(found)),
         "provenance": list(provenance(found.meta.provenance)),
     }
 
@@ -221,9 +233,10 @@ def _contents(found: Findings) -> list[tuple[str, str]]:
     judges = [("judges", "Judges")] if found.panel else []
     told = [("shared", "Shared prompts")] if found.meta.leakage else []
     published = [("published", "Published figures")] if found.meta.published else []
+    taught = [("tuning", "Honest fine-tuning")] if found.meta.tuning else []
     signs = [("signs", "Did it act?")] if any(one.sign for one in found.lineups.values()) else []
     return [
         ("summary", "At a glance"), *threats, ("outcomes", "Outcomes"), ("release", "As released"),
-        *signs, *judges, *published, ("samples", "Answers"), ("untested", "Not tested"),
+        *taught, *signs, *judges, *published, ("samples", "Answers"), ("untested", "Not tested"),
         ("reading", "How to read"), *told, ("provenance", "Provenance"),
     ]  # fmt: skip

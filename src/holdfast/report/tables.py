@@ -70,7 +70,13 @@ class Tabled:
     @cached_property
     def choices(self) -> Choices:
         """Give what was counted under attacks that are paid for."""
-        found = Choices(self.outcomes, self.meta.judges[0], self.meta.headline, side=self.side)
+        found = Choices(
+            self.outcomes,
+            self.meta.judges[0],
+            self.meta.headline,
+            side=self.side,
+            utility=self.meta.utility,
+        )
         if not found.labels:
             raise ConfigError(
                 "table", "this study ran no attack that is paid for in examples", "ask for `free`"

@@ -27,7 +27,13 @@ from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
 from holdfast.study.published import figures
-from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
+from holdfast.study.runnable import (
+    check_judges,
+    check_methods,
+    check_rows,
+    check_selection,
+    check_utility,
+)
 from holdfast.study.standins import StandIns
 
 
@@ -63,13 +69,14 @@ class Plan:
         check_judges(parts, self.prompts)
         said = study.published
         self.published = figures(said, study, parts) if said is not None else {}
+        check_utility(study, self.prompts)
         check_rows(study, parts)
         if not rehearsal:
             check_selection(study, parts, self.prompts, self.headline)
         attacked = digest([self.content, "rehearsal"]) if rehearsal else self.content
-        graph = Graph(study, parts, self.prompts, self.content, attacked)
+        graph = Graph(study, parts, self.prompts, self.headline, self.content, attacked)
         self.defends, self.trajectories = graph.defends, graph.trajectories
-        self.tracks = graph.tracks
+        self.tracks, self.tunings, self.tuning = graph.tracks, graph.tunings, parts.tuning
         self.looking = Looking(self, study.analysis) if study.analysis else None
         self.measures: dict[tuple[str, int], Measure] = measures(study, self.tracks)
 
