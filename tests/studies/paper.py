@@ -100,7 +100,7 @@ def _source(source: Any, folder: Path) -> dict[str, Any]:
     if name == "lm_eval":
         shots = f"_{fields['shots']}_shot" if "shots" in fields else ""
         task, set_ = BENCHMARKS[fields["task"]], f"{fields['task']}{shots}"
-        return {name: {**fields, "task": task, "set": set_, "folder": str(tasks(place, 2))}}
+        return {name: {**fields, "task": task, "set": set_, "folder": str(tasks(place, PROMPTS))}}
     if not place.exists():
         place.mkdir(parents=True)
         for split, rows in ROWS[name]().items():
