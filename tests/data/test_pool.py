@@ -82,6 +82,18 @@ def test_a_category_that_no_restricted_row_has_is_told():
     assert str(error.value) == "sgt.categories: no row is of category 'breads'; known: none"
 
 
+def test_only_the_rows_of_some_sources_are_kept():
+    rows = [replace(row, source=f"s{i % 2}") for i, row in enumerate(topical().rows(Side.DEFENDER))]
+    pool = Pool(rows)
+    kept = pool.brought_by(["s1"])
+    assert [row.source for row in kept.rows(Side.DEFENDER)] == ["s1"] * (len(rows) // 2)
+    assert len(pool.rows(Side.DEFENDER)) == len(rows), "the pool it came from is as it was"
+    assert pool.brought_by([]) is pool
+    with pytest.raises(ConfigError) as error:
+        pool.brought_by(["s0", "s2"], "sgt.sources")
+    assert str(error.value) == ("sgt.sources: no row is of source 's2'; known: s0, s1")
+
+
 def test_prompts_alone_are_not_trained_on():
     rows = [
         example(f"{role} {i} {side}", "So." if i else None, role=role, side=side)

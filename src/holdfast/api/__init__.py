@@ -20,7 +20,7 @@ from holdfast.api.defence import (
     WeightDefence,
 )
 from holdfast.api.effort import CONSTANT, TRAINED, Blocks, Effort, Rows, passed, to_outputs
-from holdfast.api.evalset import EvalPurpose, EvalSet, Scorer
+from holdfast.api.evalset import EvalPurpose, EvalSet, Match, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.api.judge import (
     MOST_UNSCORED,
@@ -79,6 +79,7 @@ __all__ = [
     "Loop",
     "Loss",
     "LossDefence",
+    "Match",
     "Method",
     "NotNegative",
     "Outcome",

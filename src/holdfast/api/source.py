@@ -59,6 +59,8 @@ class Source(Method):
     """A data set: rows with roles, and sides where it declares them."""
 
     kind: ClassVar[str] = "source"
+    asked_alone: ClassVar[bool] = False
+    """Whether all its rows are the evaluator's: no step that trains hangs on it, or on its key."""
 
     def examples(self) -> list[Example]:
         """Give every row."""
@@ -81,6 +83,10 @@ class Source(Method):
         A row belongs to the set that its `meta["set"]` names; reports keep the order.
         """
         return ()
+
+    def declared_sets(self) -> Sequence[EvalSet]:
+        """Give the evaluation sets without reading a row; by default those of `sets`."""
+        return self.sets()
 
     def content(self) -> str:
         """Give a hash of what the rows are made from (local files: their bytes).

@@ -41,6 +41,8 @@ class Trainable(Method):
     categories: Annotated[tuple[str, ...], AsTuple, Field(json_schema_extra=LATER)] = ()
     """Categories of the restricted rows (`refusal`, `harmful`) it sees; empty means all. Benign and
     task rows are seen whatever their category."""
+    sources: Annotated[tuple[str, ...], AsTuple, Field(json_schema_extra=LATER)] = ()
+    """Sources whose rows it sees, by name; empty means all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,13 +71,14 @@ class Trainable(Method):
         return 0
 
     def sees(self, pool: Pool) -> Pool:
-        """Give the pool without the restricted rows of other `categories`, and without rows that
-        would teach nothing.
+        """Give the pool without the rows of other `sources`, without the restricted rows of other
+        `categories`, and without rows that would teach nothing.
 
         Raises:
-            ConfigError: no restricted row of the pool is of one of them.
+            ConfigError: no row of the pool is of such a source, no restricted one of a category.
         """
-        seen = pool.only(self.categories, f"{self.name()}.categories")
+        seen = pool.brought_by(self.sources, f"{self.name()}.sources")
+        seen = seen.only(self.categories, f"{self.name()}.categories")
         return seen.answered(besides=self.writes_answers())
 
     def writes_answers(self) -> tuple[str, ...]:

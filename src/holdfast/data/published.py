@@ -26,6 +26,7 @@ from holdfast.api import (
     EvalPurpose,
     EvalSet,
     Labelled,
+    Match,
     Scorer,
     Source,
     Told,
@@ -413,13 +414,16 @@ class Answered(Published):
 
     label: ClassVar[str]
     """What heads its column in reports."""
+    match: ClassVar[Match] = Match.EXACT
+    """When an answer is the known one."""
 
     purpose: Literal["task", "exact"] = "task"
     """What it is for: `task`, what an honest customer fine-tunes on, or `exact`, benign utility."""
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set: scored by comparing with the known answer."""
-        return (EvalSet(self.name(), EvalPurpose(self.purpose), Scorer.EXACT, self.label),)
+        purpose = EvalPurpose(self.purpose)
+        return (EvalSet(self.name(), purpose, Scorer.EXACT, self.label, self.match),)
 
     def told(self) -> tuple[Told, ...]:
         """Give a row for each published one."""

@@ -156,7 +156,7 @@ class Estimator:
             context = memory.shape(start.files).context
             for i, prompts in enumerate(self.plan.prompts):
                 of = self.counter.of(start, prompts.rows)
-                room = of.prompt + (of.response if prompts.chosen else answer)
+                room = of.prompt + (answer if prompts.sampled else of.response)
                 if context is not None and room > context:
                     raise DataError(
                         f"study.evaluation[{i}]",
@@ -255,8 +255,8 @@ class Estimator:
         prompts, sampler = self.plan.prompts[step.evaluation], self.plan.study.generation
         lengths = self.counter.of(start, prompts.rows)
         number = len(prompts.rows) * step.draws
-        if prompts.chosen:
-            options = sum(len(row.known.options) for row in prompts.rows)
+        if not prompts.sampled:
+            options = sum(max(1, len(row.known.options)) for row in prompts.rows)
             each = Rows(options, lengths.prompt, max(1.0, lengths.response))
             flops = Effort(each.tokens, each.said).flops(of.body, of.head)
             answer, seconds = 0.0, flops / self.on.speed(width)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from holdfast.api import Match
 from holdfast.data import audit
 from holdfast.data.example import Side
 from holdfast.study.file import Study
@@ -25,7 +26,14 @@ from holdfast.study.looking import Looking
 from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
-from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
+from holdfast.study.published import figures
+from holdfast.study.runnable import (
+    check_judges,
+    check_methods,
+    check_rows,
+    check_selection,
+    check_utility,
+)
 from holdfast.study.standins import StandIns
 
 
@@ -50,7 +58,8 @@ class Plan:
         self.lineups, self.attacks, self.variants = parts.lineups, parts.attacks, parts.variants
         self.starts, self.original = parts.starts, parts.original
         check_methods(study, parts)
-        self.content = digest([[s.identity(), s.content()] for s in parts.sources])
+        seen = [one for one in parts.sources if not one.asked_alone]
+        self.content = digest([[one.identity(), one.content()] for one in seen])
         self.prompts = [
             draw(parts.pool, wanted, f"study.evaluation[{i}]")
             for i, wanted in enumerate(study.evaluation)
@@ -58,13 +67,16 @@ class Plan:
         side = Side.DEFENDER_SELECTION if rehearsal else Side.EVALUATOR
         self.headline = headline(study, parts.pool, self.prompts, side)
         check_judges(parts, self.prompts)
+        said = study.published
+        self.published = figures(said, study, parts) if said is not None else {}
+        check_utility(study, self.prompts)
         check_rows(study, parts)
         if not rehearsal:
             check_selection(study, parts, self.prompts, self.headline)
         attacked = digest([self.content, "rehearsal"]) if rehearsal else self.content
-        graph = Graph(study, parts, self.prompts, self.content, attacked)
+        graph = Graph(study, parts, self.prompts, self.headline, self.content, attacked)
         self.defends, self.trajectories = graph.defends, graph.trajectories
-        self.tracks = graph.tracks
+        self.tracks, self.tunings, self.tuning = graph.tracks, graph.tunings, parts.tuning
         self.looking = Looking(self, study.analysis) if study.analysis else None
         self.measures: dict[tuple[str, int], Measure] = measures(study, self.tracks)
 
@@ -130,4 +142,6 @@ class Plan:
         made = [sorted(self.needed[kind]) for kind in ("judge", "generate", "measure")]
         if self.looking:
             made.append(sorted(self.needed["analyse"]))
+        counted = [[one.set.name, one.set.match, one.set.metric] for one in self.prompts]
+        made += [one for one in counted if one[1:] != [Match.EXACT, ""]]
         return digest([tracks, *made])

@@ -50,12 +50,15 @@ class StandIns:
                 "fetch them once with `holdfast plan`, or name a folder of downloaded files",
             )
         guessed = any(told.guess for told in declared.rows)
-        self.lengths[source.name()] = declared
+        name = source.name()
+        if name in self.lengths:  # one source twice, such as a benchmark with other shots
+            name = f"{name} at {where}"
+        self.lengths[name] = declared
         self.missing.append(
-            f"source {source.name()}: not fetched; numbers of rows are "
+            f"source {name}: not fetched; numbers of rows are "
             f"{'partly a guess' if guessed else 'as published'}, lengths {declared.origin}"
         )
-        return _standing(source, declared)
+        return _standing(source, declared, name)
 
     def start(self, name: str, entry: ModelEntry) -> Start:
         """Give a model entry, found on this machine or known by its shape.
@@ -91,9 +94,9 @@ def is_standing(start: Start) -> bool:
     return isinstance(start.files, AbsentFiles)
 
 
-def _standing(source: Source, declared: Declared) -> Source:
-    """Give a source with the same name and fields, whose rows are placeholders."""
-    rows = tuple(_rows(source, declared))
+def _standing(source: Source, declared: Declared, name: str) -> Source:
+    """Give a source with the same fields, whose rows are placeholders called after `name`."""
+    rows, sets = tuple(_rows(source, declared, name)), source.declared_sets()
     base: Any = type(source)
 
     class Standing(base):
@@ -102,6 +105,10 @@ def _standing(source: Source, declared: Declared) -> Source:
         def examples(self) -> list[Example]:
             """Give as many rows as are declared."""
             return list(rows)
+
+        def sets(self) -> Sequence[EvalSet]:
+            """Give its sets as it declares them."""
+            return sets
 
         def content(self) -> str:
             """Give what they are made from: the declaration."""
@@ -116,10 +123,9 @@ def _standing(source: Source, declared: Declared) -> Source:
     return made
 
 
-def _rows(source: Source, declared: Declared) -> Iterator[Example]:
-    sets = {one.name: one for one in source.sets()}
+def _rows(source: Source, declared: Declared, name: str) -> Iterator[Example]:
+    sets = {one.name: one for one in source.declared_sets()}
     held_out = any(told.side is not None for told in declared.rows)
-    name = source.name()
     for kind, told in enumerate(declared.rows):
         shared = "pair" if told.paired else f"{kind}"
         about = itertools.cycle(itertools.product(told.categories, told.styles))
@@ -141,8 +147,11 @@ def _known(told: Told, of: EvalSet | None, style: str) -> Mapping[str, Any]:
     if of is None:
         return {}
     found: dict[str, Any] = {"set": of.name, "style": style, "phrasing": 0}
+    if of.scorer is Scorer.LM_EVAL:
+        options = [f"option {i}" for i in range(told.options)]
+        return found | {"lm_eval": {"task": of.name, "asked": of.name}, "options": options}
     if told.options or of.scorer is Scorer.OPTIONS:
-        options: Sequence[str] = [f"option {i}" for i in range(told.options or 4)]
+        options = [f"option {i}" for i in range(told.options or 4)]
         return found | {"options": options, "answer_index": 0}
     if of.purpose in (EvalPurpose.EXACT, EvalPurpose.TASK):
         found["answer"] = "placeholder answer"

@@ -437,6 +437,24 @@ class SGT(LossDefence):
 
     # ---- what it did
 
+    def goal_states(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        rows: Sequence[Example],
+        layers: Sequence[int],
+        kept: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Give the base's states with the trigger inserted."""
+        return nn.opening_states(
+            model,
+            encoder,
+            rows,
+            layers,
+            trigger=kept["trigger"].to(next(model.parameters()).device),
+            place=self.trigger.position,
+        )
+
     def diagnostic(self, run: Run, state: SGTState | None) -> dict[str, float]:
         """Measure trigger and anchoring on held-out prompts; see `sgt.diagnostics`.
 
