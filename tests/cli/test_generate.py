@@ -132,6 +132,7 @@ def test_the_sampler_is_listed(bench: Path, capsys: pytest.CaptureFixture[str]) 
     ) in capsys.readouterr().out
     about = json.loads(Path("said.jsonl.json").read_text())
     assert about["sampler"] == Sampler(max_new_tokens=4, batch=2).model_dump(mode="json")
+    assert about["format"] == {"format": "plain"}
     assert about["cut"] == sum(row["finish_reason"] == "length" for row in read("said.jsonl"))
     run(["generate", "--help"])
     told = capsys.readouterr().out

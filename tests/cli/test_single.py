@@ -273,6 +273,31 @@ def test_attack_generate_and_judge_on_files(bench: Path) -> None:
     assert len(texts[0].splitlines()) == 6
 
 
+def test_a_mark_of_an_attack_outlives_hardening(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {"file": "a.gguf", "weights": "dequantised from Q4_1 to fp32"}
+    Path("model/holdfast.json").write_text(json.dumps({"source": source}))
+    plain = ["--model", "model", "--format", "plain"]
+    assert run(["attack", "harmful_sft", *plain, *SFT, "--out", "broken"]) == 0
+    capsys.readouterr()
+    broken = ["--model", "broken", *defend()[4:]]
+    assert run(["defend", "sgt", *broken]) == 0
+    assert (
+        "warning: --model: its weights were attacked; so this is marked too\n"
+        in capsys.readouterr().err
+    )
+    assert run(["attack", "harmful_sft", "--model", "out", *plain[2:], *SFT, "--out", "again"]) == 0
+    said = json.loads(Path("out/holdfast.json").read_text())
+    assert said["attacked"] is True
+    last = json.loads(Path("again/holdfast.json").read_text())["history"]
+    assert [step.get("model") for step in last] == [None, "model", "broken"]
+    assert last[0] == {"source": source}
+    card = Path("out/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "**The weights it started from had been attacked.** Do not publish it." in card
+    assert "- first read from: a.gguf, dequantised from Q4_1 to fp32" in card
+
+
 def test_prompts_alone_harden_as_the_page_writes_it(bench: Path) -> None:
     write(Path("prompts.jsonl"), [{"instruction": row["ask"]} for row in records(Role.REFUSAL)])
     answers = [{"instruction": row["ask"], "output": row["say"]} for row in records(Role.BENIGN)]
@@ -460,8 +485,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     bench: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tensors = weights("model")
-    nan = tensors["model.layers.1.mlp.down_proj.weight"]
-    nan[0, 0] = float("nan")
+    tensors["model.layers.1.mlp.down_proj.weight"].fill_(3e38)  # finite, but no sum of it is
     save_file(tensors, "model/model.safetensors", metadata={"format": "pt"})
     assert run(defend()) == 1
     said = capsys.readouterr().err.splitlines()[-1]
