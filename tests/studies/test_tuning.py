@@ -64,7 +64,9 @@ def test_a_study_tells_what_was_learnt_and_what_became_of_harm(
     assert taught["gain"]["value"] == 1.0
     assert 0 < taught["gain"]["low"] < 1
     assert taught["beside"] is None  # it is the undefended model
-    assert seen["refusal_sft", "craft", 40.0]["beside"]["value"] == 0.0
+    hardened = seen["refusal_sft", "craft", 40.0]
+    assert hardened["beside"]["value"] == hardened["gain"]["value"] - 1.0
+    assert hardened["beside"]["low"] <= hardened["beside"]["value"]
     assert taught["before"]["n"] == 6
     assert seen["none", "restricted", 40.0]["purpose"] == "harm"
     page = (store / "toy" / "report.html").read_text()
