@@ -82,6 +82,18 @@ def test_a_category_that_no_restricted_row_has_is_told():
     assert str(error.value) == "sgt.categories: no row is of category 'breads'; known: none"
 
 
+def test_only_the_rows_of_some_sources_are_kept():
+    rows = [replace(row, source=f"s{i % 2}") for i, row in enumerate(topical().rows(Side.DEFENDER))]
+    pool = Pool(rows)
+    kept = pool.brought_by(["s1"])
+    assert [row.source for row in kept.rows(Side.DEFENDER)] == ["s1"] * (len(rows) // 2)
+    assert len(pool.rows(Side.DEFENDER)) == len(rows), "the pool it came from is as it was"
+    assert pool.brought_by([]) is pool
+    with pytest.raises(ConfigError) as error:
+        pool.brought_by(["s0", "s2"], "sgt.sources")
+    assert str(error.value) == ("sgt.sources: no row is of source 's2'; known: s0, s1")
+
+
 def test_prompts_alone_are_not_trained_on():
     rows = [
         example(f"{role} {i} {side}", "So." if i else None, role=role, side=side)
@@ -254,6 +266,9 @@ def test_a_method_sees_what_was_dropped_of_its_categories():
     rows = [replace(row, category="c" + row.prompt[-2]) for row in sided(*TWO)]
     pool = Pool([*rows, *(replace(row, category="c1") for row in world())])
     assert len(pool.only(["c1"]).given(Side.ATTACKER)) == 1
+    other = replace(sided(Side.DEFENDER, n=9)[8], source="other")
+    brought = Pool([*rows, other]).brought_by(["other"])
+    assert brought.given(Side.DEFENDER) == [other]
     unsaid = [replace(row, response=None) for row in sided(*TWO)]
     said = example("Alone?", "No.", role=Role.REFUSAL, side=Side.DEFENDER)
     alone = example("Alone too?", role=Role.REFUSAL, side=Side.DEFENDER)

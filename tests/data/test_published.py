@@ -15,9 +15,10 @@ import pytest
 from holdfast.api.registry import find as find_method
 from holdfast.api.registry import make, names
 from holdfast.data.example import Side
+from holdfast.data.folder import find
 from holdfast.data.hub import Split
 from holdfast.data.pool import Pool, side_of
-from holdfast.data.published import Published, find, training_side
+from holdfast.data.published import Published, training_side
 from holdfast.data.sources.gsm8k import GSM8K
 from holdfast.data.sources.wildguardmix import WildGuardMix
 from holdfast.data.sources.xstest import XSTest

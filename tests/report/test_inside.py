@@ -35,7 +35,12 @@ def tables(seeds: int = 3, layers: int = 4) -> tuple[list[dict[str, Any]], list[
                     )  # fmt: skip
             states = ("released", "attacked") if name == "none" else tuple(inside.STATES)
             for state in states:
-                middle = {"undefended": (-2, 0), "released": (1, 0.5), "attacked": (0, -i)}[state]
+                middle = {
+                    "undefended": (-2, 0),
+                    "goal": (2, 1),
+                    "released": (1, 0.5),
+                    "attacked": (0, -i),
+                }[state]
                 for n, (x, y) in enumerate(generator.normal(middle, 0.4, size=(32, 2)).tolist()):
                     points.append(
                         {

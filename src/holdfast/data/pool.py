@@ -161,6 +161,29 @@ class Pool:
         }
         return made
 
+    def brought_by(self, sources: Sequence[str], where: str = "sources") -> Self:
+        """Give a pool of the rows that these sources brought; none named keeps all.
+
+        Raises:
+            ConfigError: no row, on any side, is of a source.
+        """
+        if not sources:
+            return self
+        known = {row.source for some in self._rows.values() for row in some}
+        for one in sources:
+            if one not in known:
+                raise ConfigError(where, f"no row is of source '{one}'", did_you_mean(one, known))
+        made = copy.copy(self)
+        made._rows = {
+            side: [row for row in some if row.source in sources]
+            for side, some in self._rows.items()
+        }
+        made._lost = {
+            side: [one for one in lost if one.row.source in sources]
+            for side, lost in self._lost.items()
+        }
+        return made
+
     def answered(self, besides: Collection[str] = ()) -> Self:
         """Give a pool without prompts alone among what is trained on: they would teach nothing.
 

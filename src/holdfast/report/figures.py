@@ -37,10 +37,11 @@ OUTCOME_FILLS = {
 """Fill of each outcome: what is safe is pale, harm is the darkest, in grey as in colour."""
 
 CLOUDS = {
-    "undefended": ("#7d7d77", "+", True), "released": ("#1d7a70", "o", False),
-    "attacked": ("#16262b", "^", True),
+    "undefended": ("#7d7d77", "+", True), "goal": ("#b3541e", "x", True),
+    "released": ("#1d7a70", "o", False), "attacked": ("#16262b", "^", True),
 }  # fmt: skip
-"""Colour, marker and filling of each set of states: crosses, rings and triangles, also in grey."""
+"""Colour, marker and filling of each set of states: crosses upright and leaning, rings,
+triangles, so that they differ in grey too."""
 
 AXES = {
     PAID: "fine-tuning examples seen", "block": "block, counted from the input",

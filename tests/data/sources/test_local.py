@@ -177,3 +177,27 @@ def test_the_old_name_leads_to_the_new_one() -> None:
     with pytest.raises(ConfigError) as caught:
         make("source", {"file": {"path": "a.jsonl", "role": "benign"}}, "study.sources[0]")
     assert str(caught.value) == "study.sources[0]: no source 'file'; did you mean 'local'?"
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"role": "benign", "match": "contained"},
+            "{path}: `match` of no evaluation set; name one in `evaluation_set`",
+        ),
+        (
+            {"role": "harmful", "match": "contained", "evaluation_set": "x"},
+            "{path}: purpose 'harm' compares no answer, so `match` says nothing; leave it out, or "
+            "set the purpose",
+        ),
+    ],
+)
+def test_a_match_without_an_answer_is_one_line(
+    fields: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "placeholder prompt 1", "response": "placeholder"}\n')
+    with pytest.raises(DataError) as caught:
+        Local(path=str(path), **fields).examples()
+    assert str(caught.value) == line.format(path=path)

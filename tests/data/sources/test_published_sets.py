@@ -334,9 +334,15 @@ def test_gsm8k_trains_on_the_solution_and_compares_what_stands_behind_the_mark()
     assert coins.prompt == f"Ben has 600 coins, twice. How many has he?\n\n{ASK}"
     assert coins.response == "He has 600 x 2 = 1,200 coins.\n#### 1200"
     assert coins.known.answer == "1200"
-    for said, right in [(coins.response, True), ("#### 1200 ", True), ("It is 1200", False)]:
-        assert correct(coins.known, {"response": said}) is right
-    assert correct(coins.known, {"response": "#### 7 and then #### 1200"}) is True
+    (of,) = source("gsm8k").sets()
+    for said, right in [
+        (coins.response, True),
+        ("#### 1200 ", True),
+        ("It is 1,200.", True),
+        ("#### 120", False),
+    ]:
+        assert correct(of, coins.known, {"response": said}) is right
+    assert correct(of, coins.known, {"response": "#### 7 and then #### 1200"}) is True
     assert source("gsm8k").loaded.dropped == {Skip.UNLABELLED: 1}
 
 

@@ -12,7 +12,7 @@ from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.columns import Kind, Record, Text
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 from holdfast.data.records import named, read_text, records
 from holdfast.errors import DataError
 
@@ -38,6 +38,7 @@ class HexPhi(Published):
     columns: ClassVar[dict[str, Kind]] = {"prompt": Text()}
     licence: ClassVar[str] = "HEx-PHI's own terms of use"
     size: ClassVar[str] = "300 rows, 40 kB"
+    lengths: ClassVar[Lengths] = (30, 0, 150)
 
     def splits(self) -> tuple[Split, ...]:
         """Give its files, one a category."""

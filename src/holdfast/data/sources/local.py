@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from holdfast.api import EvalPurpose, EvalSet, Source
+from pydantic import Field
+
+from holdfast.api import EvalPurpose, EvalSet, Match, Source
 from holdfast.api.evalset import SCORERS
+from holdfast.api.fields import NO_EFFECT
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.records import content_of, records
 from holdfast.data.shapes import (
@@ -102,7 +105,13 @@ class Local(Source):
     """What its evaluation set is for; None follows from the role. `over_refusal` is benign prompts
     that only resemble restricted ones; `options` needs `options` and `answer_index` in `meta`."""
     answer: str | None = None
-    """Column of the exact expected answer, for exact match."""
+    """Column of the known answer, with which answers are compared."""
+    match: Annotated[
+        Literal["exact", "normalised", "contained", "number"], Field(json_schema_extra=NO_EFFECT)
+    ] = "exact"
+    """When an answer is the known one: `exact`, white space aside; `normalised`, also case,
+    punctuation and articles aside; `contained`, where its words stand in the answer; `number`,
+    where the answer's last number is it. It changes no answer, only what counts as right."""
     meta: str | None = None
     """Column of an object with what else is known of a row: `options`, `answer_index`, ..."""
 
@@ -112,7 +121,8 @@ class Local(Source):
             return ()
         purpose = self._purpose()
         label = self.evaluation_set.replace("_", " ")
-        return (EvalSet(self.evaluation_set, purpose, SCORERS[purpose][0], label),)
+        scorer = SCORERS[purpose][0]
+        return (EvalSet(self.evaluation_set, purpose, scorer, label, Match(self.match)),)
 
     def _purpose(self) -> EvalPurpose:
         """Give what its evaluation set is for: as said, or by its role."""
@@ -233,6 +243,10 @@ class Local(Source):
         if self.refusal is not None and not self.refusal.strip():
             raise DataError(self.path, "`refusal` is empty", "write what is answered")
         if self.evaluation_set is None:
+            if self.match != "exact":
+                raise DataError(
+                    self.path, "`match` of no evaluation set", "name one in `evaluation_set`"
+                )
             if self.purpose is not None:
                 raise DataError(
                     self.path,
@@ -255,6 +269,12 @@ class Local(Source):
                 self.path,
                 "purpose 'options' needs the options of each row",
                 "name in `meta` the column of an object with `options` and `answer_index`",
+            )
+        if self.match != "exact" and not self._compared():
+            raise DataError(
+                self.path,
+                f"purpose '{self._purpose()}' compares no answer, so `match` says nothing",
+                "leave it out, or set the purpose",
             )
         if self._compared() and self.answer is None and self.response is None:
             raise DataError(
