@@ -90,9 +90,9 @@ def test_states_differ_in_shape_and_not_in_colour_alone() -> None:
     from holdfast.report import figures
 
     shapes = {(marker, filled) for _, marker, filled in figures.CLOUDS.values()}
-    assert len(shapes) == len(figures.CLOUDS) == 3
+    assert len(shapes) == len(figures.CLOUDS) == 4
     keys = {re.sub(r"#[0-9a-f]{3,6}", "", figures.cloud_key(name)) for name in figures.CLOUDS}
-    assert len(keys) == 3
+    assert len(keys) == 4
 
 
 def test_no_id_stands_twice_and_no_style_is_inline(source: str) -> None:

@@ -218,7 +218,7 @@ WRONG = {
     ),
     "table": (
         wrong(tables=["table_9"]),
-        f"study.published.tables: {FILE} has no table 'table_9'; did you mean 'table_1'?",
+        f"study.published.tables: {FILE} has no table 'table_9'; did you mean 'table_3'?",
     ),
     "line-up": (
         wrong(lineups={"sgd": "SGT"}),
@@ -242,8 +242,7 @@ WRONG = {
     ),
     "variant": (
         wrong(sets={"aegis2": {"theirs": "aegis", "attack": "aegis_sft", "variant": "lr=2"}}),
-        "study.published.sets.aegis2.variant: no choice of aegis_sft 'lr=2'; did you mean "
-        "'lr=1e-05'?",
+        "study.published.sets.aegis2.variant: no choice of aegis_sft 'lr=2'; known: lr=1e-05",
     ),
     "judge": (
         wrong(measures={"harmfulness_score": {"of": "score", "judge": "rubrik"}}),

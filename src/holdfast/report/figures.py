@@ -292,6 +292,7 @@ def cloud_key(name: str) -> str:
     colour, marker, filled = CLOUDS[name]
     shapes = {
         "+": '<path d="M7 2v10M2 7h10"/>',
+        "x": '<path d="M3.500 3.500l7 7M10.500 3.500l-7 7"/>',
         "o": '<circle cx="7" cy="7" r="4"/>',
         "^": '<path d="M7 2.400l4.800 8.400H2.200z"/>',
     }
