@@ -132,6 +132,7 @@ def test_the_sampler_is_listed(bench: Path, capsys: pytest.CaptureFixture[str]) 
     ) in capsys.readouterr().out
     about = json.loads(Path("said.jsonl.json").read_text())
     assert about["sampler"] == Sampler(max_new_tokens=4, batch=2).model_dump(mode="json")
+    assert about["format"] == {"format": "plain"}
     assert about["cut"] == sum(row["finish_reason"] == "length" for row in read("said.jsonl"))
     run(["generate", "--help"])
     told = capsys.readouterr().out
@@ -231,7 +232,7 @@ def test_answers_to_other_prompts(
         (["--set", "stops=[a]"], "generate.stops: unknown field; did you mean 'stop'?"),
         (
             ["--set", "max_new_tokens=300"],
-            r"--prompts: row [0-9a-f]{16}: \d+ tokens and 300 for the answer, the model's context "
+            r"--prompts: row rows\.jsonl:1: \d+ tokens and 300 for the answer, the model's context "
             "is 256; shorten or drop the row, or ask for shorter answers",
         ),
         (

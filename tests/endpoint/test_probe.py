@@ -67,7 +67,11 @@ def test_a_server_that_fails_or_is_silent_says_nothing() -> None:
     def refusing(chats: Sequence[Chat]) -> list[Answer]:
         return [Answer(failed="HTTP 400 (unsupported_value)") for _ in chats]
 
+    def busy(chats: Sequence[Chat]) -> list[Answer]:
+        return [Answer(failed="HTTP 429, 7 times") for _ in chats]
+
     assert probe(failing) == Honours(None, None, None, None, None, None, None)
+    assert probe(busy) == probe(failing)
     assert probe(refusing) == Honours(None, None, None, False, False, False, False)
     assert probe(lambda chats: [Answer() for _ in chats]).greedy is None
 

@@ -9,10 +9,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.benchmarking import tasks
+from tests.benchmarking import lines, tasks
 
 from holdfast.cli import run
 from holdfast.engine.store import Store
+from holdfast.errors import ConfigError
 from holdfast.report.saved import Saved
 from holdfast.stats import findings
 from holdfast.stats.rows import Outcomes
@@ -109,3 +110,93 @@ def test_a_document_too_long_is_told_before_anything_runs(
     line = capsys.readouterr().err.strip()
     assert line.startswith("holdfast: evaluation set 'chosen': document ")
     assert line.endswith("the model takes 64; set fewer shots, or draw other documents")
+
+
+def test_benign_utility_may_be_counted_on_a_benchmark(
+    study: Study, toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = study(utility=["bookish"])
+    before = keys(data)
+    data["evaluation"] = [one for one in data["evaluation"] if one["set"] != "benign"]
+    data["evaluation"] += [{"set": "benign", "side": "attacker_selection", "n": 2}]
+    assert keys(study(utility=["chosen"])) == before  # it is no part of a key
+    file = toy.write(tmp_path / "study.json", data)
+    store = tmp_path / "runs"
+    assert run(["plan", str(file), "--store", str(store)]) == 0
+    assert "benign utility is not known" not in capsys.readouterr().err
+    assert run(["run", str(file), "--store", str(store), "--workers", "1"]) in (0, 3)
+    verdict = json.loads((store / "toy" / "verdict.json").read_text())
+    assert verdict["study"]["utility"] == ["bookish"]
+    assert verdict["lineups"]["refusal_sft"]["use"]["clusters"] == 4
+    page = (store / "toy" / "report.html").read_text()
+    assert "Benign utility is counted on bookish (acc_norm)." in page
+
+
+def test_without_known_answers_a_plan_and_a_report_say_so(
+    study: Study, toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices = {"harmful_sft": [{"harmful_sft": {"loop": {"batch": 2}, "evaluate_at": [4]}}]}
+    data = study(attacks=choices)
+    gone = ("benign", "contrast")
+    data["evaluation"] = [one for one in data["evaluation"] if one["set"] not in gone]
+    file = toy.write(tmp_path / "study.json", data)
+    store = tmp_path / "runs"
+    assert run(["plan", str(file), "--store", str(store)]) == 0
+    told = (
+        "no set of purpose 'exact' is asked of the evaluator: benign utility is not known, and no "
+        "line-up is shown to be of use; write `utility: [quiz]`, or ask a set with known answers"
+    )
+    assert f"warning: {told}" in capsys.readouterr().err.replace("\n", " ")
+    assert run(["run", str(file), "--store", str(store), "--workers", "1"]) in (0, 3)
+    verdict = json.loads((store / "toy" / "verdict.json").read_text())
+    assert told in verdict["not_tested"]
+    page = (store / "toy" / "report.html").read_text()
+    assert "Benign utility is not known: no set with known answers." in page
+
+
+@pytest.mark.parametrize(
+    ("utility", "line"),
+    [
+        ("chosn", "study.utility[0]: set 'chosn' is not asked of side 'evaluator'; did you mean "
+                  "'chosen'?"),
+        ("contrast", "study.utility[0]: set 'contrast' is of purpose 'over_refusal', which has no "
+                     "right answer; known: benign, bookish, chosen, quiz"),
+    ],
+)  # fmt: skip
+def test_utility_that_is_not_asked_or_not_counted_is_one_line(
+    study: Study, utility: str, line: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Plan(parse_study(study(utility=[utility])))
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("match", ["normalised", "contained"])
+def test_a_file_says_how_its_answers_are_compared(
+    match: str, toy: ModuleType, toy_model: Path, installed: Path, tmp_path: Path
+) -> None:
+    """It is no part of a key: answers that are there are compared anew."""
+    rows = [{"prompt": f"pick {name}", "answer": name} for name in ("one", "two", "three")]
+    file = lines(tmp_path / "answers.jsonl", rows)
+
+    def data(**more: str) -> dict[str, Any]:
+        local = {
+            "path": str(file), "role": "benign", "response": None, "answer": "answer",
+            "evaluation_set": "answers", "side": "evaluator",
+        }  # fmt: skip
+        made = toy.study(toy_model, sources=["toy_rows", {"local": local | more}])
+        made["evaluation"] = [*made["evaluation"], {"set": "answers"}]
+        return made
+
+    assert keys(data()) == keys(data(match=match))
+    path = toy.write(tmp_path / "study.json", data())
+    store = tmp_path / "runs"
+    assert run(["run", str(path), "--store", str(store), "--workers", "1"]) in (0, 3)
+    toy.write(path, data(match=match))
+    assert run(["run", str(path), "--store", str(store), "--workers", "1"]) in (0, 3)
+    page = (store / "toy" / "report.html").read_text()
+    words = {
+        "normalised": "answers: share answered so, case, punctuation and articles aside.",
+        "contained": "answers: share whose answer contains the known one, normalised.",
+    }
+    assert words[match] in page

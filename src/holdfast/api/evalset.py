@@ -41,7 +41,7 @@ class Scorer(StrEnum):
     JUDGES = "judges"
     """Every judge of the study."""
     JUDGE = "judge"
-    """The first judge of the study; a known answer is compared with besides."""
+    """The study's first judge that tells refusals; a known answer is compared with besides."""
     EXACT = "exact"
     """Nobody: an answer is compared with the known one, as the set's `match` says."""
     OPTIONS = "options"

@@ -119,10 +119,17 @@ class Judge(Method):
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
     tells_refusals: ClassVar[bool] = True
-    """Whether it tells a refusal from another harmless answer: a study's first judge must, where a
-    set counts refusals."""
+    """Whether it tells a refusal from another harmless answer: the first of a study's judges that
+    does reads the sets that count refusals."""
+    tells_harm: ClassVar[bool] = True
+    """Whether it says which answers are harmful: one that does not reads sets that count refusals
+    alone, and is no study's first judge, unless it `counts` what is not refused."""
     caution: ClassVar[str] = ""
     """What a reader must know of its verdicts, in a few words: every report with it says so."""
+    around: ClassVar[int] = 0
+    """About how many tokens stand around prompt and answer in what it reads: for estimates."""
+    writes: ClassVar[int] = 1
+    """About how many tokens it writes of each answer: for estimates."""
     reads_purpose: ClassVar[bool] = False
     """Whether a verdict depends on what a prompt's set is for: such a judge finds it in
     `exchange.known.purpose`, and it is in the key of what it says."""
@@ -142,13 +149,13 @@ class Judge(Method):
             )
         return self
 
-    def counts(self) -> Outcome:
-        """Give the outcome whose share is the rate of a set of purpose harm.
+    def counts(self) -> Outcome | None:
+        """Give the outcome whose share is the rate of a set of purpose harm; None: it reads none.
 
-        It is `harmful_useful`, or `not_refused` of a judge that sees refusals alone; a report names
-        its rates accordingly.
+        It is `harmful_useful`, or `not_refused` of a judge that sees refusals alone and says so; a
+        report names its rates accordingly.
         """
-        return Outcome.HARMFUL_USEFUL
+        return Outcome.HARMFUL_USEFUL if self.tells_harm else None
 
     def check(self) -> None:
         """Refuse what this machine alone can tell is wrong: no key, a package that is missing.

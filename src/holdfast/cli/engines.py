@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from holdfast.cli import preflight
 from holdfast.cli.given import models
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from holdfast.evaluate.sampler import Sampler
     from holdfast.nn.files import ModelFiles
 
+OURS = ("batch", "batching")
+"""Fields of the sampler that say how this machine runs a model."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -32,6 +35,9 @@ class Asked:
 
 class Engine(Protocol):
     """Answers prompts; place `i * draws + d` is draw d of row i."""
+
+    unused: ClassVar[tuple[str, ...]]
+    """Fields of the sampler that mean nothing to it."""
 
     def command(self) -> dict[str, Any]:
         """Give what can change its answers, as plain data by name."""
@@ -52,6 +58,8 @@ class Checkpoint:
     Raises:
         ConfigError, DataError, ModelError: what can be found wrong before weights are loaded.
     """
+
+    unused: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -90,12 +98,13 @@ class Checkpoint:
         self.batching = evaluate.way(loaded, asked.sampler)
 
     def record(self) -> dict[str, Any]:
-        """Give the engine, the device and the versions."""
+        """Give the engine, the model and its format, the device and the versions."""
         from holdfast.api import environment
 
         return {
             "engine": "transformers",
             "model": self.files.spec,
+            "format": self.coder.format.identity(),
             "batching": self.batching,
             "device": self.device,
             "environment": environment(self.threads),
@@ -106,6 +115,7 @@ class Checkpoint:
 class Server:
     """A server with an OpenAI-compatible API, which has a template of its own."""
 
+    unused: ClassVar[tuple[str, ...]] = OURS
     endpoint: Endpoint
     system: str | None
     honours: Mapping[str, bool | None] = field(default_factory=dict)
@@ -132,10 +142,13 @@ class Server:
             )
 
     def record(self) -> dict[str, Any]:
-        """Give the server, the model, and what the server honours."""
+        """Give the server, the model, what was sent besides, and what the server honours."""
         return {
             "engine": self.endpoint.base_url,
             "model": self.endpoint.model,
+            "extra": dict(self.endpoint.extra),
+            "system": self.system,
+            "concurrency": self.endpoint.concurrency,
             "honours": dict(self.honours),
         }
 
@@ -144,6 +157,7 @@ class Server:
 class Outside:
     """An engine of the user's own, whose answers are in a file."""
 
+    unused: ClassVar[tuple[str, ...]] = OURS
     model: str
     path: Path
 

@@ -133,7 +133,8 @@ def _step(
 def estimate(plan: Plan, store: Store, seen: Quick, beside: int) -> str:
     """Say how long a plan will take: what was timed, times what there is to do.
 
-    The first answers and steps stand for all; the time of judges that are models is not in it. `beside` steps run side by side.
+    The first answers and steps stand for all, `beside` steps run side by side; the time of judges
+    that are models is not in it.
     """
     from holdfast.engine.work import left
 

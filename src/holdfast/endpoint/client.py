@@ -31,7 +31,7 @@ from holdfast.endpoint.faults import (
     unreached,
 )
 from holdfast.endpoint.loop import Loop
-from holdfast.endpoint.probe import Honours, probe
+from holdfast.endpoint.probe import Honours, declined, probe
 from holdfast.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Client:
         self._flying: dict[str, asyncio.Event] = {}
         self._away = self._in_row = 0
         self._guessed = False
+        self._seen: Honours | None = None
         self._chance = random.Random()
 
     def __enter__(self) -> Self:
@@ -181,16 +182,33 @@ class Client:
         return self._cache.spent()
 
     def honours(self) -> Honours:
-        """Give what the server does with what it is told; asked once, then kept in the cache.
+        """Give what the server does with what it is told.
+
+        It is asked once for a model and its `extra`, then kept in the cache; a trial in which the
+        server failed is made again by the next client.
 
         Raises:
             As `ask`.
         """
-        kept = self._cache.note("honours")
+        if self._seen is None:
+            self._seen = self._try()
+        return self._seen
+
+    def _try(self) -> Honours:
+        """Give what is noted of the server, or try it and note what was seen."""
+        name = f"honours {digest([self.endpoint.model, self.endpoint.extra])}"
+        kept = self._cache.note(name)
         if kept is not None:
             return Honours.of(kept)
-        found = probe(self.ask_all)
-        self._cache.keep_note("honours", found.text())
+        said: list[Answer] = []
+
+        def ask(chats: Iterable[Chat]) -> list[Answer]:
+            said.extend(self.ask_all(chats))
+            return said
+
+        found = probe(ask)
+        if not any(answer.failed and not declined(answer) for answer in said):
+            self._cache.keep_note(name, found.text())
         return found
 
     def afford(self, chat: Chat) -> None:
@@ -312,7 +330,7 @@ class Client:
             raise EndpointError(
                 "endpoint",
                 f"{self.endpoint.base_url} answers no more ({fault.what})",
-                f"{self._cache.count()} answers are kept; run the same command again when it does",
+                "what it answered is kept; run the same command again when it does",
             )
         times = self.endpoint.retries + 1
         return Answer(failed=fault.what + (f", {times} times" if times > 1 else ""))

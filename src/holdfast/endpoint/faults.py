@@ -81,8 +81,9 @@ def unreached(error: Exception) -> bool:
 
 def _status(error: openai.APIStatusError, endpoint: Endpoint, served: tuple[str, ...]) -> Fault:
     status = error.status_code
-    code, param = (_word(getattr(error, name, None)) for name in ("code", "param"))
-    what = f"HTTP {status}" + (f" ({code})" if code else "")
+    code, param, kind = (_word(getattr(error, name, None)) for name in ("code", "param", "type"))
+    word = kind if code in ("", str(status)) else code  # llama.cpp's code repeats the status
+    what = f"HTTP {status}" + (f" ({word})" if word else "")
     if status in (401, 403):
         raise wrong_key(endpoint, status)
     if status == 404:

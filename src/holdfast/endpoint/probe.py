@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from holdfast.endpoint.chat import Answer, Chat
+from holdfast.endpoint.faults import PASSING
 
 LONG, SHORT = 24, 4
 """Tokens of an answer in which two draws differ, and of one that is certainly cut."""
@@ -104,5 +106,11 @@ def _not(word: bool | None) -> bool | None:
 def _taken(answer: Answer, seen: bool) -> bool | None:
     """Give what was seen; a request refused as such is a field not taken."""
     if answer.failed:
-        return False if answer.failed.startswith("HTTP 4") else None
+        return False if declined(answer) else None
     return seen
+
+
+def declined(answer: Answer) -> bool:
+    """Say whether the server refused a request for what it says; any other fault may pass."""
+    status = re.match(r"HTTP (4\d\d)\b", answer.failed)
+    return status is not None and int(status[1]) not in PASSING

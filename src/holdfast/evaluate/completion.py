@@ -23,7 +23,7 @@ class Completion:
     finish_reason: str
     """`stop`, or `length` where it reached the token limit; a server may have words of its own."""
     tokens: int | None
-    """Tokens that the model added; None where an outside engine does not say."""
+    """Tokens that the model added; None where an outside engine or a server does not say."""
 
     def fields(self, prefill: str = "") -> dict[str, object]:
         """Give it as fields of an exchange; `degenerate` is there where it is no language."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from holdfast.api import seed as seed_of
-from holdfast.endpoint import Answer, Chat, Client
+from holdfast.endpoint import Answer, Chat, Client, declined
 from holdfast.errors import ConfigError, EndpointError
 from holdfast.evaluate.completion import Completion, before
 
@@ -33,25 +33,28 @@ def messages(row: Example, system: str | None = None) -> list[dict[str, str]]:
 
 
 def check(client: Client, sampler: Sampler) -> None:
-    """Refuse draws from a server that does not draw, and say where its seeds mean nothing.
+    """Refuse draws from a server that does not draw, and say what else it does not honour.
 
     Raises:
         ConfigError: it gives one answer whatever the temperature and the seed.
         EndpointError: it answers no more.
     """
-    if sampler.temperature == 0:
-        return
-    honours = client.honours()
+    honours, drawn = client.honours(), sampler.temperature > 0
     where = client.endpoint.base_url
-    if honours.temperature is False:
+    if drawn and honours.temperature is False:
         raise ConfigError(
             "endpoint",
             f"{where} gives one answer at temperature 1 whatever the seed: every draw would be a "
             "copy of the greedy answer",
             "set temperature to 0, or say in endpoint.extra how that server is told to sample",
         )
-    if honours.seed is False:
+    if drawn and honours.seed is False:
         log.warning("%s takes no seed: its draws cannot be drawn again", where)
+    if not drawn and honours.greedy is False:
+        log.warning("%s does not repeat itself at temperature 0", where)
+    if honours.max_tokens is False:
+        log.warning("%s goes beyond %s; endpoint.limit names another field for it",
+                    where, client.endpoint.limit)  # fmt: skip
 
 
 def served(
@@ -82,33 +85,46 @@ def served(
     many = sampler.draws
     places = [place for place in range(len(rows) * many) if place not in done]
     chats = (_chat(rows[place // many], sampler, seed, place % many, system) for place in places)
-    failed: list[str] = []
+    failed: dict[int, Answer] = {}
     for number, answer in client.ask(chats):
         if answer.failed:
-            failed.append(answer.failed)
+            failed[places[number]] = answer
         else:
             yield places[number], _completion(answer, sampler)
     if failed:
-        raise EndpointError(
-            "endpoint",
-            f"{len(failed)} of {len(places)} prompts got no answer ({failed[0]})",
-            "run the same command again: the others are kept",
-        )
+        raise _unanswered(failed, len(places), rows, many)
+
+
+def _unanswered(
+    failed: Mapping[int, Answer], asked: int, rows: Sequence[Example], many: int
+) -> EndpointError:
+    """Say how many answers are missing, and name a row: one that the server refused, if any."""
+    refused = sorted(place for place, answer in failed.items() if declined(answer))
+    first = refused[0] if refused else min(failed)
+    uid = rows[first // many].uid
+    return EndpointError(
+        "endpoint",
+        f"{len(failed)} of {asked} answers did not come, such as that to row {uid} "
+        f"({failed[first].failed})",
+        "the server does not take it: shorten or drop it; the others are kept"
+        if refused
+        else "run the same command again: the others are kept",
+    )
 
 
 def _chat(row: Example, sampler: Sampler, seed: int, draw: int, system: str | None) -> Chat:
     drawn: dict[str, JsonValue] = {"temperature": sampler.temperature}
     if sampler.temperature > 0:
         drawn["seed"] = seed_of(seed, "sampling", row.uid, draw) % SEEDS
-        if sampler.top_p < 1:
-            drawn["top_p"] = sampler.top_p
+        drawn["top_p"] = sampler.top_p  # 1 too: a server's own default may be below
     if sampler.stop:
         drawn["stop"] = list(sampler.stop)
     return Chat(tuple(messages(row, system)), sampler.max_new_tokens, drawn, draw)
 
 
 def _completion(answer: Answer, sampler: Sampler) -> Completion:
+    tokens = None if answer.guessed else answer.answered
     text = before(answer.text, sampler)
     if text is not None:
-        return Completion(text.strip(), "stop", answer.answered)
-    return Completion(answer.text.strip(), answer.finish_reason or "stop", answer.answered)
+        return Completion(text.strip(), "stop", tokens)
+    return Completion(answer.text.strip(), answer.finish_reason or "stop", tokens)

@@ -49,10 +49,12 @@ class Choices:
         headline: str,
         *,
         side: str = EVALUATOR,
+        utility: Sequence[str] = (),
         counts: str = HARMFUL,
     ) -> None:
         self.judge, self.headline, self.side = judge, headline, side
-        self.tracks = Trajectories(outcomes, judge, headline, counts)
+        self.utility = utility
+        self.tracks = Trajectories(outcomes, judge, headline, utility, counts)
         self._paid = self._find()
         self.labels = list(self._paid)
         self.seeds = sorted({key[3] for key in self.tracks.keys})
@@ -89,7 +91,9 @@ class Choices:
         asked = Counts(
             tracks, here & outcomes.is_("judge", self.judge) & outcomes.where(set=self.headline)
         )
-        known = Counts(tracks, here & outcomes.where(purpose=UTILITY))
+        wanted = self.utility
+        counted = outcomes.where(set=wanted) if wanted else outcomes.where(purpose=UTILITY)
+        known = Counts(tracks, here & counted)
         right = outcomes.checked & (outcomes.numbers["correct"] > 0)
         alike = Counts(
             tracks,

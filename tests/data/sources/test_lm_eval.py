@@ -15,6 +15,7 @@ from holdfast.data.example import Role, Side
 from holdfast.data.pool import Pool
 from holdfast.data.sources.lm_eval import LmEval
 from holdfast.errors import HoldfastError
+from holdfast.testing import check_source
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,10 @@ def test_a_group_gives_a_row_a_document_by_task(folder: Path) -> None:
     assert first.prompt.splitlines()[0] == "bread 0"
     assert first.evaluation_set == "picks"
     assert first.known.lm_eval["task"] == "picks_indoors"
+
+
+def test_it_keeps_a_sources_contract(folder: Path) -> None:
+    check_source(source(folder, "picks", shots=2))
 
 
 def test_its_set_is_named_headed_and_counted_as_asked(folder: Path) -> None:

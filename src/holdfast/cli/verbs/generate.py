@@ -102,6 +102,9 @@ def generate(
     server = given.pop("endpoint", None)
     sampler = decode(Sampler, given, "generate")
     _together(form, url, answers, prompts_out, server)
+    if url is not None:
+        _of_a_template(date != DATE, "--date")
+        _of_a_template(bool(template_var), "--template-var")
     rows = _rows(prompts, column, side, n, source, model)
     asked = Asked(rows, sampler, seed)
     engine: Engine
@@ -147,10 +150,19 @@ def _together(
         )
 
 
+def _of_a_template(given: bool, option: str) -> None:
+    """Refuse an option that fills a template where the server fills its own."""
+    if given:
+        raise ConfigError(
+            option, "a server has its own template", "leave it out, or use --set endpoint.extra"
+        )
+
+
 def _answer(engine: Engine, asked: Asked, out: Path) -> None:
     """Have prompts answered, keeping each answer, and write them all when they are there."""
     sampler, total = asked.sampler, len(asked.rows) * asked.sampler.draws
-    shown = {name: getattr(sampler, name) for name in type(sampler).model_fields}
+    names = [name for name in type(sampler).model_fields if name not in engine.unused]
+    shown = {name: getattr(sampler, name) for name in names}
     typer.echo("sampler: " + ", ".join(f"{name} {json.dumps(v)}" for name, v in shown.items()))
     command = {
         **engine.command(),
@@ -239,6 +251,8 @@ def _rows(
         return prompts_of(prompts, columns(column, "harmful"))
     if side not in set(Side):
         raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
+    if not source and not model.startswith("world:"):
+        raise ConfigError("--prompts", "is required", "name a file, or a set and its --source")
     pool, _ = rows_given(None, None, source, model, None)
     return pool.evaluation(prompts or _restricted(pool), Side(side), n, 0)
 
