@@ -232,7 +232,7 @@ def test_answers_to_other_prompts(
         (["--set", "stops=[a]"], "generate.stops: unknown field; did you mean 'stop'?"),
         (
             ["--set", "max_new_tokens=300"],
-            r"--prompts: row [0-9a-f]{16}: \d+ tokens and 300 for the answer, the model's context "
+            r"--prompts: row rows\.jsonl:1: \d+ tokens and 300 for the answer, the model's context "
             "is 256; shorten or drop the row, or ask for shorter answers",
         ),
         (

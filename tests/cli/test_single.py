@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from holdfast import evaluate, nn
 from holdfast.api import Loop, LoRA
 from holdfast.cli import run
+from holdfast.cli.given import rows_given
 from holdfast.cli.verbs import attack as attack_verb
 from holdfast.cli.verbs import defend as defend_verb
 from holdfast.data.example import Role, Side
@@ -341,6 +342,26 @@ def test_what_generate_wrote_can_be_asked_again(bench: Path) -> None:
     assert (said[0]["meta"], said[1]["turns"], said[1]["system"]) == (first["meta"], earlier, "s")
 
 
+def test_rows_on_two_sides_are_told_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = write(Path("rows.jsonl"), records(Role.BENIGN)[:3])
+    other = write(Path("other.jsonl"), records(Role.BENIGN)[2:4])
+    sources = [
+        f"local: {{path: {path}, role: benign, side: {side}, prompt: ask, response: say}}"
+        for path, side in ((rows, "defender"), (other, "attacker"))
+    ]
+    pool, _ = rows_given(None, None, sources, "model", None)
+    assert len(pool.rows(Side.DEFENDER)) == 2
+    assert capsys.readouterr().err == (
+        "dropped: 1 of 3 rows of side defender (their prompts are also on side attacker), "
+        "1 of 2 rows of side attacker (their prompts are also on side defender)\n"
+    )
+    rows_given(None, None, sources[:1], "model", None)
+    assert capsys.readouterr().err == ""
+
+
 # ---- bad input
 
 
@@ -372,14 +393,14 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "refusals without an answer": (
         lambda: write(Path("refusal.jsonl"), [{"ask": "x"}]),
         [],
-        "refusal.jsonl:1: no column 'say'; map it to one of: ask, or give every row one in "
-        "`refusal`",
+        "refusal.jsonl:1: no column 'say'; map it to one of: ask, or give every row one: "
+        "`refusal: TEXT`",
     ),
     "refusals whose answers are not read": (
         lambda: None,
         ["--column", "refusal.response="],
-        r"row \w+ of role refusal, source 'refusal\.jsonl': has no response to train on; name its "
-        "column in `response`, or give refusals one text in `refusal`",
+        r"row refusal\.jsonl:\d+ of role refusal, source 'refusal\.jsonl': has no response to "
+        "train on; name its column in `response`, or give refusals one text in `refusal`",
     ),
     "a column nobody knows": (
         lambda: None,
@@ -390,7 +411,7 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "a row longer than the context": (
         lambda: write(Path("refusal.jsonl"), long(records(Role.REFUSAL))),
         [],
-        r"--format: row [0-9a-f]{16}: \d+ tokens, the model's context is 256; "
+        r"--format: row refusal\.jsonl:1: \d+ tokens, the model's context is 256; "
         "shorten or drop the row",
     ),
     "an adapter": (

@@ -124,6 +124,10 @@ class Judge(Method):
     alone, and is no study's first judge."""
     caution: ClassVar[str] = ""
     """What a reader must know of its verdicts, in a few words: every report with it says so."""
+    around: ClassVar[int] = 0
+    """About how many tokens stand around prompt and answer in what it reads: for estimates."""
+    writes: ClassVar[int] = 1
+    """About how many tokens it writes of each answer: for estimates."""
     reads_purpose: ClassVar[bool] = False
     """Whether a verdict depends on what a prompt's set is for: such a judge finds it in
     `exchange.known.purpose`, and it is in the key of what it says."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from holdfast.api import EvalPurpose, PromptAttack
 from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder
-from holdfast.engine.session import Session
+from holdfast.engine.session import Session, folder_of
 from holdfast.engine.states import STATES
 from holdfast.engine.store import write_lines
-from holdfast.study.nodes import Generate, Look, Point, Start
+from holdfast.study.nodes import Defend, Generate, Look, Point, Released, Start
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -146,6 +147,21 @@ def _answers(
     return found
 
 
+def _goal(
+    session: Session, encoder: Encoder, rows: Sequence[Example], step: Defend, layers: Sequence[int]
+) -> Tensor:
+    """Give the states that a defence trained towards, from the model it began with."""
+    from holdfast import nn
+
+    began_with = Released(step.start, step.before)
+    source = step.start.files if step.before is None else folder_of(began_with, session.store)
+    model, _ = nn.load(source, device=session.device)
+    kept = nn.tensors(session.store.path("defend", step.key) / "state")
+    states = step.method.goal_states(model, encoder, rows, layers, kept)
+    assert states is not None
+    return states
+
+
 def _look(
     session: Session,
     model: PreTrainedModel,
@@ -162,7 +178,10 @@ def _look(
     assert session.plan.looking is not None
     began = time.monotonic()
     rows = session.plan.looking.rows
-    states = nn.opening_states(model, encoder, rows, look.layers)
+    if look.goal is None:
+        states = nn.opening_states(model, encoder, rows, look.layers)
+    else:
+        states = _goal(session, encoder, rows, look.goal, look.layers)
     session.publish(
         "analyse",
         look.key,

@@ -12,6 +12,7 @@ from typing import Any
 
 from holdfast.errors import ConfigError
 from holdfast.report.markdown import Table, percent
+from holdfast.report.paper import paper
 from holdfast.report.saved import Saved
 from holdfast.report.transfer import transfer
 from holdfast.stats import choices, cost
@@ -361,5 +362,6 @@ KINDS: dict[str, Callable[[Tabled], list[Table]]] = {
     "free": free,
     "flops": flops,
     "transfer": transfer,
+    "paper": paper,
 }
 """Every kind of table by name; the first line of each docstring says what it holds."""

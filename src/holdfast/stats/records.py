@@ -52,6 +52,13 @@ class Meta:
     holes: tuple[Mapping[str, Any], ...] = ()
     leakage: Mapping[str, Any] = field(default_factory=dict)
     """What its sides share (`holdfast.data.audit.Leakage` as plain data); empty in older tables."""
+    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Each judge's lowest and highest score; empty in older tables."""
+    kept_to: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The categories of attackers that keep to some."""
+    published: Mapping[str, Any] = field(default_factory=dict)
+    """Published figures and their cells here (`holdfast.study.published.figures`); empty where a
+    study names none."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """What honest fine-tuning taught (`role`, `loop`, `gains`); empty where the study has none."""
     at_inference: tuple[str, ...] = ()
@@ -96,6 +103,12 @@ class Meta:
             },
             holes=tuple(meta.get("holes") or ()),
             leakage=dict(meta.get("leakage") or {}),
+            scales={name: (ends[0], ends[1]) for name, ends in (meta.get("scales") or {}).items()},
+            kept_to={
+                name: tuple(words)
+                for name, words in ((meta.get("categories") or {}).get("attacks") or {}).items()
+            },
+            published=dict(meta.get("published") or {}),
             tuning=dict(meta.get("tuning") or {}),
             at_inference=tuple(
                 name

@@ -14,6 +14,7 @@ from holdfast.data.audit import THRESHOLD
 from holdfast.data.format import DATE, check_variables, day
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.evaluate.sampler import Sampler
+from holdfast.study.published import Published
 
 RESERVED = (
     *("defend", "generate", "judge", "measure", "analyse", "point", "audit"),
@@ -130,6 +131,9 @@ class Analysis(Fields):
     layers: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] | None = None
     """Blocks, counted from 1; None means all. The plane and the curves over budgets show the
     deepest, after the final norm if it is the last block."""
+    goal: str | None = None
+    """A line-up, one of `lineups`, whose defence trains towards states (`sgt`: the base's, with its
+    trigger): they are drawn beside its own. None draws none."""
 
 
 class Tuning(Fields):
@@ -217,6 +221,8 @@ class Study(Fields):
     """Honest fine-tuning of every line-up; None tries none."""
     leakage: LeakageCheck = LeakageCheck()
     """How prompts that are on two sides are looked for before anything is trained."""
+    published: Published | None = None
+    """Published figures that tables show beside the study's own; None shows none."""
 
 
 def parse_study(data: object) -> Study:
@@ -284,7 +290,11 @@ def _sections(data: object) -> object:
     ):
         if section in data:
             data[section] = decode(entry, data[section], f"study.{section}")
-    for section, entry in (("analysis", Analysis), ("tuning", Tuning)):
+    for section, entry in (
+        ("analysis", Analysis),
+        ("tuning", Tuning),
+        ("published", Published),
+    ):
         if data.get(section) is not None:
             data[section] = decode(entry, data[section], f"study.{section}")
     return data

@@ -119,11 +119,15 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """States to be kept of the model at one point, of the given blocks (from 1)."""
+    """States to be kept of the model at one point, of the given blocks (from 1).
+
+    With `goal` they are those that this defence trained towards, of the model it began with.
+    """
 
     key: str
     layers: tuple[int, ...]
     config: Mapping[str, Any]
+    goal: Defend | None = None
 
 
 @dataclass(slots=True)

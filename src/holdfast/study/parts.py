@@ -13,6 +13,7 @@ from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.checks import find_start, one_unit, unique, variants
 from holdfast.study.file import Study
 from holdfast.study.nodes import Start
+from holdfast.study.standins import StandIns
 from holdfast.study.tuning import HonestTuning
 
 Kind = TypeVar("Kind", bound=Method)
@@ -40,8 +41,8 @@ class Parts:
     tuning: HonestTuning | None = None
 
 
-def gather(study: Study, *, rehearsal: bool = False) -> Parts:
-    """Make every part of a study.
+def gather(study: Study, *, rehearsal: bool = False, stand_ins: StandIns | None = None) -> Parts:
+    """Make every part of a study; with `stand_ins`, of what is not on this machine too.
 
     Raises:
         ConfigError, DataError, ModelError: the first part that cannot be made.
@@ -50,6 +51,10 @@ def gather(study: Study, *, rehearsal: bool = False) -> Parts:
         _is(make("source", data, f"study.sources[{i}]"), Source)
         for i, data in enumerate(study.sources)
     ]
+    if stand_ins is not None:
+        sources = [
+            stand_ins.source(source, f"study.sources[{i}]") for i, source in enumerate(sources)
+        ]
     judges = [
         _is(make("judge", data, f"study.judges[{i}]"), Judge) for i, data in enumerate(study.judges)
     ]
@@ -74,7 +79,8 @@ def gather(study: Study, *, rehearsal: bool = False) -> Parts:
     for name, choices in attacks.items():
         one_unit(choices, f"study.attacks.{name}")
     labels = {name: variants(cs, f"study.attacks.{name}") for name, cs in attacks.items()}
-    starts = {name: find_start(name, entry) for name, entry in study.models.items()}
+    find = find_start if stand_ins is None else stand_ins.start
+    starts = {name: find(name, entry) for name, entry in study.models.items()}
     original = starts[study.original] if study.original else None
     tuning = _tuning(study)
     return Parts(

@@ -8,6 +8,7 @@ from typing import Any
 from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.example import Example, Side
 from holdfast.data.pool import Pool
+from holdfast.data.records import words_shown
 from holdfast.errors import ConfigError, DataError, did_you_mean
 from holdfast.study.file import Evaluation, Study
 from holdfast.study.keys import digest
@@ -28,7 +29,7 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
             raise DataError(
                 f"{where}.styles",
                 f"set '{wanted.set}' has no style '{style}'",
-                did_you_mean(style, known),
+                did_you_mean(style, words_shown(known)),
             )
     try:
         rows = pool.evaluation(

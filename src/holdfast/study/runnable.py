@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from holdfast.api import (
     PAID,
+    Attack,
+    Chain,
     Defence,
     EvalPurpose,
     Scorer,
@@ -14,7 +15,7 @@ from holdfast.api import (
     Trainable,
     TrainedDefence,
 )
-from holdfast.data.example import Side, check_answered
+from holdfast.data.example import Example, Side, check_answered
 from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError, did_you_mean
 from holdfast.study.checks import known_roles
@@ -22,9 +23,6 @@ from holdfast.study.file import Study
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Prompts
 from holdfast.study.parts import Parts
-
-if TYPE_CHECKING:
-    from holdfast.api import Attack, TrainedDefence
 
 AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""
@@ -110,6 +108,27 @@ def _draw(
             f"reads roles {sorted(drawn)}, declares {sorted(method.roles)}",
             "make `roles` and `rows` agree",
         )
+
+
+def given_to(
+    methods: Sequence[Attack | Defence], pool: Pool, side: Side, seed: int
+) -> list[Example]:
+    """Give the rows of a side that some methods can draw, with those that the pool dropped.
+
+    These are the rows of the roles that a method draws and of its categories.
+    """
+    found: dict[int, Example] = {}
+    parts = [
+        part
+        for one in methods
+        for part in ((one.first, one.then) if isinstance(one, Chain) else (one,))
+        if isinstance(part, Attack | TrainedDefence)
+    ]
+    for part in {digest(one.identity()): one for one in parts}.values():
+        seen = part.sees(pool)
+        roles = part.rows(seen, seed)
+        found |= {id(row): row for row in seen.given(side) if row.role in roles}
+    return list(found.values())
 
 
 def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:

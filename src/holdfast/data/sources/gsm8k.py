@@ -10,7 +10,7 @@ from holdfast.api import Match
 from holdfast.data.columns import Kind, Record, Text
 from holdfast.data.example import Example, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Answered, Skip
+from holdfast.data.published import Answered, Lengths, Skip
 
 MARK = "####"
 """What stands before the final answer in a solution."""
@@ -31,6 +31,7 @@ class GSM8K(Answered):
     columns: ClassVar[dict[str, Kind]] = {"question": Text(), "answer": Text()}
     licence: ClassVar[str] = "MIT"
     size: ClassVar[str] = "8,800 rows, 3 MB"
+    lengths: ClassVar[Lengths] = (75, 120, 500)
     label: ClassVar[str] = "GSM8K"
     match: ClassVar[Match] = Match.NUMBER
 

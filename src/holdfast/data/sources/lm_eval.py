@@ -8,10 +8,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from holdfast.api import Count, EvalPurpose, EvalSet, Scorer, Source
+from holdfast.api import Count, Declared, EvalPurpose, EvalSet, Scorer, Source, Told
 from holdfast.data.benchmarks import Benchmark, Document, load
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.errors import ConfigError, did_you_mean
+
+PUBLISHED = {"mmlu": (14_042, 95, 1), "openbookqa": (500, 20, 4)}
+"""Documents of a task's test split, about how many tokens one asks, and how many passes it takes:
+MMLU's options are letters, which one pass compares. The lengths are guesses."""
 
 
 class LmEval(Source):
@@ -61,10 +65,41 @@ class LmEval(Source):
                 f"task '{self.task}' has no metric '{chosen}'",
                 did_you_mean(chosen, known),
             )
-        label = f"{self.set or self.task}{f', {self.shots}-shot' if self.shots else ''} ({chosen})"
+        label = self._label(chosen)
         return (
             EvalSet(self.set_name(), EvalPurpose.LM_EVAL, Scorer.LM_EVAL, label, metric=chosen),
         )
+
+    def at_hand(self) -> bool:
+        """Say whether an estimate may load it: its own folder, or a task nobody declared."""
+        return self.folder is not None or self.task not in PUBLISHED
+
+    def declared(self) -> Declared | None:
+        """Give the documents of a task that many ask, and about how long they are."""
+        if self.task not in PUBLISHED:
+            return None
+        rows, prompt, passes = PUBLISHED[self.task]
+        told = Told(
+            "benign",
+            min(rows, self.limit or rows),
+            side="evaluator",
+            asked_in=self.set_name(),
+            options=passes,
+        )
+        whole = prompt * (1 + self.shots)
+        return Declared((told,), whole, 1.0, 2 * whole, "a guess: nobody published them")
+
+    def declared_sets(self) -> tuple[EvalSet, ...]:
+        """Give its set without a look at the task."""
+        metric = self.metric or "acc"
+        label = self._label(metric)
+        return (
+            EvalSet(self.set_name(), EvalPurpose.LM_EVAL, Scorer.LM_EVAL, label, metric=metric),
+        )
+
+    def _label(self, metric: str) -> str:
+        shots = f", {self.shots}-shot" if self.shots else ""
+        return f"{self.set or self.task}{shots} ({metric})"
 
     def content(self) -> str:
         """Give the hash of its documents and of all their scores hang on."""

@@ -14,6 +14,7 @@ from holdfast.api.fields import NO_EFFECT
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.records import content_of, records
 from holdfast.data.shapes import (
+    EARLIER,
     PROMPT,
     RESPONSE,
     Layout,
@@ -84,10 +85,11 @@ class Local(Source):
     the file's own; a file that has no column but those named here gets "I can't answer." (source:
     the released code of SGT)."""
     system: str | None = None
-    """Column of a system prompt; a row without it, or with an empty cell, has none. The shapes but
-    `columns` read a column `system` where there is one."""
+    """Column of a system prompt; a row without it, or with an empty cell, has none. None reads a
+    column `system` where there is one."""
     turns: str | None = None
-    """Column of what was said before the prompt, a list of messages; a row may have none."""
+    """Column of what was said before the prompt, a list of messages or of pairs [question, answer];
+    a row may have none. None reads a column `turns` or `history` where there is one."""
     group: str | None = None
     """Column of what must stay together; None makes it the prompt itself."""
     category: str | None = None
@@ -99,9 +101,9 @@ class Local(Source):
     """Who may see the whole file; None shares rows out by the hash of their group."""
     evaluation_set: str | None = None
     """Name of the evaluation set its rows belong to, chosen freely; None is none."""
-    purpose: Literal["harm", "over_refusal", "exact", "refused", "task"] | None = None
+    purpose: Literal["harm", "over_refusal", "exact", "options", "refused", "task"] | None = None
     """What its evaluation set is for; None follows from the role. `over_refusal` is benign prompts
-    that only resemble restricted ones."""
+    that only resemble restricted ones; `options` needs `options` and `answer_index` in `meta`."""
     answer: str | None = None
     """Column of the known answer, with which answers are compared."""
     match: Annotated[
@@ -155,7 +157,7 @@ class Local(Source):
                 if self._alone(record, at):
                     at, refusal = replace(at, response=None), FIXED_REFUSAL
             unseen = [one for one in unseen if not has(record, one)]
-            rows.append(self._example(record, at, refusal, where))
+            rows.append(self._example(record, at, refusal, number))
         if unseen:
             cause = f"no row has a column '{unseen[0]}'"
             raise DataError(self.path, cause, "check its name, or leave it out")
@@ -171,19 +173,23 @@ class Local(Source):
                 "a preference pair has two answers",
                 "say which is the harmful one: `response: chosen` or `response: rejected`",
             )
-        return replace(at, turns=self.turns)
+        mapped = (self.system, self.group, self.category, self.answer, self.meta)
+        named = tuple(one.partition(".")[0] for one in mapped if one is not None)
+        return replace(at, turns=self.turns, mapped=named)
 
     def _alone(self, first: Record, at: Layout) -> bool:
         """Say whether a file of refusals has prompts and no column that could hold an answer."""
         if self.role != "refusal" or at.prompt is None or at.response != RESPONSE:
             return False
-        more = (self.system, self.turns, self.group, self.category, self.answer, self.meta)
-        named = (at.prompt, *more)
-        return set(first) <= {name.partition(".")[0] for name in named if name is not None}
+        read = {at.prompt.partition(".")[0], *at.mapped, "system", *EARLIER}
+        if self.turns is not None:
+            read.add(self.turns.partition(".")[0])
+        return set(first) <= read
 
-    def _example(self, record: Record, at: Layout, refusal: str | None, where: str) -> Example:
+    def _example(self, record: Record, at: Layout, refusal: str | None, line: int) -> Example:
         """Make a row of a record."""
-        more = ", or give every row one in `refusal`" if self.role == "refusal" else ""
+        where = f"{self.path}:{line}"
+        more = ", or give every row one: `refusal: TEXT`" if self.role == "refusal" else ""
         said = conversation(record, at, where, more)
         response = said.response if refusal is None else refusal
         meta = {} if self.meta is None else meta_of(record, self.meta, where)
@@ -204,12 +210,13 @@ class Local(Source):
             source=self.path,
             meta=meta,
             turns=said.turns,
+            line=line,
         )
 
     def _system(self, record: Record, at: Layout, said: str | None, where: str) -> str | None:
         """Give the system prompt: the conversation's own, or that of a column."""
         column = self.system
-        if column is None and at.shape != "columns" and "system" in record:
+        if column is None and "system" in record and "system" not in at.mapped:
             column = "system"
         value = None if column is None else given(record, column)
         if column is None or value is None or value == "":
@@ -256,6 +263,12 @@ class Local(Source):
                 self.path,
                 f"role {self.role} cannot be asked for '{self._purpose()}'",
                 "restricted prompts (refusal, harmful) measure harm, the others never do",
+            )
+        if self._purpose() is EvalPurpose.OPTIONS and self.meta is None:
+            raise DataError(
+                self.path,
+                "purpose 'options' needs the options of each row",
+                "name in `meta` the column of an object with `options` and `answer_index`",
             )
         if self.match != "exact" and not self._compared():
             raise DataError(
