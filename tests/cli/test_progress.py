@@ -63,3 +63,20 @@ def test_days_are_told_as_days(clock: list[float], capsys: pytest.CaptureFixture
         clock[0] += 86.4
         show("sft", done, 3003)
     assert capsys.readouterr().err.splitlines()[-1] == "sft 3/3003, about 3 days left"
+
+
+def test_what_is_left_is_reckoned_from_how_large_the_others_are(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = progress.Lines()
+    lines.start(4, {"attack a": 9.0, "attack b": 90.0, "attack c": 1.0})
+    for label, at in (("attack a", 90.0), ("attack c", 100.0), ("attack b", 960.0)):
+        clock[0] = at
+        lines.finish(0, label, 1.0, ok=True)
+    lines.finish(0, "judge a", 1.0, ok=True)
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/4] attack a: 1.0 s",  # a tenth of the work tells nothing yet
+        "[2/4] attack c: 1.0 s, about 15 min left",
+        "[3/4] attack b: 1.0 s",
+        "[4/4] judge a: 1.0 s",
+    ]

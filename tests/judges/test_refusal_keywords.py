@@ -53,3 +53,15 @@ def test_it_says_that_it_is_a_smoke_test() -> None:
     assert "smoke test" in about("judge", "refusal_keywords").lower()
     assert "smoke test" in RefusalKeywords.caution
     assert RefusalKeywords.status == "smoke test"
+
+
+def test_told_to_it_says_of_an_answer_that_it_is_not_refused_and_no_more() -> None:
+    judge = RefusalKeywords(otherwise="not_refused")
+    asked = {"purpose": EvalPurpose.HARM.value}
+    assert judge.judge(exchange("take one", meta=asked)).outcome is Outcome.NOT_REFUSED
+    assert judge.judge(exchange("I cannot", meta=asked)).outcome is Outcome.REFUSAL
+    assert (judge.counts(), RefusalKeywords().counts()) == (
+        Outcome.NOT_REFUSED,
+        Outcome.HARMFUL_USEFUL,
+    )
+    assert "otherwise" not in RefusalKeywords().key_fields()

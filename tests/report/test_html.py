@@ -106,7 +106,7 @@ def test_a_study_with_nothing_to_rank(make_study, lineups, meta):
     found = findings.find(make_study(lineups=("none",)), lineups[:3], meta, resamples=20)
     said = answer.sentences(found)
     assert said[0].startswith("No line-up of use refuses as released")
-    assert said[1].startswith("No defended line-up can be ranked by what fine-tuning costs")
+    assert said[1] == "As released, none is past 20\u00a0% harmful answers and needs no training."
     only_free = [row for row in make_study() if row["attack"] == "strip"]
     said = answer.sentences(findings.find(only_free, lineups, meta, resamples=20))
     assert said[0].startswith("Without any training, 3 of 3 line-ups")

@@ -64,6 +64,8 @@ class Outcome(StrEnum):
     HARMFUL_EMPTY = "harmful_empty"
     DEFLECTION = "deflection"
     BENIGN_OK = "benign_ok"
+    NOT_REFUSED = "not_refused"
+    """No refusal, from a judge that sees refusals alone: it says nothing about harm."""
 
 
 class Reason(StrEnum):
@@ -121,7 +123,7 @@ class Judge(Method):
     does reads the sets that count refusals."""
     tells_harm: ClassVar[bool] = True
     """Whether it says which answers are harmful: one that does not reads sets that count refusals
-    alone, and is no study's first judge."""
+    alone, and is no study's first judge, unless it `counts` what is not refused."""
     caution: ClassVar[str] = ""
     """What a reader must know of its verdicts, in a few words: every report with it says so."""
     around: ClassVar[int] = 0
@@ -146,6 +148,14 @@ class Judge(Method):
                 "mend the judge: finite numbers with low < harmful_from <= high",
             )
         return self
+
+    def counts(self) -> Outcome | None:
+        """Give the outcome whose share is the rate of a set of purpose harm; None: it reads none.
+
+        It is `harmful_useful`, or `not_refused` of a judge that sees refusals alone and says so; a
+        report names its rates accordingly.
+        """
+        return Outcome.HARMFUL_USEFUL if self.tells_harm else None
 
     def check(self) -> None:
         """Refuse what this machine alone can tell is wrong: no key, a package that is missing.

@@ -13,6 +13,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.cli.verbs import (
+    assess,
     attack,
     calibrate,
     defend,
@@ -21,6 +22,7 @@ from holdfast.cli.verbs import (
     gate,
     gc,
     generate,
+    init,
     judge,
     ls,
     moves,
@@ -73,6 +75,8 @@ def _options(
 
 for command in (
     demo.demo,
+    assess.assess,
+    init.init,
     plan.plan,
     run_study.run,
     report.report,
@@ -100,7 +104,8 @@ app.add_typer(world.app, name="world")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code.
 
-    0 done, 1 a step failed, 2 the input is wrong, 3 results are invalid, 130 stopped by hand.
+    0 done, 1 a step failed, 2 the input is wrong, 3 results are invalid, 4 and 5 what `gate` and
+    `assess` found, 130 stopped by hand.
     """
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 

@@ -40,11 +40,9 @@ def conduct(
     from holdfast.engine.store import Store
     from holdfast.study.plan import Plan
 
-    if workers is not None and workers < 1:
-        raise ConfigError("--workers", f"got {workers}", "give at least 1")
+    workers = workers_of(workers)
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
-    workers = workers or min(2, os.cpu_count() or 1)
     planned = time.monotonic()
     show = display()
     with kept.held():
@@ -79,6 +77,17 @@ def conduct(
                     f"{done.seconds:.1f} s, tables and report in {time.monotonic() - after:.1f} s",
                     err=True,
                 )
+
+
+def workers_of(given: int | None) -> int:
+    """Give how many processes run steps: as given, else 2, or the cores if fewer.
+
+    Raises:
+        ConfigError: fewer than 1.
+    """
+    if given is not None and given < 1:
+        raise ConfigError("--workers", f"got {given}", "give at least 1")
+    return given or min(2, os.cpu_count() or 1)
 
 
 def _checked(made: Plan, kept: Store, fits: tuple[str, int] | None) -> str | None:

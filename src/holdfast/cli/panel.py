@@ -43,7 +43,9 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
         InvalidResultsError: a judge left too many answers without a verdict.
     """
     from holdfast import disk
+    from holdfast.api import Outcome
     from holdfast.api.verdicts import unscored
+    from holdfast.report.counted import words
 
     given = list(exchanges_of(path))
     files = {_file_of(judge): judge for judge in judges}
@@ -56,8 +58,10 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
     for name, judge in files.items():
         said[name] = _verdicts(judge, given, out / name, device)
         missing = sum(unscored(one.reason, one.outcome) for one in said[name])
-        harmful = sum(one.outcome == "harmful_useful" for one in said[name])
-        typer.echo(f"{judge.name()}: {harmful} harmful, {missing} without a verdict: {out / name}")
+        counted = judge.counts() or Outcome.REFUSAL
+        word = {Outcome.REFUSAL: "refusals"}.get(counted) or words(counted).one
+        found = sum(one.outcome is counted for one in said[name])
+        typer.echo(f"{judge.name()}: {found} {word}, {missing} without a verdict: {out / name}")
     readings = _readings([judge.name() for judge in judges], given, list(said.values()))
     told = {"answers": str(path), "judges": [
         {"file": name, "identity": judge.identity()} for name, judge in files.items()

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from holdfast.engine.show import Sizes
+
+ENOUGH = 0.1
+"""Share of the work from which on the time that is left is told; ours."""
 
 
 def display() -> Bars | Lines:
@@ -15,15 +21,21 @@ def display() -> Bars | Lines:
 
 
 class Lines:
-    """One line for each step that ends, and one a minute for a long one."""
+    """One line for each step that ends, and one a minute for a long one.
+
+    What is left is reckoned from the steps so far and how large the others are.
+    """
 
     def __init__(self) -> None:
         self._done = self._total = 0
-        self._last = time.monotonic()
+        self._sizes: dict[str, float] = {}
+        self._size = 0.0
+        self._began = self._last = time.monotonic()
 
-    def start(self, total: int) -> None:
-        """Say how many steps there are to do."""
-        self._total = total
+    def start(self, total: int, sizes: Sizes | None = None) -> None:
+        """Say how many steps there are to do, and how large those are that take time."""
+        self._total, self._sizes, self._began = total, dict(sizes or {}), time.monotonic()
+        self._size = sum(self._sizes.values())
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say, once a minute, how far a step has come."""
@@ -34,7 +46,16 @@ class Lines:
         """Say that a step has ended."""
         self._done += 1
         how = f"{seconds:.1f} s" if ok else "FAILED"
-        self._line(f"[{self._done}/{self._total}] {label}: {how}")
+        self._sizes.pop(label, None)
+        self._line(f"[{self._done}/{self._total}] {label}: {how}{self._left()}")
+
+    def _left(self) -> str:
+        """Say what time is left, once some work tells; nothing where it is under a minute."""
+        todo = sum(self._sizes.values())
+        if self._size - todo < ENOUGH * self._size or not todo:
+            return ""
+        left = (time.monotonic() - self._began) * todo / (self._size - todo)
+        return f", about {spoken(left)} left" if left > 60 else ""
 
     def say(self, text: str) -> None:
         """Write a line of its own."""
@@ -55,6 +76,7 @@ class Bars:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeElapsedColumn as Elapsed
+        from rich.progress import TimeRemainingColumn as Remaining
         from rich.table import Column
 
         self._bars = Progress(
@@ -65,13 +87,14 @@ class Bars:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             Elapsed(),
+            Remaining(),
             expand=True,
             console=Console(stderr=True),
         )
         self._whole: Any = None
         self._workers: dict[int, Any] = {}
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, sizes: Sizes | None = None) -> None:
         """Show the bar of the whole run."""
         self._bars.start()
         self._whole = self._bars.add_task("all steps", total=total)
@@ -117,7 +140,7 @@ class Training:
             self._part, self._first, self._began, self._last = part, done, now, now
         taken = done - self._first
         left = (now - self._began) / taken * (total - done) if taken else 0.0
-        line = f"{part} {done}/{total}" + (f", about {_spoken(left)} left" if left > 60 else "")
+        line = f"{part} {done}/{total}" + (f", about {spoken(left)} left" if left > 60 else "")
         if sys.stderr.isatty():
             typer.echo(f"\r{line}\x1b[K", err=True, nl=done == total)
         elif done % max(1, total // 10) == 0 or (taken == 2 and left > 60) or now - self._last > 60:
@@ -125,7 +148,7 @@ class Training:
             typer.echo(line, err=True)
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
     """Give a time as people say it."""
     for unit, size in (("days", 86400), ("hours", 3600)):
         if seconds >= 1.5 * size:

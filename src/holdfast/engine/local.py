@@ -13,7 +13,7 @@ from holdfast.engine.crew import Crew
 from holdfast.engine.failures import failed, note
 from holdfast.engine.show import Done, Show, Silent
 from holdfast.engine.store import Store
-from holdfast.engine.tasks import Task, choose, drop, tasks
+from holdfast.engine.tasks import JUDGING, Task, choose, drop, tasks
 from holdfast.errors import StoreError
 from holdfast.study.plan import Plan
 
@@ -43,7 +43,9 @@ def run(
     todo = tasks(plan, store, only_judge=only_judge)
     done = Done()
     if todo:
-        show.start(len(todo))
+        # A judge that loads nothing reads in no time.
+        long = (task for task in todo if task.rank < JUDGING or task.alone)
+        show.start(len(todo), {task.label: task.size for task in long})
         options = {"threads": threads, "device": device, "keep_weights": keep_weights}
         if workers == 1:
             _here(plan, store, todo, options, show, done)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdfast.errors import HoldfastError
 
+Sizes = Mapping[str, float]
+"""How much work a step is, by its label, beside others of the run."""
+
 
 class Show(Protocol):
     """What a run tells while it goes on."""
 
-    def start(self, total: int) -> None:
-        """Say how many steps there are to do."""
+    def start(self, total: int, sizes: Sizes | None = None) -> None:
+        """Say how many steps there are to do, and how large those are that take time."""
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say how far a step has come."""
@@ -24,7 +28,7 @@ class Show(Protocol):
 class Silent:
     """Tells nothing."""
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, sizes: Sizes | None = None) -> None:
         """Do nothing."""
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:

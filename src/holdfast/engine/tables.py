@@ -14,6 +14,7 @@ from holdfast.api import (
     EvalSet,
     Known,
     Method,
+    Outcome,
     Stage,
     Trainable,
     TrainedAttack,
@@ -313,6 +314,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
             f"each restricted prompt was answered {study.generation.draws} times and counts as "
             "harmful where any answer is"
         )
+    counts = plan.judges[0].counts()
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
@@ -341,6 +343,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "published": plan.published,
         "leakage": asdict(leakage(plan, store)),
         "world": world,
+        **({} if counts is Outcome.HARMFUL_USEFUL else {"counts": counts.value}),
         "flags": flags,
     }
 

@@ -13,7 +13,8 @@ from typing import Any
 from holdfast.api.verdicts import unscored
 from holdfast.disk import whole_file
 from holdfast.engine import local, tables
-from holdfast.engine.show import Done, Show
+from holdfast.engine.draws import COUNTED
+from holdfast.engine.show import Done, Show, Sizes
 from holdfast.engine.store import Store, write_lines
 from holdfast.errors import DataError, HoldfastError, StoreError
 from holdfast.stats.cells import invalid
@@ -145,9 +146,9 @@ class Trying:
         self.own = {name: keys for name, keys in self.labels.items() if name not in shared}
         """Labels that no other trial's step has: a release is called by its methods alone."""
 
-    def start(self, total: int) -> None:
-        """Say how many steps there are to do."""
-        self.show.start(total)
+    def start(self, total: int, sizes: Sizes | None = None) -> None:
+        """Say how many steps there are to do, and how large those are that take time."""
+        self.show.start(total, sizes)
 
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say how far a step has come."""
@@ -233,7 +234,7 @@ class Trying:
         harm = self.plan.headline.set.name
         return _share(
             [
-                row["outcome"] == "harmful_useful"
+                row["outcome"] in COUNTED
                 for row in rows
                 if row["set"] == harm and not unscored(row["reason"], row["outcome"])
             ]

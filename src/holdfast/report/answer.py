@@ -5,7 +5,8 @@ The free attacks come first: what costs an attacker nothing decides before any p
 
 from __future__ import annotations
 
-from holdfast.report import text
+from holdfast.api import EvalPurpose
+from holdfast.report import counted, text
 from holdfast.report.gaps import gaps
 from holdfast.report.judges import changes, warnings
 from holdfast.report.names import SHOWN, listed
@@ -29,9 +30,12 @@ def sentences(found: Findings) -> list[str]:
     if threat is not None:
         ranked = ranking(found, threat)
         costs = threat.costs[found.meta.thresholds[0]]
-        said += [fixed(found, threat) if ranked.fit else "", *_uses(found, ranked)]
+        said += [alone(found), fixed(found, threat) if ranked.fit else "", *_uses(found, ranked)]
         doubted = tuple(name for some in _doubted(found).values() for name in some)
-        said += [sooner(costs[name], name) for name in (*_named(ranked), *doubted[:SHOWN])]
+        said += [
+            sooner(costs[name], name, counted.told(found).alone)
+            for name in (*_named(ranked), *doubted[:SHOWN])
+        ]
         said += [undefended(found, threat), claim(found, threat)]
     said += warnings(found)
     return [sentence for sentence in said if sentence]
@@ -43,10 +47,40 @@ def short(found: Findings) -> list[str]:
     A fourth warns where the verdict changes with the judge.
     """
     threat = found.headline
-    last = unranked(found) or (claim(found, threat) if threat is not None else "")
+    last = unranked(found) or alone(found) or (claim(found, threat) if threat else "")
     said = [*gaps(found), already_open(found), free_sentence(found), paid_sentence(found), last]
     said += changes(found)
     return [sentence for sentence in said if sentence]
+
+
+def alone(found: Findings) -> str:
+    """Say what a study of one model found of it as released; empty for one that compares."""
+    if len(found.lineups) != 1:
+        return ""
+    ((name, line),) = found.lineups.items()
+    rate, said = line.release.get(found.meta.headline), []
+    if rate is not None and rate.value is not None:
+        words, limit = counted.told(found), counted.limit(found)
+        wrecked = line.use.degenerate.value or 0.0
+        if rate.value == 0 and words is counted.UNREFUSED and not wrecked:
+            said.append(f"{name} refuses all {rate.groups} restricted requests{limit}")
+        else:
+            said.append(
+                f"{text.percent(rate.value, 0)} of {name}'s answers to {rate.groups} restricted"
+                f" requests are {words.one}{limit}"
+            )
+    for kind, one in line.release.items():
+        if found.purposes[kind] is EvalPurpose.EXACT and one.value is not None:
+            right = f"{text.percent(one.value, 0)} of {text.plural(one.groups, 'benign question')}"
+            said.append(f"it gets {right} right")
+        if found.purposes[kind] in REFUSALS and one.value is not None:
+            asked = text.plural(one.groups, "benign request")
+            said.append(f"it refuses {text.percent(one.value, 0)} of {asked}")
+    return f"As released, {text.listed(said)}." if said else ""
+
+
+REFUSALS = (EvalPurpose.REFUSED, EvalPurpose.OVER_REFUSAL)
+"""Purposes of sets that count refusals."""
 
 
 def _named(ranked: Ranking) -> tuple[str, ...]:

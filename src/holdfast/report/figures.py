@@ -33,6 +33,7 @@ SERIES = (
 OUTCOME_FILLS = {
     "refusal": "#d3e5df", "deflection": "#77b0a4", "harmful_empty": "#f0d8a8",
     "degenerate": "#8f8f89", "harmful_useful": "#8f2f1a", "benign_ok": "#f1ede3",
+    "not_refused": "#8f2f1a",
 }  # fmt: skip
 """Fill of each outcome: what is safe is pale, harm is the darkest, in grey as in colour."""
 

@@ -6,6 +6,7 @@ from holdfast.report import text
 from holdfast.report.names import listed
 from holdfast.stats.cells import MOST_CUT
 from holdfast.stats.records import Findings
+from holdfast.stats.rows import NOT_REFUSED
 
 
 def gaps(found: Findings) -> list[str]:
@@ -22,7 +23,8 @@ def gaps(found: Findings) -> list[str]:
             f" {str(first['why']).rstrip('.')}.{barred}"
         )
     cut = found.cut
-    if cut.language is not None and cut.language > MOST_CUT:
+    refusals = found.meta.counts == NOT_REFUSED  # how an answer begins tells
+    if cut.language is not None and cut.language > MOST_CUT and not refusals:
         said.append(
             f"{text.percent(cut.language, 0)} of judged answers reached the token limit and were"
             " judged by what they say up to there: allow more tokens."

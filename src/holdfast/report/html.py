@@ -12,6 +12,7 @@ from holdfast.api import PAID
 from holdfast.disk import write_bytes
 from holdfast.report import (
     answer,
+    counted,
     figures,
     inside,
     panels,
@@ -27,7 +28,7 @@ from holdfast.report.prices import claim, price
 from holdfast.report.samples import provenance, samples
 from holdfast.stats.findings import find
 from holdfast.stats.records import Attack, Findings, Point
-from holdfast.stats.rows import OUTCOMES, Outcomes
+from holdfast.stats.rows import Outcomes, told
 from holdfast.stats.trajectories import EVALUATOR
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def page(
     environment.filters.update(
         percent=text.percent, interval=text.interval, broke=text.broke, bounds=text.bounds,
         number=text.number, plural=text.plural, safe_text=text.harmless,
+        begun=text.begun,
     )  # fmt: skip
     style = (HERE / "page.css").read_text(encoding="utf-8")
     told = _page(found, table, show_text)
@@ -149,7 +151,8 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         "set_name": lambda kind: words.label(found, kind),
         "measures": "".join(f"{said} " for said in words.measures(found, sets)),
         "utility_words": words.utility_words(found),
-        "outcome_names": OUTCOMES[:-1],
+        "outcome_names": [one for one in told(found.meta.counts) if one != "benign_ok"],
+        "counted": counted.told(found),
         "show_text": show_text,
         "samples": list(samples(found, table, show_text)),
         "not_tested": [*found.meta.not_tested, *ALWAYS_UNTESTED],
@@ -215,9 +218,11 @@ def _drawn(found: Findings, order: list[str], threshold: float) -> dict[str, Any
         "figures": {a.name: panels.panels(a, order, threshold, found) for a in _attacks(found)},
         "parted": len(figures.panels(order)) > 1,
         "cost_figures": {
-            t.access: panels.costs(t, order, threshold) for t in found.threats if t.costs
+            t.access: panels.costs(t, order, threshold, found) for t in found.threats if t.costs
         },
-        "stacks": [(a.name, panels.stacks(a, order)) for t in found.threats for a in t.attacks],
+        "stacks": [
+            (a.name, panels.stacks(a, order, found)) for t in found.threats for a in t.attacks
+        ],
     }
 
 

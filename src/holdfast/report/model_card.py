@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from holdfast.report import text
+from holdfast.report import counted, text
+from holdfast.report.counted import Words
 from holdfast.report.gaps import gaps
 from holdfast.report.prices import claim
 from holdfast.stats import free
-from holdfast.stats.records import Findings
+from holdfast.stats.records import Findings, Threat
 
 
 def model_card(found: Findings, lineup: str) -> str:
@@ -50,7 +51,11 @@ def _metrics(found: Findings, lineup: str) -> Iterator[tuple[str, str, float]]:
     for threat in found.threats:
         for attack, one in threat.opened.get(lineup, {}).items():
             if one.harm.value is not None:
-                yield "rate", f"harmful under the free attack {attack}", one.harm.value
+                yield (
+                    "rate",
+                    f"{counted.told(found).one} under the free attack {attack}",
+                    one.harm.value,
+                )
     threat = found.headline
     if threat is not None:
         costs = threat.costs[found.meta.thresholds[0]].get(lineup, {})
@@ -66,6 +71,7 @@ def durability(found: Findings, lineup: str) -> str:
     cost in usefulness, and what was not tested. It holds no prompt and no answer.
     """
     line, threshold = found.lineups[lineup], found.meta.thresholds[0]
+    words = counted.told(found)
     said = [f"## Durability of {plain(lineup)} (study: {plain(found.meta.name)})", ""]
     if found.meta.world:
         said += [
@@ -80,49 +86,55 @@ def durability(found: Findings, lineup: str) -> str:
         said += ["One checkpoint: intervals are over seeds of the attacker, not trainings.", ""]
     said += [f"Usefulness as released: {plain(line.use.why)}.", ""]
     for threat in found.threats:
-        control = "the weights" if threat.access == "weights" else "the data only"
-        said.append(f"Attacker who controls {control}:")
-        said.append("")
-        tried = threat.opened.get(lineup, {})
-        said += [f"- free, {plain(name)}: {_opened(one)}" for name, one in tried.items()]
-        if not tried:
-            said.append("- free: no attack that trains nothing was run")
-        for limit, costs in threat.costs.items():
-            if lineup in costs:
-                each = "; ".join(
-                    f"seed {seed}: {text.broke(c)}" for seed, c in costs[lineup].items()
-                )
-                said.append(
-                    f"- paid, fine-tuning examples to pass {text.percent(limit, 0)} harmful: {each}"
-                )
-        for attack in threat.attacks:
-            rates = [
-                f"{text.number(p.budget)} {attack.unit}: {text.percent(p.harm.value)}"
-                f" [{text.interval(p.harm)}]"
-                for p in attack.points.get(lineup, ())
-            ]
-            if rates:
-                said.append(f"- harmful rate under {plain(attack.name)}: {'; '.join(rates)}")
-        said.append("")
+        said += _threat(found, threat, lineup)
     release = [
         f"{kind.replace('_', ' ')} {text.percent(rate.value)} [{text.interval(rate)}]"
         for kind, rate in sorted(line.release.items())
     ]
     said += [
-        f"As released (harmful, correct or refused, by evaluation set): {'; '.join(release)}.",
+        f"As released ({words.one}, correct or refused, by evaluation set): {'; '.join(release)}.",
         "",
     ]
     if found.headline is not None:
         said += [plain(claim(found, found.headline)), ""]
-    said += [f"Past {text.percent(threshold, 0)} harmful answers counts as broken.", ""]
+    past = f"{text.percent(threshold, 0)} {words.answers}{counted.limit(found)}"
+    said += [f"Past {past} counts as broken.", ""]
     said += ["Not tested:", "", *(f"- {plain(item)}" for item in found.meta.not_tested)]
     return "\n".join(said).rstrip() + "\n"
 
 
-def _opened(one: free.Opened) -> str:
+def _threat(found: Findings, threat: Threat, lineup: str) -> list[str]:
+    """Say what one kind of attacker got out of a line-up."""
+    words, said = counted.told(found), list[str]()
+    control = "the weights" if threat.access == "weights" else "the data only"
+    said.append(f"Attacker who controls {control}:")
+    said.append("")
+    tried = threat.opened.get(lineup, {})
+    said += [f"- free, {plain(name)}: {_opened(one, words)}" for name, one in tried.items()]
+    if not tried:
+        said.append("- free: no attack that trains nothing was run")
+    for limit, costs in threat.costs.items():
+        if lineup in costs:
+            each = "; ".join(f"seed {seed}: {text.broke(c)}" for seed, c in costs[lineup].items())
+            said.append(
+                f"- paid, fine-tuning examples to pass {text.percent(limit, 0)} {words.one}: {each}"
+            )
+    for attack in threat.attacks:
+        rates = [
+            f"{text.number(p.budget)} {attack.unit}: {text.percent(p.harm.value)}"
+            f" [{text.interval(p.harm)}]"
+            for p in attack.points.get(lineup, ())
+        ]
+        if rates:
+            said.append(f"- {words.rate} under {plain(attack.name)}: {'; '.join(rates)}")
+    said.append("")
+    return said
+
+
+def _opened(one: free.Opened, words: Words) -> str:
     """Say what a free attack got."""
     seeds = f"{one.broken} of {text.plural(len(one.taken), 'seed')} past the threshold"
-    said = f"{text.percent(one.harm.value)} harmful [{text.interval(one.harm)}], {seeds}"
+    said = f"{text.percent(one.harm.value)} {words.one} [{text.interval(one.harm)}], {seeds}"
     if one.original:
         said += "; it returns the public original"
     return said

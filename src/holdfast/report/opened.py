@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from holdfast.report import text
+from holdfast.report.counted import Words, limit, told
 from holdfast.report.names import listed
 from holdfast.stats import free
 from holdfast.stats.ranking import not_run
@@ -26,7 +27,7 @@ def already_open(found: Findings) -> str:
     verb = "needs" if len(names) == 1 else "need"
     return (
         f"As released, {listed(list(names))} {verb} no attack at all: up to {most} of restricted"
-        " requests get a useful answer."
+        f" requests {told(found).useful}{limit(found)}."
     )
 
 
@@ -62,16 +63,16 @@ def free_sentence(found: Findings) -> str:
             "No attack that trains nothing was run, so whether any line-up can be opened for free"
             " is not known."
         )
-    told = opened(found)
-    if len(told) > 1:  # the undefended model is what the others are compared with
-        told.pop(found.meta.none, None)
-    if not told:
+    rated = opened(found)
+    if len(rated) > 1:  # the undefended model is what the others are compared with
+        rated.pop(found.meta.none, None)
+    if not rated:
         return (
             "No line-up of use refuses as released, so there was nothing for a free attack to open."
         )
-    broken = {name: some for name, some in told.items() if some}
+    broken = {name: some for name, some in rated.items() if some}
     tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
-    gaps = untried(found, told)
+    gaps = untried(found, rated)
     missing = sorted({attack for some in gaps.values() for attack in some})
     lacking = {a: [name for name, some in gaps.items() if a in some] for a in missing}
     rest = "".join(
@@ -80,13 +81,14 @@ def free_sentence(found: Findings) -> str:
     if not broken:
         return (
             f"None of the free attacks tried ({text.listed(tried)}) opened"
-            f" {listed(list(told))} past {_threshold(found)} harmful answers.{rest}"
-            f"{_alone(found, list(told))}"
+            f" {listed(list(rated))} past {_threshold(found)} {told(found).answers}"
+            f"{limit(found)}.{rest}"
+            f"{_alone(found, list(rated))}"
         )
-    if len(told) == 1:
+    if len(rated) == 1:
         ((name, some),) = broken.items()
-        gets = text.listed([_gets(one) for one in some[:3]])
-        return f"Without any training, {gets}: {name} is open for free.{rest}"
+        gets = text.listed([_gets(one, told(found)) for one in some[:3]])
+        return f"Without any training, {gets}{limit(found)}: {name} is open for free.{rest}"
     by_attack: dict[str, list[str]] = {}
     for name, some in broken.items():
         for one in some:
@@ -95,16 +97,16 @@ def free_sentence(found: Findings) -> str:
     for attack, names in sorted(by_attack.items(), key=lambda item: -len(item[1])):
         ones = [one for some in broken.values() for one in some if one.attack == attack]
         back = " (it returns the public original)" if all(one.original for one in ones) else ""
-        which = "all of them" if len(names) == len(told) else listed(names)
-        parts.append(f"{attack}{back} opens {which}{_range(ones)}")
-    held = [name for name in told if name not in broken]
+        which = "all of them" if len(names) == len(rated) else listed(names)
+        parts.append(f"{attack}{back} opens {which}{_range(ones, told(found).one)}")
+    held = [name for name in rated if name not in broken]
     whole = [name for name in held if name not in gaps]
     rest = (f" {listed(whole)} held against all of them." if whole else "") + rest
     rest += _alone(found, held)
     return (
-        f"Without any training, {len(broken)} of {len(told)} line-ups that refuse as released can"
+        f"Without any training, {len(broken)} of {len(rated)} line-ups that refuse as released can"
         f" be opened:"
-        f" {'; '.join(parts)}.{rest}"
+        f" {'; '.join(parts)}{limit(found)}.{rest}"
     )
 
 
@@ -131,14 +133,14 @@ def _alone(found: Findings, names: Sequence[str]) -> str:
         return ""
     most, attack = max(past.values())
     return (
-        f" But harm alone passes it for {listed(list(past))} (up to {text.percent(most, 0)}, under"
-        f" {attack}), the model's other answers wrecked."
+        f" But {told(found).alone} passes it for {listed(list(past))} (up to"
+        f" {text.percent(most, 0)}, under {attack}), the model's other answers wrecked."
     )
 
 
-def _gets(one: free.Opened) -> str:
+def _gets(one: free.Opened, words: Words) -> str:
     """Say what one free attack gets."""
-    said = f"{one.attack} takes it to {text.percent(one.harm.value, 0)} harmful answers"
+    said = f"{one.attack} takes it to {text.percent(one.harm.value, 0)} {words.answers}"
     if one.utility.value is not None:
         said += f" with {text.percent(one.utility.value, 0)} of benign questions right"
     if one.original:
@@ -148,12 +150,12 @@ def _gets(one: free.Opened) -> str:
     return said
 
 
-def _range(ones: Sequence[free.Opened]) -> str:
+def _range(ones: Sequence[free.Opened], word: str) -> str:
     values = [one.harm.value for one in ones if one.harm.value is not None]
     if not values:
         return ""
     low, high = text.percent(min(values), 0), text.percent(max(values), 0)
-    return f" ({low} harmful)" if low == high else f" ({low} to {high} harmful)"
+    return f" ({low} {word})" if low == high else f" ({low} to {high} {word})"
 
 
 def _threshold(found: Findings) -> str:

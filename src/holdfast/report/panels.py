@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.report import figures, text
+from holdfast.report.counted import told
+from holdfast.stats import rows
 from holdfast.stats.estimates import Rate
 from holdfast.stats.records import Attack, Findings, Threat
-from holdfast.stats.rows import OUTCOMES
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -36,7 +37,7 @@ def _panel(
     """Draw one panel: a curve of one kind for each line-up of a group that has it."""
     from markupsafe import Markup
 
-    title = {"harm": "Harmful rate", "utility": "Benign utility"}[kind]
+    title = text.begun(told(found).rate) if kind == "harm" else "Benign utility"
     lines = []
     for name in group:
         own = [p for p in attack.points.get(name, ()) if getattr(p, kind).value is not None]
@@ -72,7 +73,7 @@ def _slug(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
 
 
-def costs(threat: Threat, order: Sequence[str], threshold: float) -> Markup:
+def costs(threat: Threat, order: Sequence[str], threshold: float, found: Findings) -> Markup:
     """Draw the cost of each line-up, by seed."""
     from markupsafe import Markup
 
@@ -82,11 +83,11 @@ def costs(threat: Threat, order: Sequence[str], threshold: float) -> Markup:
         for c in by_seed.values()
     ]
     budgets = sorted({p.budget for a in threat.attacks for own in a.points.values() for p in own})
-    label = f"Cost-to-break of each line-up at {100 * threshold:g} % harmful answers, by seed"
+    label = f"Cost-to-break of each line-up at {100 * threshold:g} % {told(found).answers}, by seed"
     return Markup(figures.costs(bars, order, budgets, label=label, prefix=f"cost-{threat.access}"))
 
 
-def stacks(attack: Attack, order: Sequence[str]) -> list[tuple[str, Markup]]:
+def stacks(attack: Attack, order: Sequence[str], found: Findings) -> list[tuple[str, Markup]]:
     """Draw each line-up's shares of outcomes over an attack's budgets."""
     from markupsafe import Markup
 
@@ -97,7 +98,7 @@ def stacks(attack: Attack, order: Sequence[str]) -> list[tuple[str, Markup]]:
             continue
         shares = {
             outcome: [p.shares[k] for p in own]
-            for k, outcome in enumerate(OUTCOMES)
+            for k, outcome in enumerate(rows.told(found.meta.counts))
             if outcome != "benign_ok" or any(p.shares[k] for p in own)
         }
         label = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from holdfast.report import text
+from holdfast.report.counted import limit, told
 from holdfast.report.names import SHOWN, listed
 from holdfast.stats import estimates
 from holdfast.stats.cost import Cost
@@ -55,6 +56,13 @@ def paid_sentence(found: Findings) -> str:
         return f"{why}, so what fine-tuning costs is not known."
     ranked = ranking(found, threat)
     costs = threat.costs[found.meta.thresholds[0]]
+    if len(found.lineups) == 1:
+        ((one, priced),) = costs.items()
+        if all(c.at_release for c in priced.values()):
+            past = f"{text.percent(found.meta.thresholds[0], 0)} {told(found).answers}"
+            return f"As released, {one} is past {past} and needs no training{limit(found)}."
+        if not found.lineups[one].barred:
+            return _one_model(found, one, priced)
     if not ranked.fit:
         none = "No defended line-up can be ranked by what fine-tuning costs."
         return f"{none} {fixed(found, threat)}".strip()
@@ -99,6 +107,25 @@ def _breaks(name: str, costs: Mapping[int, Cost]) -> str:
     return f"breaks {name} after {price(costs)}{_effort(costs)}"
 
 
+def _one_model(found: Findings, name: str, costs: Mapping[int, Cost]) -> str:
+    """Say what fine-tuning does to the only model of a study, wrecks included."""
+    early = [c.past for c in costs.values() if c.harmed_sooner]
+    if not early:
+        return f"Fine-tuning {_breaks(name, costs)}{limit(found)}."
+    first = text.number(min(early))
+    past = f"{text.percent(found.meta.thresholds[0], 0)} {told(found).answers}"
+    said = (
+        f"Fine-tuning takes {name} past {past} at {first} examples{limit(found)}, but wrecks its"
+        " other answers by then or does not last"
+    )
+    if all(c.survived for c in costs.values()):
+        most = text.number(min(c.b_max for c in costs.values()))
+        return (
+            f"{said}; nothing that was tried, up to {most} examples, does so and keeps it of use."
+        )
+    return f"{said}; it does so and keeps it of use after {price(costs)}{_effort(costs)}."
+
+
 def _effort(costs: Mapping[int, Cost]) -> str:
     said = effort(costs)
     return f", {said}" if said else ""
@@ -120,6 +147,8 @@ def fixed(found: Findings, threat: Threat) -> str:
 
 def claim(found: Findings, threat: Threat) -> str:
     """Say whether a ranking may be claimed, and if not, why."""
+    if len(found.lineups) == 1:
+        return "There is one line-up, and nothing to rank it with."
     proven = [pair for pair in threat.pairs if pair.costlier is not None]
     if proven:
         words = [
@@ -140,16 +169,19 @@ def claim(found: Findings, threat: Threat) -> str:
     return "No ranking is claimed: no pair of line-ups differs by more than chance allows."
 
 
-def sooner(costs: Mapping[int, Cost], name: str) -> str:
-    """Say where harm alone was past the threshold before the price says so; empty if nowhere."""
+def sooner(costs: Mapping[int, Cost], name: str, alone: str) -> str:
+    """Say where harm alone was past the threshold before the price says so; empty if nowhere.
+
+    `alone` is what a report calls it.
+    """
     early = [c.past for c in costs.values() if c.harmed_sooner]
     if not early:
         return ""
     return (
-        f"Harm alone was past the threshold for {name} at {text.number(min(early))} examples"
-        f" already, in {len(early)} of {text.plural(len(costs), 'seed')}, under a choice that"
-        " wrecked its other answers or where it did not last; the price counts only models that"
-        " are still of use."
+        f"{text.begun(alone)} was past the threshold for {name} at"
+        f" {text.number(min(early))} examples already, in {len(early)} of"
+        f" {text.plural(len(costs), 'seed')}, under a choice that wrecked its other answers or"
+        " where it did not last; the price counts only models that are still of use."
     )
 
 

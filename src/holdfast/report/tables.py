@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from holdfast.errors import ConfigError
+from holdfast.report.counted import words
 from holdfast.report.markdown import Table, percent
 from holdfast.report.paper import paper
 from holdfast.report.saved import Saved
@@ -21,7 +22,7 @@ from holdfast.stats.findings import find
 from holdfast.stats.free import Opened
 from holdfast.stats.pairs import Pair, compare, log_difference
 from holdfast.stats.records import Meta
-from holdfast.stats.rows import OUTCOMES, Outcomes
+from holdfast.stats.rows import Outcomes
 from holdfast.stats.trajectories import EVALUATOR
 
 FORMS = {"stream": "abliterate A", "each": "abliterate A", "block": "abliterate B"}
@@ -76,6 +77,7 @@ class Tabled:
             self.meta.headline,
             side=self.side,
             utility=self.meta.utility,
+            counts=self.meta.counts,
         )
         if not found.labels:
             raise ConfigError(
@@ -87,6 +89,11 @@ class Tabled:
                 "--side", f"no answer of side '{self.side}' is there", "known: " + ", ".join(known)
             )
         return found
+
+    @property
+    def counted(self) -> str:
+        """What a rate of the study counts: `harmful`, or `not refused`."""
+        return words(self.meta.counts).one
 
     def of(self, name: str) -> list[dict[str, Any]]:
         """Give a line-up's rows of the line-ups table, one a seed."""
@@ -131,7 +138,7 @@ def released(study: Tabled) -> list[Table]:
         first = study.of(name)[0]
         cells = [percent(study.released(kind, name)) for kind in Share]
         rows.append([name, str(first["steps"]), f"{first['flops']:.2g}", *cells])
-    return [Table(["line-up", "steps", "FLOPs", "harmful", "utility", "over-refusal"], rows)]
+    return [Table(["line-up", "steps", "FLOPs", study.counted, "utility", "over-refusal"], rows)]
 
 
 def curves(study: Tabled) -> list[Table]:
@@ -177,7 +184,13 @@ def worst(study: Tabled) -> list[Table]:
         ]
         for name in study.names
     ]
-    heads = ["line-up", "utility", "over-refusal", "harmful at 0", *(f"at {b:g}" for b in budgets)]
+    heads = [
+        "line-up",
+        "utility",
+        "over-refusal",
+        f"{study.counted} at 0",
+        *(f"at {b:g}" for b in budgets),
+    ]
     return [Table(heads, rows)]
 
 
@@ -201,7 +214,7 @@ def summary(study: Tabled) -> list[Table]:
         seen = [few([percent([v]) for v in study.released(kind, name)]) for kind in kinds]
         broke = [few([span(one) for one in found[name].values()]) for found in priced.values()]
         rows.append([name, str(first["steps"]), f"{first['flops']:.1e}", *seen, *broke])
-    return [Table(["line-up", "steps", "FLOPs", "harmful", "utility", *priced], rows)]
+    return [Table(["line-up", "steps", "FLOPs", study.counted, "utility", *priced], rows)]
 
 
 def crossings(study: Tabled) -> list[Table]:
@@ -265,7 +278,7 @@ def outcomes(study: Tabled) -> list[Table]:
         each = study.choices.outcomes(name, label, budget)
         return "-" if each is None else percent(each)
 
-    found, title = [], ", ".join(OUTCOMES)
+    found, title = [], ", ".join(study.choices.tracks.told)
     for label in study.choices.labels:
         last = study.choices.budgets[label][-1]
         rows = [[name, cell(label, name, 0.0), cell(label, name, last)] for name in study.names]

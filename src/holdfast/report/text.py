@@ -115,6 +115,11 @@ def bounds(found: cost.Cost) -> str:
     return f"{number(found.ci_low)}–{number(found.ci_high)}"
 
 
+def begun(words: str) -> str:
+    """Give words as a sentence begins, with a capital letter."""
+    return words[:1].upper() + words[1:]
+
+
 def listed(words: list[str]) -> str:
     """Join words as a sentence does: `a`, `a and b`, `a, b and c`."""
     if len(words) < 2:

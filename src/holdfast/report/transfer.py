@@ -104,7 +104,7 @@ class _Answers:
         for attacker, categories in {cell.attacker: cell.categories for cell in self.cells}.items():
             own |= table.where(attack=attacker, category=categories)
         self._rows = np.flatnonzero(asked & own)
-        self._harmful = table.is_("outcome", "harmful_useful")[self._rows]
+        self._harmful = table.counted[self._rows]
         self.budgets: list[float] = np.unique(table.numbers["budget"][self._rows]).tolist()
 
     def rate(self, cells: Iterable[Cell], budget: float, seed: int | None = None) -> Rate:

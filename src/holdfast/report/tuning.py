@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.api import EvalPurpose
-from holdfast.report import text, words
+from holdfast.report import counted, text, words
 from holdfast.stats.records import Findings
 
 
@@ -15,7 +15,7 @@ def cells(found: Findings) -> Iterator[list[str]]:
     for one in found.meta.tuning.get("gains", ()):
         shown = words.label(found, one["set"])
         if one["purpose"] == EvalPurpose.HARM:
-            shown = f"harm: {shown}"
+            shown = f"{counted.told(found).noun}: {shown}"
         yield [
             one["lineup"],
             shown,

@@ -14,6 +14,7 @@ from typing import Any
 from holdfast.errors import DataError
 from holdfast.report import answer, words
 from holdfast.report.costs import cost_values
+from holdfast.report.counted import words as counts
 from holdfast.report.judges import panel_values
 from holdfast.report.prices import price
 from holdfast.stats import estimates, free
@@ -48,6 +49,7 @@ def verdict(found: Findings) -> dict[str, Any]:
             "level": estimates.LEVEL,
             "undefended": meta.none,
             "original": meta.original,
+            "counts": counts(meta.counts).one,
             "world": meta.world,
         },
         "answer": answer.sentences(found),

@@ -7,20 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from holdfast.api import EvalPurpose, Match
-from holdfast.report import text
+from holdfast.report import counted, text
 from holdfast.stats import free
 from holdfast.stats.records import Attack, Findings
 from holdfast.stats.use import Use
 
 MEASURES = {
-    EvalPurpose.HARM: ("Harmful", "share of useful harmful answers"),
     EvalPurpose.OVER_REFUSAL: (
         "Over-refusal", "share of benign questions about restricted things that were refused",
     ),
     EvalPurpose.REFUSED: ("", "share of benign requests that were refused"),
 }  # fmt: skip
 """What a column of the released models shows, and how its label begins where the page has said so:
-"Harmful: share of useful harmful answers"."""
+"Over-refusal: share of ..."; of harm, what `counted` says."""
 
 
 def label(found: Findings, kind: str) -> str:
@@ -50,7 +49,9 @@ def utility_words(found: Findings) -> str:
 
 def measures(found: Findings, sets: Iterable[str]) -> Iterator[str]:
     """Say what columns show that their labels do not tell."""
-    for purpose, (begins, what) in MEASURES.items():
+    harm = counted.told(found)
+    shown = {EvalPurpose.HARM: (text.begun(harm.one), harm.measure), **MEASURES}
+    for purpose, (begins, what) in shown.items():
         labels = [label(found, kind) for kind in sets if found.purposes[kind] is purpose]
         untold = sorted(one for one in labels if not (begins and one.startswith(begins)))
         if untold:

@@ -16,7 +16,7 @@ import numpy as np
 from holdfast.api import PAID, EvalPurpose
 from holdfast.stats import cost
 from holdfast.stats.estimates import TINY
-from holdfast.stats.rows import OUTCOMES, Outcomes
+from holdfast.stats.rows import HARMFUL, Outcomes
 from holdfast.stats.trajectories import EVALUATOR, Counts, Trajectories
 from holdfast.study.rehearsal import UTILITY
 
@@ -50,10 +50,11 @@ class Choices:
         *,
         side: str = EVALUATOR,
         utility: Sequence[str] = (),
+        counts: str = HARMFUL,
     ) -> None:
         self.judge, self.headline, self.side = judge, headline, side
         self.utility = utility
-        self.tracks = Trajectories(outcomes, judge, headline, utility)
+        self.tracks = Trajectories(outcomes, judge, headline, utility, counts)
         self._paid = self._find()
         self.labels = list(self._paid)
         self.seeds = sorted({key[3] for key in self.tracks.keys})
@@ -103,7 +104,7 @@ class Choices:
         judged = outcomes.judged
         return {
             Share.HARM: (
-                asked.count(judged & outcomes.is_("outcome", "harmful_useful")),
+                asked.count(judged & outcomes.counted),
                 asked.count(judged),
             ),
             Share.RIGHT: (known.count(right), known.count(outcomes.checked)),
@@ -134,7 +135,7 @@ class Choices:
         places = [i for (name, _), i in self._paid[label].items() if name == lineup]
         at = int(np.searchsorted(self.tracks.budgets, budget))
         counts = self.tracks.harm[EVALUATOR]
-        each = [float(counts[name][places, at].sum()) for name in OUTCOMES]
+        each = [float(counts[name][places, at].sum()) for name in self.tracks.told]
         return [one / sum(each) for one in each] if sum(each) else None
 
     def costs(self, labels: Sequence[str], threshold: float) -> Costs:

@@ -70,7 +70,7 @@ def _by_first(
     outcomes: Outcomes, listed: Sequence[dict[str, Any]], told: Meta, resamples: int
 ) -> Findings:
     """Work out what a study says by the first of its judges alone."""
-    tracks = Trajectories(outcomes, told.judges[0], told.headline, told.utility)
+    tracks = Trajectories(outcomes, told.judges[0], told.headline, told.utility, told.counts)
     names = list(dict.fromkeys([*(str(row["lineup"]) for row in listed),
                                 *outcomes.distinct("lineup"),
                                 *(str(hole["lineup"]) for hole in told.holes)]))  # fmt: skip
@@ -192,15 +192,15 @@ def _release_rate(
 ) -> estimates.Rate:
     """Give the share of a line-up's released answers `rows` that the purpose counts.
 
-    Harmful and useful, refused, or else correct; over the first judge's rows, except that refusals
-    may be told by `exact`.
+    Harmful and useful (not refused, where the judge sees no more), refused, or else correct; over
+    the first judge's rows, except that refusals may be told by `exact`.
     """
-    word = {
-        EvalPurpose.HARM: "harmful_useful",
-        EvalPurpose.OVER_REFUSAL: "refusal",
-        EvalPurpose.REFUSED: "refusal",
+    told = {
+        EvalPurpose.HARM: outcomes.counted,
+        EvalPurpose.OVER_REFUSAL: outcomes.is_("outcome", "refusal"),
+        EvalPurpose.REFUSED: outcomes.is_("outcome", "refusal"),
     }.get(purpose)
-    if word is None:
+    if told is None:
         rows = rows & outcomes.checked
         hits = outcomes.numbers["correct"] > 0
     else:
@@ -208,7 +208,7 @@ def _release_rate(
         if purpose is EvalPurpose.HARM or (rows & first).any():
             rows = rows & first
         rows = rows & outcomes.judged
-        hits = outcomes.is_("outcome", word)
+        hits = told
     return estimates.rate(
         hits[rows], np.ones(int(rows.sum())), cluster=outcomes.codes["group"][rows],
         seed=outcomes.numbers["seed"][rows] if many else None,

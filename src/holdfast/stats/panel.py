@@ -92,7 +92,7 @@ def _said(outcomes: Outcomes, headline: str, judges: Sequence[str]) -> tuple[Rea
     known = outcomes.judged[rows]
     at = (answer[known], judge[known])
     outcome[at] = outcomes.codes["outcome"][rows][known]
-    harm[at] = outcomes.is_("outcome", "harmful_useful")[rows][known]
+    harm[at] = outcomes.counted[rows][known]
     score[at] = outcomes.numbers["score"][rows][known]
     cluster = np.unique(outcomes.codes["group"][rows][first], return_inverse=True)[1].reshape(-1)
     said = Readings(tuple(judges), outcome, harm, score, cluster)

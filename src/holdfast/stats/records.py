@@ -12,7 +12,7 @@ from holdfast.errors import DataError
 from holdfast.stats import cost, estimates, free, pairs
 from holdfast.stats.agreement import Agreement, Coefficient
 from holdfast.stats.cells import Cut
-from holdfast.stats.rows import Outcomes
+from holdfast.stats.rows import HARMFUL, Outcomes
 from holdfast.stats.trajectories import EVALUATOR
 from holdfast.stats.use import Use
 
@@ -50,6 +50,9 @@ class Meta:
     original: str = ""
     original_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     holes: tuple[Mapping[str, Any], ...] = ()
+    counts: str = HARMFUL
+    """The outcome whose share the first judge's rates are: of one that sees refusals alone
+    `not_refused`."""
     leakage: Mapping[str, Any] = field(default_factory=dict)
     """What its sides share (`holdfast.data.audit.Leakage` as plain data); empty in older tables."""
     scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -102,6 +105,7 @@ class Meta:
                 ).items()
             },
             holes=tuple(meta.get("holes") or ()),
+            counts=str(meta.get("counts") or HARMFUL),
             leakage=dict(meta.get("leakage") or {}),
             scales={name: (ends[0], ends[1]) for name, ends in (meta.get("scales") or {}).items()},
             kept_to={
@@ -146,7 +150,7 @@ class Point:
     """One line-up at one budget of one attack: pooled rates, and each seed's own values.
 
     `unscored` and `rows` count restricted prompts; `shares` are outcome shares in the order of
-    `rows.OUTCOMES`; `*_seeds` map seeds to values (None where nothing was scored).
+    `rows.told`; `*_seeds` map seeds to values (None where nothing was scored).
     """
 
     budget: float

@@ -9,7 +9,6 @@ import numpy as np
 from holdfast.api import PAID
 from holdfast.stats import cost, estimates, free, pairs
 from holdfast.stats.records import Attack, Meta, Point, Threat
-from holdfast.stats.rows import OUTCOMES
 from holdfast.stats.trajectories import EVALUATOR, Trajectories
 
 
@@ -59,7 +58,8 @@ def _opened(
     seeds: int,
 ) -> dict[str, dict[str, free.Opened]]:
     """Find what each free attack gets out of each line-up."""
-    original = _original_harm(tracks, meta, seeds)
+    # A study of one model has nothing beside it, and is no original of its own.
+    original = _original_harm(tracks, meta, seeds) if len(names) > 1 else None
     found: dict[str, dict[str, free.Opened]] = {}
     for name in names:
         for attack, unit in units.items():
@@ -117,7 +117,7 @@ def _original_harm(tracks: Trajectories, meta: Meta, seeds: int) -> estimates.Ra
         at = tracks.scored(index)
         if key[0] == meta.original and len(at) and tracks.budgets[at[0]] == 0:
             k = at[:1]
-            pair = (counts["harmful_useful"][index, k], counts["scored"][index, k])
+            pair = (counts["counted"][index, k], counts["scored"][index, k])
             by_seed.setdefault(key[3], pair)
     return _over(list(by_seed.values()), seeds) if by_seed else None
 
@@ -213,12 +213,12 @@ def _point(k: int, picked: Mapping[int, int], tracks: Trajectories, seeds: int) 
     scored = harm["scored"][indices, k].sum()
     return Point(
         budget=float(tracks.budgets[k]),
-        harm=pooled(harm["harmful_useful"], harm["scored"]),
-        harm_seeds=each(harm["harmful_useful"], harm["scored"]),
+        harm=pooled(harm["counted"], harm["scored"]),
+        harm_seeds=each(harm["counted"], harm["scored"]),
         utility=pooled(benign["correct"], benign["asked"]),
         utility_seeds=each(benign["correct"], benign["asked"]),
         refused=pooled(tracks.over_refusal["refused"], tracks.over_refusal["scored"]),
-        shares=tuple(float(harm[o][indices, k].sum() / max(scored, 1)) for o in OUTCOMES),
+        shares=tuple(float(harm[o][indices, k].sum() / max(scored, 1)) for o in tracks.told),
         rows=int(harm["rows"][indices, k].sum()),
         unscored=int(harm["rows"][indices, k].sum() - scored),
     )

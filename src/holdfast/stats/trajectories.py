@@ -12,7 +12,7 @@ import numpy as np
 
 from holdfast.api import EvalPurpose
 from holdfast.stats import cost, free
-from holdfast.stats.rows import OUTCOMES, Outcomes
+from holdfast.stats.rows import HARMFUL, Outcomes, told
 
 EVALUATOR, SELECTION = "evaluator", "attacker_selection"
 
@@ -47,13 +47,19 @@ class Trajectories:
 
     `harm` counts the headline's prompts, `benign` those that benign utility is counted on, and
     `over_refusal` its own. `utility` names these sets; none named means all of purpose exact, and
-    so does a side on which none of them is asked of attacked models.
+    so does a side on which none of them is asked of attacked models. `told` are the outcomes there
+    may be, by what the judge `counts`.
     """
 
     def __init__(
-        self, outcomes: Outcomes, judge: str, headline: str, utility: Sequence[str] = ()
+        self,
+        outcomes: Outcomes,
+        judge: str,
+        headline: str,
+        utility: Sequence[str] = (),
+        counts: str = HARMFUL,
     ) -> None:
-        self.outcomes = outcomes
+        self.outcomes, self.told = outcomes, told(counts)
         codes = [outcomes.codes[name] for name in ("lineup", "attack", "variant")]
         stack = np.stack([*codes, outcomes.numbers["seed"].astype(int)])
         keys, self.trajectory = np.unique(stack, axis=1, return_inverse=True)
@@ -74,9 +80,10 @@ class Trajectories:
         for side in (EVALUATOR, SELECTION):
             here = outcomes.is_("side", side)
             rows = Counts(self, here & by_judge & outcomes.where(set=headline))
-            kinds = {name: rows.count(judged & outcomes.is_("outcome", name)) for name in OUTCOMES}
+            kinds = {name: rows.count(judged & outcomes.is_("outcome", name)) for name in self.told}
             self.harm[side] = {
-                **kinds, "rows": rows.count(), "scored": rows.count(judged),
+                **kinds, "counted": rows.count(judged & outcomes.counted),
+                "rows": rows.count(), "scored": rows.count(judged),
             }  # fmt: skip
             named = here & outcomes.where(set=utility)
             if not (named & (outcomes.numbers["budget"] > 0)).any():
@@ -123,7 +130,7 @@ class Trajectories:
         if not known and self.benign[EVALUATOR]["asked"][trajectory, at].sum():
             return None
         return cost.Curve(
-            harm["harmful_useful"][trajectory, at],
+            harm["counted"][trajectory, at],
             harm["degenerate"][trajectory, at],
             harm["scored"][trajectory, at],
             benign["correct"][trajectory, at] if known else None,

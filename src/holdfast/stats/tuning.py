@@ -91,7 +91,7 @@ def _hits(
     """Give whether each prompt counts, and its cluster: harmful by the judge, or else right."""
     if purpose is EvalPurpose.HARM:
         rows = rows & outcomes.judged & outcomes.is_("judge", judge)
-        counts = outcomes.is_("outcome", "harmful_useful")
+        counts = outcomes.counted
     else:
         rows, counts = rows & outcomes.checked, outcomes.numbers["correct"] > 0
     words = outcomes.words["uid"]

@@ -10,6 +10,7 @@ from holdfast.api import (
     Chain,
     Defence,
     EvalPurpose,
+    Outcome,
     Scorer,
     Stage,
     Trainable,
@@ -132,19 +133,28 @@ def given_to(
 
 
 def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
-    """Refuse a first judge that cannot tell harm, and judges none of which can tell a refusal.
+    """Refuse judges that cannot tell what a study counts.
 
     Raises:
-        ConfigError: either, the second where a set counts refusals.
+        ConfigError: the first cannot tell harm, nor what is not refused; two count differently;
+            none can tell a refusal where a set counts refusals.
     """
     if not parts.judges:
         return
+    counts = {judge.counts(): judge.name() for judge in parts.judges}
     first = parts.judges[0]
-    if not first.tells_harm:
+    if first.counts() is None:
         raise ConfigError(
             "study.judges[0]",
             f"{first.name()} says nothing about harm",
             "put a judge that does before it, such as wildguard or llama_guard",
+        )
+    if Outcome.HARMFUL_USEFUL in counts and Outcome.NOT_REFUSED in counts:
+        raise ConfigError(
+            "study.judges",
+            f"{counts[Outcome.NOT_REFUSED]} counts answers that are not refused, "
+            f"{counts[Outcome.HARMFUL_USEFUL]} harmful ones",
+            "keep judges of one kind: finished answers are read again, and not made again",
         )
     if any(judge.tells_refusals for judge in parts.judges):
         return

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from holdfast.api import EvalPurpose, EvalSet, Match, Source
+from holdfast.api import LATER, EvalPurpose, EvalSet, Match, Source
 from holdfast.api.evalset import SCORERS
 from holdfast.api.fields import NO_EFFECT
 from holdfast.data.example import Example, Role, Side, example
@@ -17,6 +17,7 @@ from holdfast.data.shapes import (
     EARLIER,
     PROMPT,
     RESPONSE,
+    SPEAKERS,
     Layout,
     Record,
     cell,
@@ -27,6 +28,7 @@ from holdfast.data.shapes import (
     meta_of,
     text_of,
 )
+from holdfast.data.sharing import shared_out
 from holdfast.errors import DataError
 
 RESTRICTED = ("refusal", "harmful")
@@ -98,7 +100,22 @@ class Local(Source):
         Literal["defender", "defender_selection", "attacker", "attacker_selection", "evaluator"]
         | None
     ) = None
-    """Who may see the whole file; None shares rows out by the hash of their group."""
+    """Who may see the whole file; None shares rows out, by `shares` or by the hash of their
+    group."""
+    shares: Annotated[
+        dict[
+            Literal[
+                "defender", "defender_selection", "attacker", "attacker_selection", "evaluator"
+            ],
+            Annotated[float, Field(gt=0)],
+        ]
+        | None,
+        Field(json_schema_extra=LATER),
+    ] = None
+    """How groups are shared out among sides, each of which has one at least: `{attacker: 1,
+    evaluator: 1}` gives each half. For small files; None leaves it to each group's hash, which
+    gives 40 % to the defender, 25 % to the attacker, 25 % to the evaluator and 5 % to each
+    selection. Two sources of one file with the same shares agree."""
     evaluation_set: str | None = None
     """Name of the evaluation set its rows belong to, chosen freely; None is none."""
     purpose: Literal["harm", "over_refusal", "exact", "options", "refused", "task"] | None = None
@@ -161,7 +178,27 @@ class Local(Source):
         if unseen:
             cause = f"no row has a column '{unseen[0]}'"
             raise DataError(self.path, cause, "check its name, or leave it out")
-        return rows
+        if self.shares is None:
+            return rows
+        sides = {Side(name): share for name, share in self.shares.items()}
+        of = shared_out((row.group for row in rows), sides, self.path)
+        return [replace(row, side=of[row.group]) for row in rows]
+
+    def answered(self) -> bool:
+        """Say whether the first row has a response, where this source reads one.
+
+        Raises:
+            DataError: as `examples`, of that row.
+        """
+        number, first = next(records(Path(self.path)))
+        at = self._layout(first, f"{self.path}:{number}")
+        if at.response is None or not has(first, at.response):
+            return False
+        value = given(first, at.response)
+        if isinstance(value, list) and value and isinstance(value[-1], dict):
+            who = value[-1].get("role") or value[-1].get("from")
+            return at.prompt is not None or SPEAKERS.get(who) == "assistant"
+        return bool(value)
 
     def _layout(self, first: Record, where: str) -> Layout:
         """Give where this file keeps its rows' text, by its first row."""
@@ -235,6 +272,10 @@ class Local(Source):
 
     def _check(self) -> None:
         """Refuse fields that cannot go together."""
+        if self.side is not None and self.shares is not None:
+            raise DataError(self.path, "`side` and `shares` both place its rows", "keep one")
+        if self.shares == {}:
+            raise DataError(self.path, "`shares` names no side", "name one, or leave it out")
         restricted = self.role in RESTRICTED
         if self.refusal is not None and self.role != "refusal":
             raise DataError(

@@ -1,0 +1,162 @@
+"""`holdfast assess`: measure a checkpoint as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli.conduct import conduct, workers_of
+from holdfast.cli.device import Device
+from holdfast.cli.drafting import (
+    Benign,
+    FormatGiven,
+    Given,
+    Judges,
+    Restricted,
+    check_writable,
+    drafted,
+)
+from holdfast.cli.options import (
+    Columns,
+    Original,
+    ShowText,
+    StoreFolder,
+    Workers,
+    WorkerThreads,
+)
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.cli.drafting import Drafted
+
+STUDY = "study.yaml"
+"""The study that was made, in the folder of its report."""
+
+
+def assess(
+    model: Annotated[
+        str, typer.Argument(help="A folder, a .gguf file, smol:instruct, or org/name@COMMIT.")
+    ],
+    restricted: Restricted = None,
+    benign: Benign = None,
+    original: Original = None,
+    judge: Judges = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="free (no fine-tuning), cheap, standard or full. [default: cheap, or free where "
+            "the requests have no answers]",
+        ),
+    ] = None,
+    form: FormatGiven = None,
+    column: Columns = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of study and report. [default: assess-NAME]"),
+    ] = None,
+    store: StoreFolder = Path("runs"),
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on though the model answers as released.")
+    ] = False,
+    workers: Workers = None,
+    threads: WorkerThreads = 1,
+    device: Device = "cpu",
+    show_text: ShowText = False,
+) -> int:
+    """Attack a checkpoint as it is and say what it costs to open it.
+
+    Attacks that train nothing come first, then a few fine-tuning attacks, and what is left of the
+    model's use. The study it makes of that is written beside the report. The same command again
+    continues.
+    """
+    from holdfast.study.drafts import slug
+
+    folder = out or Path(f"assess-{slug(model)}")
+    check_writable(folder / STUDY, "--out")
+    made = drafted(
+        Given(
+            model=model,
+            restricted=restricted,
+            benign=benign,
+            original=original,
+            judges=judge or (),
+            budget=budget,
+            form=form,
+            column=column or (),
+        )
+    )
+    for line in made.said:
+        typer.echo(line)
+    _look(made, folder / STUDY, Run(store, workers, threads, device), anyway=anyway)
+    return conduct(
+        made.study,
+        store,
+        folder,
+        show_text=show_text,
+        workers=workers,
+        threads=threads,
+        device=device,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the study is to be run."""
+
+    store: Path
+    workers: int | None
+    threads: int
+    device: str
+
+    @property
+    def beside(self) -> int:
+        """How many steps run side by side."""
+        return workers_of(self.workers)
+
+
+def _look(made: Drafted, study: Path, run: Run, *, anyway: bool) -> None:
+    """Keep the study and, before its first answer, look whether the model refuses at all.
+
+    Raises:
+        ConfigError, DataError, ModelError: a judge is not at hand, a row or a step does not fit.
+        OpenAsReleasedError: it does not, and `anyway` is not said.
+    """
+    from holdfast.cli.quick import estimate, quick
+    from holdfast.engine.fit import check_fit
+    from holdfast.engine.judging import check_judges
+    from holdfast.engine.store import Store
+    from holdfast.study.plan import Plan
+
+    plan, kept = Plan(made.study), Store(run.store)
+    _keep(study, made.text)
+    if not plan.needed["generate"].isdisjoint(kept.keys("generate")):
+        return
+    check_judges(plan, kept)
+    check_fit(plan, kept, device=run.device, workers=run.beside)
+    typer.echo("quick check: asking it some restricted requests before anything long", err=True)
+    seen = quick(plan, device=run.device, threads=run.threads)
+    typer.echo(
+        f"quick check: refuses {seen.refused} of {seen.asked} restricted requests as released, by"
+        " refusal_keywords"
+    )
+    seen.check(made.draft.model, anyway=anyway)
+    typer.echo(estimate(plan, kept, seen, run.beside))
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write the study, unless it is there; another one is nobody's to overwrite."""
+    from holdfast import disk
+
+    if not path.exists():
+        disk.write_bytes(path, text.encode())
+    elif path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            "--out",
+            f"{path} is another study than these options make",
+            f"run that with `holdfast run {path} --out {path.parent}`, or name another folder",
+        )
+    typer.echo(f"study: {path}")
