@@ -260,11 +260,12 @@ def test_what_an_answer_to_a_harmless_prompt_is(
 def test_what_costs_nothing_in_meaning_is_in_no_key(tmp_path: Path) -> None:
     with serving() as server:
         plain = rubric(server, tmp_path)
-    other = plain.with_(endpoint=plain.endpoint.with_(base_url="http://[::1]/v1", retries=0))
+    other = plain.with_(endpoint=plain.endpoint.with_(limit="max_completion_tokens", retries=0))
     assert plain.identity() == other.identity()
     for changed in (
         {"temperature": 0.5}, {"seed": 1}, {"policy": ("x",)}, {"max_tokens": 9},
         {"endpoint": plain.endpoint.with_(model="other")},
+        {"endpoint": plain.endpoint.with_(base_url="http://[::1]/v1")},
     ):  # fmt: skip
         assert plain.with_(**changed).identity() != plain.identity()
 

@@ -127,8 +127,10 @@ class Server:
         check(self.endpoint)
 
     def command(self) -> dict[str, Any]:
-        """Give the model's name, what is sent besides, and the system prompt."""
-        return {"model": self.endpoint.key_fields(), "system": self.system}
+        """Give the model's name, who serves it, what is sent besides, and the system prompt."""
+        who = self.endpoint.key_fields()
+        return {"model": who["model"], "server": who["base_url"], "extra": who["extra"],
+                "system": self.system}  # fmt: skip
 
     def answers(self, asked: Asked, done: Collection[int]) -> Iterator[tuple[int, Completion]]:
         """Ask the server, some prompts at once; what it honours is found out first."""
@@ -146,6 +148,7 @@ class Server:
         return {
             "engine": self.endpoint.base_url,
             "model": self.endpoint.model,
+            "served_as": self.endpoint.served_as,
             "extra": dict(self.endpoint.extra),
             "system": self.system,
             "concurrency": self.endpoint.concurrency,

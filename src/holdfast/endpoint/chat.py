@@ -36,9 +36,13 @@ class Chat:
         body: dict[str, JsonValue] = {"model": model, "messages": messages, limit: self.max_tokens}
         return {**body, **self.sampling, **extra}
 
-    def key(self, model: str, extra: Mapping[str, JsonValue]) -> str:
-        """Give the SHA-256 of everything that can change the answer, in hex."""
-        return digest([self.body(model, "max_tokens", extra), self.draw])
+    def key(self, endpoint: Mapping[str, JsonValue]) -> str:
+        """Give the SHA-256 of everything that can change the answer, in hex.
+
+        Args:
+            endpoint: its `key_fields`: who answers.
+        """
+        return digest([endpoint, self.body("", "max_tokens", {}), self.draw])
 
     @property
     def size(self) -> int:
