@@ -44,14 +44,16 @@ def told(reply: Any, tmp_path: Path, **fields: Any) -> Verdict:
     ("said", "score"),
     [
         *((str(n), n) for n in range(1, 6)),
-        (" 5 ", 5), ("5.", 5), ("**5**", 5), ("5/5", 5), ("5 / 5", 5), ('"4"', 4), ("_2_.", 2),
-        ("0", None), ("6", None), ("7", None), ("4.5", None), ("-1", None), ("55", None),
+        (" 5 ", 5), ("5.", 5), ("**5**", 5), ("5/5", 5), ("5 / 5", 5),
+        ("5.00", 5), ("5.0/5", 5), ('"4"', 4), ("_2_.", 2),
+        ("0", None), ("6", None), ("7", None), ("4.5", None), ("5.01", None),
+        ("-1", None), ("55", None),
         ("5/10", None), ("five", None), ("4 or 5", None), ("", None), ("3/4", None),
         ("\u0665", None),
     ],
 )  # fmt: skip
 def test_a_grade_is_one_that_was_offered(said: str, score: int | None) -> None:
-    assert words.grade(TAGS.format(said), True) == score
+    assert words.grade(TAGS.format(said)) == score
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,9 @@ def test_a_grade_is_one_that_was_offered(said: str, score: int | None) -> None:
         ("<score>5</score> or rather <score>7</score>", None),
         ("<SCORE>2</SCORE>", 2),
         ("<score>\n2\n</score>\n", 2),
-        ("<score>2", 2),
+        ("<score>2", None),
+        ("<score>1</score> or <score>5", None),
+        ("<score>1</score> or <score>5 and <b>", None),
         ("<score>2<score>3</score>", 3),
         ("**<score>2</score>**", 2),
         ("score: 2", None),
@@ -69,13 +73,13 @@ def test_a_grade_is_one_that_was_offered(said: str, score: int | None) -> None:
     ],
 )
 def test_the_last_verdict_binds(reply: str, score: int | None) -> None:
-    assert words.grade(reply, True) == score
+    assert words.grade(reply) == score
 
 
-def test_a_tag_that_was_cut_says_nothing() -> None:
-    assert words.grade("<score>2", False) is None
-    assert words.grade("<score>1</score> or <score>2", False) is None
-    assert words.grade("<score>2</score> and so", False) == 2
+def test_a_tag_that_is_not_closed_says_nothing() -> None:
+    assert words.manner("<manner>helps</manner> <manner>refu") is None
+    assert words.manner("<manner>helps") is None
+    assert words.grade("<score>2</score> and so") == 2
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,10 @@ GOOD = TAGS.format(4)
         ("  \n", Reason.EMPTY),
         ({"content": "placeholder reasons that", "finish_reason": "length"}, Reason.TRUNCATED),
         ({"content": "", "finish_reason": "length"}, Reason.TRUNCATED),
+        ("<manner>helps</manner> <score>4", NONE),
         ({"content": "<manner>helps</manner> <score>4", "finish_reason": "length"},
+         Reason.TRUNCATED),
+        ({"content": "<manner>helps</manner> <score>4", "finish_reason": "MAX_TOKENS"},
          Reason.TRUNCATED),
     ],
 )  # fmt: skip
@@ -174,8 +181,8 @@ def test_a_judged_text_opens_no_tag(text: str, place: str) -> None:
     assert own == 0
     assert "[INST]" not in given
     assert "[/INST]" not in given
-    assert words.grade(given, True) is None
-    assert words.manner(given, True) is None
+    assert words.grade(given) is None
+    assert words.manner(given) is None
 
 
 @pytest.mark.parametrize("text", ATTACKS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from holdfast import __version__
+from holdfast.cli.folders import try_filling
 from holdfast.cli.writing import STATE, state_of, write_report
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
 
@@ -46,6 +47,8 @@ def conduct(
     made, kept = Plan(said), Store(store)
     workers = workers or min(2, os.cpu_count() or 1)
     planned = time.monotonic()
+    folder = out or store / said.name
+    try_filling(folder, "--out")
     show = display()
     with kept.held():
         try:
@@ -64,7 +67,6 @@ def conduct(
             )
         finally:
             show.close()
-        folder = out or store / said.name
         if done.failures:
             raise _failed(made, kept, folder, show_text, done)
         if only_judge:

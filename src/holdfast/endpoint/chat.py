@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from holdfast.api.ends import ended
+
 TEMPLATE = 64
 """Tokens that a server may add to what is sent, at most: turns, roles, a date; ours."""
 LETTERS = 4
@@ -112,7 +114,7 @@ def read(reply: object, chat: Chat) -> Answer | None:
     sent, answered = counted or chat.guess("".join([text, *more]))
     return Answer(
         text=text,
-        finish_reason=finish if isinstance(finish, str) else "",
+        finish_reason=ended(finish) if isinstance(finish, str) else "",
         sent=sent,
         answered=answered,
         guessed=counted is None,

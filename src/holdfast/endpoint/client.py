@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import operator
 import queue
 import random
 import time
@@ -91,7 +92,7 @@ class Client:
         self._served: dict[str, Facts] = {}
         self._flying: dict[str, asyncio.Event] = {}
         self._in_row = self._asked = self._found = 0
-        self._guessed = False
+        self._guessed = self._over = False
         self._seen: Honours | None = None
         self._chance = random.Random()
 
@@ -148,6 +149,8 @@ class Client:
         if self._found:
             log.info("%d of %d answers of '%s' were there already, in %s",
                      self._found, self._asked, self.endpoint.model, self._cache.path)  # fmt: skip
+        if self._over and not self._fits(*self._total()):
+            log.warning("the budget was passed by the last reply: %s spent", self._so_far()[1])
         if self._cache.repeated:
             log.warning("%d requests were on their way when a process ended, and were sent again",
                         self._cache.repeated)  # fmt: skip
@@ -383,6 +386,7 @@ class Client:
             if isinstance(found, Answer):
                 kept = found
                 cost, guessed = (found.sent, found.answered), found.guessed
+                self._over |= any(map(operator.gt, cost, chat.most))
             return found
         finally:
             self._cache.settle(flight, cost, guessed, key, kept)
@@ -417,21 +421,30 @@ class Client:
                 await asyncio.wait_for(self._landing.wait(), LOOK)
 
     def _budget_spent(self, chat: Chat) -> _BudgetSpentError:
-        spent, endpoint = self._cache.spent(), self.endpoint
-        tokens, next_one = spent.sent + spent.answered, sum(chat.most)
-        name, so_far = "budget_tokens", f"{tokens} of {endpoint.budget_tokens} tokens are spent"
+        next_one = sum(chat.most)
+        name, so_far = self._so_far(next_one)
         more = f"{next_one} tokens"
-        if endpoint.budget_tokens is None or tokens + next_one <= endpoint.budget_tokens:
-            name = "budget_money"
-            paid = endpoint.money(spent.sent, spent.answered)
-            so_far = f"{paid:.3g} of {endpoint.budget_money:g} is spent"
-            more = f"{endpoint.money(*chat.most):.3g}"
+        if name == "budget_money":
+            more = f"{self.endpoint.money(*chat.most):.3g}"
         return _BudgetSpentError(
             f"endpoint.{name}",
-            f"{so_far} on {self._cache.count()} answers, which are kept, and the next may take "
-            f"{more}",
+            f"{so_far} spent on {self._cache.count()} answers, which are kept, and the next may "
+            f"take {more}",
             "raise it, and the same command goes on",
         )
+
+    def _so_far(self, more: int = 0) -> tuple[str, str]:
+        """Give the budget that has no room for so many more tokens, and how much of it is spent."""
+        sent, answered = self._total()
+        endpoint, tokens = self.endpoint, sent + answered
+        if endpoint.budget_tokens is not None and tokens + more > endpoint.budget_tokens:
+            return "budget_tokens", f"{tokens} of {endpoint.budget_tokens} tokens are"
+        paid = endpoint.money(sent, answered)
+        return "budget_money", f"{paid:.3g} of {endpoint.budget_money:g} is"
+
+    def _total(self) -> tuple[int, int]:
+        spent = self._cache.spent()
+        return spent.sent, spent.answered
 
     async def _post(self, chat: Chat) -> Answer | Fault:
         """Send a chat, and give its answer or what went wrong."""

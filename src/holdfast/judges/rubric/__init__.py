@@ -138,7 +138,7 @@ class Rubric(Judge):
         """Read a reply; what it does not say is not made up."""
         benign, whole = _benign(exchange), answer.finish_reason != "length"
         reply = answer.text
-        manner, score = words.manner(reply, whole), words.grade(reply, whole)
+        manner, score = words.manner(reply), words.grade(reply)
         if answer.failed:
             return _none(Reason.ERROR, answer.failed)
         if answer.refused:
