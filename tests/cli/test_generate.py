@@ -338,6 +338,7 @@ def test_draws_that_are_copies_of_the_greedy_answer_are_refused(
     with serving() as told:
         assert run(server(told.url, "temperature=1.0", "draws=3")) == 2
     assert capsys.readouterr().err == (
+        f"holdfast: trying what {told.url} does with what it is told: 9 requests\n"
         f"holdfast: endpoint: {told.url} gives one answer at temperature 1 whatever the seed: "
         "every draw would be a copy of the greedy answer; set temperature to 0, or say in "
         "endpoint.extra how that server is told to sample\n"

@@ -10,6 +10,7 @@ import pytest
 from tests.endpoint.serving import Server, serving
 
 from holdfast.api import EvalPurpose, Exchange, Outcome, Reason, Verdict
+from holdfast.api.hearing import heard
 from holdfast.api.verdicts import ask
 from holdfast.cli import run
 from holdfast.errors import ConfigError, EndpointError
@@ -357,10 +358,20 @@ def test_the_command_judges_a_file(
         assert run([*given, *options]) == 0
         wrong = [*options, "--set", "endpoint.model=another"]
         assert run([*given, *wrong]) == 2
-    assert capsys.readouterr().err == (
-        f"holdfast: endpoint.model: {server.url} does not serve 'another'; it serves judge-1\n"
+    tried, *shown, wrong_one = capsys.readouterr().err.splitlines()
+    assert tried == f"holdfast: trying what {server.url} does with what it is told: 9 requests"
+    assert shown == [f"verdicts {n}/4" for n in range(1, 5)]
+    assert wrong_one == (
+        f"holdfast: endpoint.model: {server.url} does not serve 'another'; it serves judge-1"
     )
     found = [json.loads(line) for line in Path("v.jsonl").read_text().splitlines()]
     assert [(one["score"], one["outcome"]) for one in found] == [
         (1.0, "deflection"), (None, "benign_ok"), (3.0, "harmful_empty"), (4.0, "harmful_empty"),
     ]  # fmt: skip
+
+
+def test_a_judge_tells_how_far_it_is_while_it_reads(tmp_path: Path) -> None:
+    told: list[int] = []
+    with serving() as server, rubric(server, tmp_path).opened() as judge, heard(told.append, 5):
+        ask(judge, [exchange(number) for number in range(5)])
+    assert told == [1, 2, 3, 4, 5]

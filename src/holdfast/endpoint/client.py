@@ -15,7 +15,7 @@ import operator
 import queue
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -36,7 +36,7 @@ from holdfast.endpoint.faults import (
 )
 from holdfast.endpoint.loop import Loop
 from holdfast.endpoint.models import Facts, listed
-from holdfast.endpoint.probe import Honours, declined, probe
+from holdfast.endpoint.probe import TRIALS, Honours, declined, probe
 from holdfast.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
@@ -202,9 +202,19 @@ class Client:
         if spent is not None:
             raise spent
 
-    def ask_all(self, chats: Iterable[Chat]) -> list[Answer]:
-        """Give the answers in the order of their chats; raises what `ask` raises."""
-        return [answer for _, answer in sorted(self.ask(chats), key=lambda pair: pair[0])]
+    def ask_all(
+        self, chats: Iterable[Chat], tell: Callable[[], None] = lambda: None
+    ) -> list[Answer]:
+        """Give the answers in the order of their chats, and `tell` that each came.
+
+        Raises:
+            As `ask`.
+        """
+        found = {}
+        for place, answer in self.ask(chats):
+            found[place] = answer
+            tell()
+        return [found[place] for place in sorted(found)]
 
     def spent(self) -> Spent:
         """Give what all answers of the cache have cost so far."""
@@ -229,6 +239,8 @@ class Client:
         kept = self._cache.note(name)
         if kept is not None:
             return Honours.of(kept)
+        log.info("trying what %s does with what it is told: %d requests",
+                 self.endpoint.base_url, TRIALS)  # fmt: skip
         said: list[Answer] = []
 
         def ask(chats: Iterable[Chat]) -> list[Answer]:
