@@ -278,7 +278,7 @@ def test_the_default_limit_gives_way_to_the_models_context(
         (["--set", "stops=[a]"], "generate.stops: unknown field; did you mean 'stop'?"),
         (
             ["--set", "max_new_tokens=300"],
-            r"--prompts: row [0-9a-f]{16}: \d+ tokens and 300 for the answer, the model's context "
+            r"--prompts: row rows\.jsonl:1: \d+ tokens and 300 for the answer, the model's context "
             "is 256; shorten or drop the row, or ask for shorter answers",
         ),
         (

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from holdfast import evaluate, nn
 from holdfast.api import Loop, LoRA
 from holdfast.cli import run
+from holdfast.cli.given import rows_given
 from holdfast.cli.verbs import attack as attack_verb
 from holdfast.cli.verbs import defend as defend_verb
 from holdfast.data.example import Role, Side
@@ -273,6 +274,31 @@ def test_attack_generate_and_judge_on_files(bench: Path) -> None:
     assert len(texts[0].splitlines()) == 6
 
 
+def test_a_mark_of_an_attack_outlives_hardening(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {"file": "a.gguf", "weights": "dequantised from Q4_1 to fp32"}
+    Path("model/holdfast.json").write_text(json.dumps({"source": source}))
+    plain = ["--model", "model", "--format", "plain"]
+    assert run(["attack", "harmful_sft", *plain, *SFT, "--out", "broken"]) == 0
+    capsys.readouterr()
+    broken = ["--model", "broken", *defend()[4:]]
+    assert run(["defend", "sgt", *broken]) == 0
+    assert (
+        "warning: --model: its weights were attacked; so this is marked too\n"
+        in capsys.readouterr().err
+    )
+    assert run(["attack", "harmful_sft", "--model", "out", *plain[2:], *SFT, "--out", "again"]) == 0
+    said = json.loads(Path("out/holdfast.json").read_text())
+    assert said["attacked"] is True
+    last = json.loads(Path("again/holdfast.json").read_text())["history"]
+    assert [step.get("model") for step in last] == [None, "model", "broken"]
+    assert last[0] == {"source": source}
+    card = Path("out/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "**The weights it started from had been attacked.** Do not publish it." in card
+    assert "- first read from: a.gguf, dequantised from Q4_1 to fp32" in card
+
+
 def test_prompts_alone_harden_as_the_page_writes_it(bench: Path) -> None:
     write(Path("prompts.jsonl"), [{"instruction": row["ask"]} for row in records(Role.REFUSAL)])
     answers = [{"instruction": row["ask"], "output": row["say"]} for row in records(Role.BENIGN)]
@@ -316,6 +342,26 @@ def test_what_generate_wrote_can_be_asked_again(bench: Path) -> None:
     assert (said[0]["meta"], said[1]["turns"], said[1]["system"]) == (first["meta"], earlier, "s")
 
 
+def test_rows_on_two_sides_are_told_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = write(Path("rows.jsonl"), records(Role.BENIGN)[:3])
+    other = write(Path("other.jsonl"), records(Role.BENIGN)[2:4])
+    sources = [
+        f"local: {{path: {path}, role: benign, side: {side}, prompt: ask, response: say}}"
+        for path, side in ((rows, "defender"), (other, "attacker"))
+    ]
+    pool, _ = rows_given(None, None, sources, "model", None)
+    assert len(pool.rows(Side.DEFENDER)) == 2
+    assert capsys.readouterr().err == (
+        "dropped: 1 of 3 rows of side defender (their prompts are also on side attacker), "
+        "1 of 2 rows of side attacker (their prompts are also on side defender)\n"
+    )
+    rows_given(None, None, sources[:1], "model", None)
+    assert capsys.readouterr().err == ""
+
+
 # ---- bad input
 
 
@@ -347,14 +393,14 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "refusals without an answer": (
         lambda: write(Path("refusal.jsonl"), [{"ask": "x"}]),
         [],
-        "refusal.jsonl:1: no column 'say'; map it to one of: ask, or give every row one in "
-        "`refusal`",
+        "refusal.jsonl:1: no column 'say'; map it to one of: ask, or give every row one: "
+        "`refusal: TEXT`",
     ),
     "refusals whose answers are not read": (
         lambda: None,
         ["--column", "refusal.response="],
-        r"row \w+ of role refusal, source 'refusal\.jsonl': has no response to train on; name its "
-        "column in `response`, or give refusals one text in `refusal`",
+        r"row refusal\.jsonl:\d+ of role refusal, source 'refusal\.jsonl': has no response to "
+        "train on; name its column in `response`, or give refusals one text in `refusal`",
     ),
     "a column nobody knows": (
         lambda: None,
@@ -365,7 +411,7 @@ BAD: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "a row longer than the context": (
         lambda: write(Path("refusal.jsonl"), long(records(Role.REFUSAL))),
         [],
-        r"--format: row [0-9a-f]{16}: \d+ tokens, the model's context is 256; "
+        r"--format: row refusal\.jsonl:1: \d+ tokens, the model's context is 256; "
         "shorten or drop the row",
     ),
     "an adapter": (
@@ -460,8 +506,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     bench: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tensors = weights("model")
-    nan = tensors["model.layers.1.mlp.down_proj.weight"]
-    nan[0, 0] = float("nan")
+    tensors["model.layers.1.mlp.down_proj.weight"].fill_(3e38)  # finite, but no sum of it is
     save_file(tensors, "model/model.safetensors", metadata={"format": "pt"})
     assert run(defend()) == 1
     said = capsys.readouterr().err.splitlines()[-1]

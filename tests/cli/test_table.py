@@ -200,7 +200,7 @@ def test_the_matched_line_ups_of_the_committed_study_come_out_again(
     "page",
     [
         "sgt-tables.md", "alignment-tables.md", "alignment-twenty-one.md",
-        "cross-domain-tables.md",
+        "cross-domain-tables.md", "data-efficiency-tables.md",
     ],
 )  # fmt: skip
 def test_the_appendices_are_what_their_command_prints(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,8 @@ from holdfast.data.audit import ATTACK, CALIBRATION, DEFENCE, EVALUATION, Leakag
 from holdfast.data.example import Example, Role, example
 
 
-def row(prompt: str, **given: str) -> Example:
-    return example(prompt, role=Role.HARMFUL, **given)  # ty: ignore[invalid-argument-type]
+def row(prompt: str, **given: Any) -> Example:
+    return example(prompt, role=Role.HARMFUL, **given)
 
 
 def groups(asked: list[Example], **others: list[Example]) -> dict[str, list[Example]]:
@@ -38,6 +39,8 @@ HIDDEN = {
     "width": ASKED.replace("three", "".join(chr(ord(one) + 0xFEE0) for one in "three")),
     "a zero-width space": ASKED.replace("three", "th\u200bree"),
     "a soft hyphen": ASKED.replace("words", "wo\u00adrds"),
+    "no white space": ASKED.replace(" ", ""),
+    "other white space": ASKED.replace("placeholder", "place holder"),
 }
 
 
@@ -59,9 +62,32 @@ def test_a_system_prompt_hides_nothing_and_earlier_turns_count() -> None:
     assert audit.audit(groups([later], attack=[later])).leaked == 1
 
 
+def test_a_prompt_in_an_earlier_turn_of_a_row_is_found() -> None:
+    said = (("user", ASKED.upper()), ("assistant", "No."))
+    later = example("Thanks.", "So.", role=Role.HARMFUL, turns=said)
+    found = audit.audit(groups([row(ASKED), row("Thanks!"), row("no")], defence=[later]))
+    assert pair(found, EVALUATION, DEFENCE).exact == 2, "each turn of the user, none of a model's"
+    assert found.prompts[DEFENCE] == 1
+    near = example("Thanks.", "So.", role=Role.HARMFUL, turns=(("user", f"So: {ASKED}"), said[1]))
+    assert pair(audit.audit(groups([row(ASKED)], attack=[near])), EVALUATION, ATTACK).near == 1
+
+
+def test_text_without_white_space_is_compared_without_it() -> None:
+    asked, hidden = "第三个文件里的占位词是什么呢朋友", "第三个文件里的占位词,是什么呢 朋友?"
+    assert audit.audit(groups([row(asked)], defence=[row(hidden)])).pairs[2].exact == 1
+    full = hidden.replace(",", "\uff0c").replace("?", "\uff1f").replace(" ", "\u3000")
+    assert audit.audit(groups([row(asked)], defence=[row(full)])).pairs[2].exact == 1
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("2 + 2 = 4", "2 < 2 = 4"), ("कि", "की"), ("???", "!!!"), ("don't", "do not")],
+    [
+        ("2 + 2 = 4", "2 < 2 = 4"),
+        ("कि", "की"),
+        ("???", "!!!"),
+        ("don't", "do not"),
+        ("What is 12 - 3?", "What is 1 - 23?"),
+    ],
 )
 def test_other_prompts_are_other_prompts(first: str, second: str) -> None:
     found = audit.audit(groups([row(first)], attack=[row(second)]))
@@ -148,8 +174,11 @@ def test_a_prompt_that_leaked_twice_is_counted_once() -> None:
 def test_rows_are_named_by_id_and_no_word_of_theirs_is_kept() -> None:
     ours, theirs = row(ASKED), row(ASKED + "!")
     found = audit.audit(groups([ours], defence=[theirs]))
-    assert pair(found, EVALUATION, DEFENCE).rows == ((ours.row_id, theirs.row_id),)
+    assert pair(found, EVALUATION, DEFENCE).rows == ((ours.uid, theirs.uid),)
     assert "placeholder" not in json.dumps(asdict(found))
+    theirs = row(ASKED, source="mine.csv", line=7)
+    found = audit.audit(groups([ours], defence=[theirs]))
+    assert pair(found, EVALUATION, DEFENCE).rows == ((ours.uid, "mine.csv:7"),)
 
 
 def test_a_template_is_given_up_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

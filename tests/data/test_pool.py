@@ -82,6 +82,18 @@ def test_a_category_that_no_restricted_row_has_is_told():
     assert str(error.value) == "sgt.categories: no row is of category 'breads'; known: none"
 
 
+def test_only_the_rows_of_some_sources_are_kept():
+    rows = [replace(row, source=f"s{i % 2}") for i, row in enumerate(topical().rows(Side.DEFENDER))]
+    pool = Pool(rows)
+    kept = pool.brought_by(["s1"])
+    assert [row.source for row in kept.rows(Side.DEFENDER)] == ["s1"] * (len(rows) // 2)
+    assert len(pool.rows(Side.DEFENDER)) == len(rows), "the pool it came from is as it was"
+    assert pool.brought_by([]) is pool
+    with pytest.raises(ConfigError) as error:
+        pool.brought_by(["s0", "s2"], "sgt.sources")
+    assert str(error.value) == ("sgt.sources: no row is of source 's2'; known: s0, s1")
+
+
 def test_prompts_alone_are_not_trained_on():
     rows = [
         example(f"{role} {i} {side}", "So." if i else None, role=role, side=side)
@@ -215,6 +227,101 @@ def test_the_same_prompt_in_two_groups_is_not_on_two_sides():
     )
     assert not pool.rows(Side.DEFENDER)
     assert len(pool.rows(Side.EVALUATOR)) == 1
+
+
+def sided(*sides: Side, n: int = 8, role: Role = Role.REFUSAL) -> list[Example]:
+    """Make the same n prompts on some sides."""
+    meta = {"set": "restricted", "style": "ask", "phrasing": 0}
+    return [
+        example(f"How do I weave {i}?", "No.", role=role, side=side, meta=meta)
+        for side in sides
+        for i in range(n)
+    ]
+
+
+TWO = (Side.DEFENDER, Side.ATTACKER)
+OWN = "give every side prompts and groups of its own"
+
+
+def test_rows_on_two_sides_are_told_and_can_be_had_as_given():
+    alone = world(1)[2:]
+    pool = Pool([*sided(*TWO), *alone])
+    assert pool.drops == (
+        "dropped: 8 of 9 rows of side defender (their prompts are also on side attacker), "
+        "8 of 8 rows of side attacker (their prompts are also on side defender)"
+    )
+    assert pool.rows(Side.DEFENDER) == alone
+    assert len(pool.given(Side.DEFENDER)) == 9
+    assert Pool(alone).drops == ""
+    with_group = [replace(row, group="g") for row in world(1)[2:]]
+    other = example("Another?", "No.", role=Role.REFUSAL, side=Side.EVALUATOR, group="g")
+    assert Pool([*with_group, other, *sided(*TWO, Side.EVALUATOR, n=1)]).drops == (
+        "dropped: 1 of 2 rows of side defender (their groups are also on side evaluator), "
+        "1 of 2 rows of side defender (their prompts are also on side attacker and evaluator), "
+        "1 of 1 rows of side attacker (their prompts are also on side defender and evaluator)"
+    )
+
+
+def test_a_method_sees_what_was_dropped_of_its_categories():
+    rows = [replace(row, category="c" + row.prompt[-2]) for row in sided(*TWO)]
+    pool = Pool([*rows, *(replace(row, category="c1") for row in world())])
+    assert len(pool.only(["c1"]).given(Side.ATTACKER)) == 1
+    other = replace(sided(Side.DEFENDER, n=9)[8], source="other")
+    brought = Pool([*rows, other]).brought_by(["other"])
+    assert brought.given(Side.DEFENDER) == [other]
+    unsaid = [replace(row, response=None) for row in sided(*TWO)]
+    said = example("Alone?", "No.", role=Role.REFUSAL, side=Side.DEFENDER)
+    alone = example("Alone too?", role=Role.REFUSAL, side=Side.DEFENDER)
+    assert Pool([*unsaid, said, alone]).answered().given(Side.DEFENDER) == [said]
+
+
+@pytest.mark.parametrize(
+    ("ask", "line"),
+    [
+        (
+            lambda pool: pool.draw(Role.REFUSAL, Side.DEFENDER, None, 0),
+            "rows of role refusal, side defender: 8 of 8 rows were dropped, because their prompts "
+            f"are also on side attacker; {OWN}",
+        ),
+        (
+            lambda pool: pool.draw(Role.HARMFUL, Side.ATTACKER, 5, 0),
+            "rows of role harmful, side attacker: 5 distinct rows asked for, the pool has 2 (4 of "
+            "6 rows were dropped, because their prompts are also on side attacker_selection); ask "
+            f"for at most 2, or {OWN}",
+        ),
+        (
+            lambda pool: pool.paired(Role.HARMFUL, Role.REFUSAL, Side.ATTACKER, 1, 0),
+            "pairs of roles harmful and refusal, side attacker: 1 asked for, the pool has 0 (12 of "
+            "14 rows were dropped, 8 because their prompts are also on side defender and 4 because "
+            "their prompts are also on side attacker_selection); give both responses for the same "
+            f"prompts, and {OWN}",
+        ),
+        (
+            lambda pool: pool.evaluation("restricted", Side.DEFENDER, 1, 0),
+            "evaluation set 'restricted', side defender: 8 of 8 rows were dropped, because their "
+            f"prompts are also on side attacker; {OWN}",
+        ),
+    ],
+)
+def test_where_dropped_rows_are_missed_the_line_says_so(ask, line: str):
+    harmful = [
+        replace(row, uid=f"h{row.uid}", group=f"h{row.group}")
+        for row in (
+            *sided(Side.ATTACKER, n=6, role=Role.HARMFUL),
+            *sided(Side.ATTACKER_SELECTION, n=4, role=Role.HARMFUL),
+        )
+    ]
+    pool = Pool([*sided(*TWO), *harmful])
+    with pytest.raises(DataError) as caught:
+        ask(pool)
+    assert str(caught.value) == line
+
+
+def test_no_category_that_may_be_a_rows_text_is_told():
+    rows = [replace(row, category="placeholder prompt 1") for row in world()]
+    with pytest.raises(ConfigError) as error:
+        Pool(rows).only(["placeholder"], "sgt.categories")
+    assert str(error.value) == "sgt.categories: no row is of category 'placeholder'; known: none"
 
 
 def test_seeds_give_different_orders_of_the_same_rows():

@@ -15,9 +15,10 @@ import pytest
 from holdfast.api.registry import find as find_method
 from holdfast.api.registry import make, names
 from holdfast.data.example import Side
+from holdfast.data.folder import find
 from holdfast.data.hub import Split
 from holdfast.data.pool import Pool, side_of
-from holdfast.data.published import Published, find, training_side
+from holdfast.data.published import Published, training_side
 from holdfast.data.sources.gsm8k import GSM8K
 from holdfast.data.sources.wildguardmix import WildGuardMix
 from holdfast.data.sources.xstest import XSTest
@@ -36,9 +37,9 @@ def touch(folder: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("split", "there", "found"),
     [
-        (1, ["deep/a.csv", "deep/b.csv", "test.csv"], ["deep/a.csv", "deep/b.csv"]),
+        (1, ["deep/a.csv", "deep/b.csv", "train.csv"], ["deep/a.csv", "deep/b.csv"]),
         (1, ["a.csv", "b.csv"], ["a.csv", "b.csv"]),
-        (1, ["a.csv", "test.parquet"], ["test.parquet"]),
+        (1, ["other.csv", "test.parquet"], ["test.parquet"]),
         (0, ["main/train-00000-of-00002.parquet", "main/train-00001-of-00002.parquet"], [0, 1]),
         (0, ["data/train-00000-of-00001.parquet", "train.md"], [0]),
         (0, ["train.JSONL"], [0]),
@@ -62,7 +63,17 @@ def test_the_only_file_is_the_only_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("there", "what"),
-    [([], "no file is split 'test'"), (["test.csv", "test.json"], "2 files could be split 'test'")],
+    [
+        ([], "no file is split 'test'"),
+        (["test.csv", "test.json"], "2 files could be split 'test'"),
+        (["deep/a.csv", "deep/b.csv", "test.csv"], "2 files could be split 'test'"),
+        (["deep/a.csv", "deep/b.csv", "a.csv", "b.csv"], "2 files could be split 'test'"),
+        (["test-00000-of-00001.parquet", "test.csv"], "2 files could be split 'test'"),
+        (
+            ["test-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"],
+            "2 files could be split 'test'",
+        ),
+    ],
 )
 def test_a_folder_without_a_split_or_with_two_of_it_is_refused(
     there: list[str], what: str, tmp_path: Path
@@ -74,6 +85,34 @@ def test_a_folder_without_a_split_or_with_two_of_it_is_refused(
         f"source 'set': folder {tmp_path}: {what}; name one test.parquet (or another of .jsonl, "
         ".ndjson, .json, .csv, .tsv) or deep/a.csv and deep/b.csv"
     )
+
+
+@pytest.mark.parametrize(
+    ("there", "what"),
+    [
+        (
+            ["test-00000-of-00002.parquet"],
+            "1 of 2 files, without test-00001-of-00002.parquet; add what is missing",
+        ),
+        (
+            ["data/test-00002-of-00004.parquet"],
+            "1 of 4 files, without test-00000-of-00004.parquet and 2 more; add what is missing",
+        ),
+        (
+            ["test-00000-of-00001.parquet", "test-00000-of-00002.parquet"],
+            "test-* is of 00001 and of 00002 files; keep the files of one download",
+        ),
+        (["a.csv", "test.parquet"], "1 of 2 files, without b.csv; add what is missing"),
+        (["deep/b.csv"], "1 of 2 files, without a.csv; add what is missing"),
+    ],
+)
+def test_a_part_of_a_split_is_not_taken_for_the_whole(
+    there: list[str], what: str, tmp_path: Path
+) -> None:
+    touch(tmp_path, *there)
+    with pytest.raises(DataError) as error:
+        find(tmp_path, SPLITS[1], SPLITS, "source 'set'")
+    assert str(error.value) == f"source 'set': folder {tmp_path}: {what}"
 
 
 def test_no_folder_is_said(tmp_path: Path) -> None:

@@ -156,19 +156,19 @@ def test_a_parquet_file_is_not_held_whole_as_objects(
         (
             "a.jsonl",
             b'{"p": "\\ud83d"}\n',
-            "a.jsonl:1: column 'p' holds half a surrogate pair, which is no character; write the "
+            "a.jsonl:1: column 1 holds half a surrogate pair, which is no character; write the "
             "character whole, or take it out",
         ),
         (
             "a.json",
             b'[{"p": ["x", {"q": "\\udc00"}]}]',
-            "a.json:1: column 'p' holds half a surrogate pair, which is no character; write the "
+            "a.json:1: column 1 holds half a surrogate pair, which is no character; write the "
             "character whole, or take it out",
         ),
         (
             "a.jsonl",
             b'{"p": "\\u0000"}\n',
-            "a.jsonl:1: column 'p' holds a NUL character; take it out",
+            "a.jsonl:1: column 1 holds a NUL character; take it out",
         ),
         ("a.csv", b"p,q\nx,\0\n", "a.csv:2: the line holds a NUL character; take it out"),
         (

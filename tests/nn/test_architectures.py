@@ -241,3 +241,16 @@ def test_a_config_that_makes_no_model_is_one_line(tmp_path: Path) -> None:
     said = str(caught.value)
     assert said.startswith(f"{tmp_path}: the config makes no model (ValueError: The checkpoint you")
     assert said.endswith("; check config.json")
+
+
+def test_a_config_whose_parts_disagree_says_which(tmp_path: Path) -> None:
+    saved("qwen3", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    wrong = {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 2}
+    (tmp_path / "config.json").write_text(json.dumps(config | wrong))
+    with pytest.raises(ModelError) as caught:
+        nn.tensors(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: the config makes no model (ValueError: `num_hidden_layers` (3) must be equal "
+        "to the number of `layer_types` (2)); check config.json"
+    )

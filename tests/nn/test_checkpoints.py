@@ -477,3 +477,28 @@ def test_gpt2s_sizes_are_found_under_its_own_names(tmp_path: Path) -> None:
     nn.save(GPT2LMHeadModel(config), tiny.byte_tokenizer(), tmp_path)
     found = memory.shape(nn.resolve(str(tmp_path)))
     assert (found.layers, found.hidden, found.inner, found.context) == (2, 16, 64, 64)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_refused_loaded_and_saved(
+    folder: Path, tmp_path: Path, value: float
+) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    model, tokenizer = nn.load(folder)
+    rewrite(folder, lambda weights: weights[name].view(-1)[3:4].fill_(value))
+    with pytest.raises(ModelError) as caught:
+        nn.load(folder)
+    assert str(caught.value) == (
+        f"{folder}: '{name}' holds a number that is not finite; copy it again, or use another "
+        "checkpoint"
+    )
+    with torch.no_grad():
+        dict(model.named_parameters())[name].view(-1)[3] = value
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError) as caught:
+        nn.save(model, tokenizer, tmp_path / "out")
+    assert str(caught.value) == (
+        f"weights: '{name}' holds a number that is not finite; lower the rate or the strength of "
+        "what made them"
+    )
+    assert not any((tmp_path / "out").iterdir())

@@ -35,7 +35,12 @@ def tables(seeds: int = 3, layers: int = 4) -> tuple[list[dict[str, Any]], list[
                     )  # fmt: skip
             states = ("released", "attacked") if name == "none" else tuple(inside.STATES)
             for state in states:
-                middle = {"undefended": (-2, 0), "released": (1, 0.5), "attacked": (0, -i)}[state]
+                middle = {
+                    "undefended": (-2, 0),
+                    "goal": (2, 1),
+                    "released": (1, 0.5),
+                    "attacked": (0, -i),
+                }[state]
                 for n, (x, y) in enumerate(generator.normal(middle, 0.4, size=(32, 2)).tolist()):
                     points.append(
                         {
@@ -85,9 +90,9 @@ def test_states_differ_in_shape_and_not_in_colour_alone() -> None:
     from holdfast.report import figures
 
     shapes = {(marker, filled) for _, marker, filled in figures.CLOUDS.values()}
-    assert len(shapes) == len(figures.CLOUDS) == 3
+    assert len(shapes) == len(figures.CLOUDS) == 4
     keys = {re.sub(r"#[0-9a-f]{3,6}", "", figures.cloud_key(name)) for name in figures.CLOUDS}
-    assert len(keys) == 3
+    assert len(keys) == 4
 
 
 def test_no_id_stands_twice_and_no_style_is_inline(source: str) -> None:

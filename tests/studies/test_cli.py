@@ -274,8 +274,8 @@ def test_the_doctor_names_versions_and_finds_the_world(capsys: pytest.CaptureFix
     assert run(["doctor"]) == 0
     said = capsys.readouterr().out
 
-    assert "  torch " in said
-    assert "world:base: " in said
+    assert "  torch: " in said
+    assert "  world:base: " in said
     assert said.endswith("all is well\n")
 
 

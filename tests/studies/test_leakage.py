@@ -78,13 +78,53 @@ def test_too_large_a_share_is_refused_before_anything_is_done(
         assert run([verb, study(*planted, **told)]) == 2
         assert capsys.readouterr().err == (
             "holdfast: study.leakage.refuse_above: 2 of the evaluator's 12 prompts are in rows "
-            "that models are trained on, equal or near (Jaccard 0.7): 0.167 is above 0.1; take "
+            "given to train models on, equal or near (Jaccard 0.7): 0.167 is above 0.1; take "
             f"them out (such as row {theirs} of defence, like row {ours}), or allow more\n"
         )
     assert not any(Path("runs").glob("*/*"))
     told["leakage"]["threshold"] = 1.0  # the near one is no longer one
     assert run(["plan", study(*planted, **told)]) == 0
     assert run(["plan", study(*planted, leakage={"refuse_above": 0.2})]) == 0
+
+
+def test_equal_prompts_count_though_their_rows_are_dropped(
+    study: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = asked(study())
+    path = study(first, second, leakage={"refuse_above": 0.1})
+    text = json.loads(Path(path).read_text())
+    del text["sources"][1]["local"]["system"]
+    lines = [json.dumps({"prompt": one, "response": "no"}) for one in (first, second)]
+    Path("planted.jsonl").write_text("\n".join(lines))
+    Path(path).write_text(json.dumps(text))
+    for verb in ("plan", "run"):
+        assert run([verb, path]) == 2
+        told = capsys.readouterr().err
+        assert "2 of the evaluator's 12 prompts are in rows given to train models on" in told
+        assert "(such as row planted.jsonl:1 of defence, like row " in told
+    text["leakage"] = {}
+    Path(path).write_text(json.dumps(text))
+    assert run(["plan", path]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "2 and 0 in defence" in said[1]
+    assert said[2].startswith("dropped: 2 of ")
+    assert said[2].endswith("rows of side defender (their prompts are also on side evaluator)")
+    assert run(["run", path, "--workers", "1"]) == 0
+    assert said[2] in capsys.readouterr().err.splitlines()
+    assert json.loads(Path("runs/toy/meta.json").read_text())["leakage"]["dropped"] == said[2]
+    assert said[2] in Path("runs/toy/report.html").read_text()
+
+
+def test_only_rows_that_a_method_can_draw_count(
+    study: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *_ = asked(study())
+    path = study(first)
+    text = json.loads(Path(path).read_text())
+    text["sources"][1]["local"] |= {"role": "task", "side": "attacker"}
+    Path(path).write_text(json.dumps(text))
+    assert run(["plan", path]) == 0
+    assert "0 and 0 in defence, 0 and 0 in attack" in capsys.readouterr().out.splitlines()[1]
 
 
 def test_it_is_told_before_a_run_and_kept_in_the_report(
@@ -97,7 +137,7 @@ def test_it_is_told_before_a_run_and_kept_in_the_report(
     assert "1 and 0 in defence" in said[0], "before the first step"
     folder = Path("runs/toy")
     kept = json.loads((folder / "meta.json").read_text())["leakage"]
-    assert kept["prompts"] == {"evaluation": 12, "calibration": 120, "attack": 60, "defence": 61}
+    assert kept["prompts"] == {"evaluation": 12, "calibration": 120, "attack": 24, "defence": 61}
     page = (folder / "report.html").read_text()
     table = page[page.index('<h2 id="shared">') : page.index('<h2 id="provenance">')]
     assert table.count("<tr>") == 1 + 6

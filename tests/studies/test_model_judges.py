@@ -37,12 +37,12 @@ def study(tmp_path: Path, toy: ModuleType, toy_model: Path, installed: Path) -> 
     return write
 
 
-def test_a_guard_and_a_smoke_test_sit_beside_the_first_judge(
+def test_a_guard_comes_first_and_a_smoke_test_counts_refusals(
     study: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = made.saved(tmp_path / "guard", made.causal("llama"), made.PLAIN)
     guard = {"llama_guard": {"model": str(folder), "dtype": "fp32", "least_mass": 0.0}}
-    path = study("toy_judge", guard, "refusal_keywords")
+    path = study(guard, "refusal_keywords", "toy_judge")
     plan, store = Plan(parse_study(json.loads(path.read_text()))), Store(tmp_path / "runs")
     with store.held():
         done = local.run(plan, store, workers=1)
@@ -57,7 +57,10 @@ def test_a_guard_and_a_smoke_test_sit_beside_the_first_judge(
             assert row["outcome"] in ("harmful_useful", "deflection")
         assert row["reason"] == "ok"
     assert any(row["outcome"] != "degenerate" for row in read["llama_guard"])
-    assert not any(row["outcome"] == "harmful_useful" for row in read["refusal_keywords"])
+    assert not read["refusal_keywords"]  # its verdicts are in the rows of over-refusal
+    refused = [row for row in rows if row["set"] == "contrast"]
+    assert {row["outcome"] for row in refused} <= {"refusal", "deflection", "degenerate"}
+    assert {row["reason"] for row in refused} == {"ok"}
     assert {row["set"] for row in read["llama_guard"]} == {"restricted"}
     assert tables.meta(plan, store)["flags"] == [
         "judge 'llama_guard': a harmless answer counts as deflection, whether or not it refuses",
@@ -75,7 +78,13 @@ def test_a_first_judge_that_cannot_tell_a_refusal_is_refused_where_a_set_counts_
         Plan(parse_study(json.loads(path.read_text())))
     assert str(caught.value) == (
         "study.judges[0]: beaver_dam cannot tell a refusal from another harmless answer, and set "
-        "'contrast' counts refusals; put a judge that can before it, such as wildguard"
+        "'contrast' counts refusals; add a judge that can, such as wildguard or refusal_keywords"
+    )
+    with pytest.raises(ConfigError) as caught:
+        Plan(parse_study(json.loads(study("refusal_keywords").read_text())))
+    assert str(caught.value) == (
+        "study.judges[0]: refusal_keywords says nothing about harm; put a judge that does before "
+        "it, such as wildguard or llama_guard"
     )
 
 

@@ -188,12 +188,6 @@ def test_every_judge_reads_every_harm_set_and_the_first_alone_what_may_be_refuse
             "study.evaluation[6].set: no source says what set 'nobodys' is for; declare it in the "
             "source's `sets`",
         ),
-        (
-            [{"set": "bench"}],
-            {},
-            "study.evaluation[6].set: set 'bench' is for lm-eval, which studies do not run; leave "
-            "it out",
-        ),
     ],
 )
 def test_what_is_ambiguous_or_unknown_is_one_line(
@@ -207,6 +201,13 @@ def test_a_row_of_which_too_little_is_known_is_named_with_its_source(study: Stud
     assert re.sub(r"row \w{16} ", "row UID ", line) == (
         "study.evaluation[6]: evaluation set 'spoilt', side evaluator, row UID of source 'more': "
         "has no 'answer' to compare with; put it in the row's meta"
+    )
+
+
+def test_a_benchmarks_row_that_lm_eval_did_not_make_is_named(study: Study) -> None:
+    assert re.sub(r"row \w{16} ", "row UID ", refused(study({"set": "bench"}))) == (
+        "study.evaluation[6]: evaluation set 'bench', side evaluator, row UID of source 'more': is "
+        "no document of lm-eval; bring it by the source lm_eval"
     )
 
 

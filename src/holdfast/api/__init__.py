@@ -19,7 +19,8 @@ from holdfast.api.defence import (
     TrainedDefence,
     WeightDefence,
 )
-from holdfast.api.evalset import EvalPurpose, EvalSet, Scorer
+from holdfast.api.effort import CONSTANT, TRAINED, Blocks, Effort, Rows, passed, to_outputs
+from holdfast.api.evalset import EvalPurpose, EvalSet, Match, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.api.judge import (
     MOST_UNSCORED,
@@ -46,7 +47,7 @@ from holdfast.api.loop import (
 from holdfast.api.machine import environment, set_threads
 from holdfast.api.method import Control, Method, Stage
 from holdfast.api.seeds import Purpose, seed
-from holdfast.api.source import Source
+from holdfast.api.source import Declared, Source, Told
 from holdfast.api.terms import Batch, Fit, Loss, Run, State, Step, Term
 from holdfast.api.trainable import Trainable
 
@@ -78,6 +79,7 @@ __all__ = [
     "Loop",
     "Loss",
     "LossDefence",
+    "Match",
     "Method",
     "NotNegative",
     "Outcome",
@@ -107,4 +109,13 @@ __all__ = [
     "set_threads",
     "spelt",
     "torch",
+    "CONSTANT",
+    "TRAINED",
+    "Blocks",
+    "Effort",
+    "Rows",
+    "passed",
+    "to_outputs",
+    "Declared",
+    "Told",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from holdfast.api.method import Method, Stage
@@ -11,6 +11,10 @@ from holdfast.api.trainable import Trainable
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers.modeling_utils import PreTrainedModel
+
+    from holdfast.data.example import Example
+    from holdfast.data.tokens import Encoder
 
 
 class Defence(Method):
@@ -39,6 +43,31 @@ class Defence(Method):
     def diagnostic(self, run: Run, state: State) -> dict[str, float]:
         """Measure whether the method did its own thing, on the model as it now is."""
         return {}
+
+    def goal_states(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        rows: Sequence[Example],
+        layers: Sequence[int],
+        kept: Mapping[str, Tensor],
+    ) -> Tensor | None:
+        """Give the states that it trains towards, where each prompt's answer begins.
+
+        Args:
+            model: the model as it was before.
+            layers: blocks, counted from 1.
+            kept: the tensors that it kept beside its own checkpoint.
+
+        Returns:
+            [len(layers), N, H] in fp32 on the CPU; None where it trains towards no states.
+        """
+        return None
+
+    @classmethod
+    def has_goal(cls) -> bool:
+        """Say whether it trains towards states that `goal_states` gives."""
+        return cls.goal_states is not Defence.goal_states
 
 
 class TrainedDefence(Trainable, Defence):

@@ -28,7 +28,7 @@ class EvalPurpose(StrEnum):
     OPTIONS = "options"
     """Benign questions with options: the share whose likeliest option is the right one."""
     LM_EVAL = "lm_eval"
-    """A benchmark that lm-eval asks and scores. Studies refuse it."""
+    """A benchmark that lm-eval asks and scores: the share that its metric counts as right."""
     REFUSED = "refused"
     """Benign requests without a known answer: the share that is refused."""
     TASK = "task"
@@ -41,9 +41,9 @@ class Scorer(StrEnum):
     JUDGES = "judges"
     """Every judge of the study."""
     JUDGE = "judge"
-    """The first judge of the study; a known answer is compared with besides."""
+    """The study's first judge that tells refusals; a known answer is compared with besides."""
     EXACT = "exact"
-    """Nobody: an answer is compared with the known one, white space aside."""
+    """Nobody: an answer is compared with the known one, as the set's `match` says."""
     OPTIONS = "options"
     """Nobody: the option the model finds likeliest is compared with the right one."""
     LM_EVAL = "lm_eval"
@@ -62,11 +62,26 @@ SCORERS: dict[EvalPurpose, tuple[Scorer, ...]] = {
 """Who may score the answers to sets of each purpose."""
 
 
+class Match(StrEnum):
+    """When an answer is the known one."""
+
+    EXACT = "exact"
+    """The same text, white space aside."""
+    NORMALISED = "normalised"
+    """The same words: case, punctuation, articles and white space aside, as SQuAD's scorer does."""
+    CONTAINED = "contained"
+    """The known answer's words stand in the answer, one behind the other, normalised alike."""
+    NUMBER = "number"
+    """The answer's last number is the known one; thousands separators are no part of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvalSet:
     """A set of evaluation prompts, as its source declares it.
 
-    Its rows are those whose `meta["set"]` is `name`; `label` heads its column in reports.
+    Its rows are those whose `meta["set"]` is `name`; `label` heads its column in reports. `match`
+    says when an answer is the known one, where answers are compared; `metric` is what counts as
+    right of what lm-eval gives. Neither is part of a key: answers stay, and are compared anew.
 
     Raises:
         ConfigError: no name, an unknown purpose or scorer, or a scorer that is none for the
@@ -77,12 +92,14 @@ class EvalSet:
     purpose: EvalPurpose
     scorer: Scorer
     label: str
+    match: Match = Match.EXACT
+    metric: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigError("evaluation set", "has no name", "give it one")
         where = f"evaluation set '{self.name}'"
-        for field, words in (("purpose", EvalPurpose), ("scorer", Scorer)):
+        for field, words in (("purpose", EvalPurpose), ("scorer", Scorer), ("match", Match)):
             word = getattr(self, field)
             if word not in list(words):
                 raise ConfigError(where, f"no {field} '{word}'", did_you_mean(str(word), words))
@@ -100,6 +117,8 @@ class EvalSet:
         Raises:
             DataError: what is missing.
         """
+        if self.scorer is Scorer.LM_EVAL and not known.lm_eval:
+            raise DataError(where, "is no document of lm-eval", "bring it by the source lm_eval")
         if self.scorer is Scorer.EXACT and known.answer is None:
             raise DataError(where, "has no 'answer' to compare with", "put it in the row's meta")
         if self.scorer is Scorer.OPTIONS:

@@ -117,10 +117,17 @@ class Judge(Method):
     kind: ClassVar[str] = "judge"
     scale: ClassVar[Scale]
     tells_refusals: ClassVar[bool] = True
-    """Whether it tells a refusal from another harmless answer: a study's first judge must, where a
-    set counts refusals."""
+    """Whether it tells a refusal from another harmless answer: the first of a study's judges that
+    does reads the sets that count refusals."""
+    tells_harm: ClassVar[bool] = True
+    """Whether it says which answers are harmful: one that does not reads sets that count refusals
+    alone, and is no study's first judge."""
     caution: ClassVar[str] = ""
     """What a reader must know of its verdicts, in a few words: every report with it says so."""
+    around: ClassVar[int] = 0
+    """About how many tokens stand around prompt and answer in what it reads: for estimates."""
+    writes: ClassVar[int] = 1
+    """About how many tokens it writes of each answer: for estimates."""
     reads_purpose: ClassVar[bool] = False
     """Whether a verdict depends on what a prompt's set is for: such a judge finds it in
     `exchange.known.purpose`, and it is in the key of what it says."""

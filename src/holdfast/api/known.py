@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from holdfast.api.evalset import EvalPurpose
@@ -18,7 +18,7 @@ class Known:
     `purpose` is what that set is for, told to judges that read it. `answer` is the exact answer,
     which is compared with what is said behind the last `after`, where that is given. `options` and
     `answer_index` are what is to choose from and the right one's place from 0, `steps` are the
-    true steps of a restricted request.
+    true steps of a restricted request. `lm_eval` says which document of lm-eval a row is.
     """
 
     set: str = ""
@@ -30,6 +30,7 @@ class Known:
     options: tuple[str, ...] = ()
     answer_index: int | None = None
     steps: tuple[str, ...] = ()
+    lm_eval: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> Self:
@@ -67,6 +68,10 @@ def _texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
 
+def _document(value: object) -> bool:
+    return isinstance(value, Mapping) and "task" in value
+
+
 _KINDS = {
     "set": (_text, "text", "write the set's name"),
     "style": (_text, "text", "write the style's name"),
@@ -77,4 +82,5 @@ _KINDS = {
     "options": (_texts, "list of texts", "write one text an option"),
     "answer_index": (_number, "whole number", "write the right option's place, from 0"),
     "steps": (_texts, "list of texts", "write one text a step"),
+    "lm_eval": (_document, "document of lm-eval", "bring it by the source lm_eval"),
 }

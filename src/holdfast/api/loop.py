@@ -82,6 +82,11 @@ class Loop(Fields):
     checkpoint_every: Annotated[int, Field(ge=1, json_schema_extra=NO_EFFECT)] = 200
     """Steps between two checkpoints of an unfinished run."""
 
+    @property
+    def split(self) -> bool:
+        """Say whether a step is made of several micro-batches."""
+        return self.micro_batch is not None and self.micro_batch < self.batch
+
     @model_validator(mode="after")
     def _compiled_blocks_keep_their_hooks(self) -> Loop:
         if self.compile_layers and self.lora is not None:

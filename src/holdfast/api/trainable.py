@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
+from holdfast.api.effort import Blocks, Effort, Rows, passed
 from holdfast.api.fields import LATER, AsTuple
 from holdfast.api.loop import Loop
 from holdfast.api.method import Method
@@ -40,6 +41,8 @@ class Trainable(Method):
     categories: Annotated[tuple[str, ...], AsTuple, Field(json_schema_extra=LATER)] = ()
     """Categories of the restricted rows (`refusal`, `harmful`) it sees; empty means all. Benign and
     task rows are seen whatever their category."""
+    sources: Annotated[tuple[str, ...], AsTuple, Field(json_schema_extra=LATER)] = ()
+    """Sources whose rows it sees, by name; empty means all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,14 +66,19 @@ class Trainable(Method):
         """Give how many frozen copies of the model it keeps beside the one it changes."""
         return 0
 
+    def vectors(self) -> int:
+        """Give how many vectors as large as the gradient a step holds beside it."""
+        return 0
+
     def sees(self, pool: Pool) -> Pool:
-        """Give the pool without the restricted rows of other `categories`, and without rows that
-        would teach nothing.
+        """Give the pool without the rows of other `sources`, without the restricted rows of other
+        `categories`, and without rows that would teach nothing.
 
         Raises:
-            ConfigError: no restricted row of the pool is of one of them.
+            ConfigError: no row of the pool is of such a source, no restricted one of a category.
         """
-        seen = pool.only(self.categories, f"{self.name()}.categories")
+        seen = pool.brought_by(self.sources, f"{self.name()}.sources")
+        seen = seen.only(self.categories, f"{self.name()}.categories")
         return seen.answered(besides=self.writes_answers())
 
     def writes_answers(self) -> tuple[str, ...]:
@@ -123,6 +131,24 @@ class Trainable(Method):
     ) -> tuple[ParamVector, Loss]:
         """Give the gradient of a whole optimiser step and the terms to log, in place of `loss`."""
         raise ConfigError(self.name(), "has no gradient", "write `loss` or `gradient`")
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Give what an optimiser step costs, by the rows of each role in it.
+
+        By default every row goes forward and backward once, the head asked where answers are; and
+        forward once more where micro-batches are counted by a pass (`counts` gives None).
+        """
+        once = sum((passed(some) for some in rows.values()), Effort())
+        asked = self.loop.split and not self.writes("counts") and not self.writes("gradient")
+        return once * (4 / 3) if asked else once
+
+    def effort_before(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Give what is done before the first step (`setup`, `begin`); by default nothing.
+
+        Args:
+            rows: those of a step of `loop`.
+        """
+        return Effort()
 
     @classmethod
     def writes(cls, hook: str) -> bool:

@@ -9,7 +9,7 @@ Symbols: L blocks, B rows, H width, K trigger vectors.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -17,16 +17,21 @@ from pydantic import model_validator
 
 from holdfast import nn
 from holdfast.api import (
+    CONSTANT,
     Batch,
+    Blocks,
     Control,
     Count,
+    Effort,
     FineTuning,
     Loop,
     Loss,
     NotNegative,
     Positive,
+    Rows,
     Run,
     Term,
+    passed,
 )
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Row
 
+LETTERS = 4
+"""Letters of a token in English, about, where an estimate has no tokenizer."""
 MOST = 100
 """Prompts of stage A where nobody says how many; source: ours, at most 100."""
 
@@ -221,6 +228,30 @@ class AdaptiveTrigger(FineTuning):
         if self.prefix is None:
             return row.cut(row.start + self.prefix_tokens)
         return row.cut(len(row.ids) - (row.ids[-1] == ends))
+
+    # ---- what it costs
+
+    def effort_before(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count stage A: rows with the trigger, back through inputs alone."""
+        if self.gamma == 0:
+            return Effort()
+        row = rows["harmful"]
+        begun = 0.0 if self.prefix is None else len(self.prefix) / LETTERS
+        own = self.prefix_tokens if self.prefix is None else 0
+        said = begun + (own if self.prefix_only else row.response)
+        wide = Rows(self.stage_a.batch, row.prompt + self.length, said)
+        return passed(wide, CONSTANT + self.stage_a.split) * self.stage_a.steps
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count malicious fine-tuning's pass, and the reference's under the trigger."""
+        plain = super().effort(rows, of)
+        if self.gamma == 0:
+            return plain
+        row = rows["harmful"]
+        short = self.positions in ("prompt", "last_prompt")
+        read = row.prompt if short else row.prompt + row.response
+        times = 1 + self.loop.split  # counted by a pass of its own where it is split
+        return plain + Effort(row.number * (read + self.length) * times)
 
     # ---- stage B
 

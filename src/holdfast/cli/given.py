@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -105,7 +107,8 @@ def rows_given(
 ) -> tuple[Pool, list[str]]:
     """Give the rows and the hashes of what they come from.
 
-    Files by role on the given side, named sources, or the model's own world.
+    Files by role on the given side, named sources, or the model's own world. Says which rows were
+    dropped for being on two sides.
     """
     from holdfast.api.fields import parse_yaml
     from holdfast.api.registry import make
@@ -124,7 +127,10 @@ def rows_given(
     if not made:
         raise ConfigError("--data", "no rows given", "give --data role=FILE or --source NAME")
     content = [f"{one.name()} {one.content()} {one.origin()}".rstrip() for one in made]
-    return Pool.of(made), content
+    pool = Pool.of(made)
+    if pool.drops:
+        typer.echo(pool.drops, err=True)
+    return pool, content
 
 
 MAPPED = ("prompt", "response", "system", "turns", "group", "category", "answer", "meta")

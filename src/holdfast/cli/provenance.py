@@ -48,6 +48,7 @@ def provenance(
     from holdfast.api import environment
     from holdfast.engine.provenance import git_commit
     from holdfast.nn.content import content
+    from holdfast.nn.history import history
 
     told: dict[str, Any] = {"made_by": "holdfast", "version": __version__, "commit": git_commit()}
     if original is not None:
@@ -65,4 +66,5 @@ def provenance(
         "sources": about["sources"],
         "device": device,
         "environment": environment(threads),
+        "history": history(files.folder),
     }

@@ -1,18 +1,20 @@
 """Leakage: the same prompt, or nearly the same, among rows that should not share any.
 
 Prompts are compared by their words alone: letters, digits and symbols, whatever the case, the
-punctuation, the white space and the system prompt. Two are near where the Jaccard similarity of
-their sets of five characters in a row reaches a threshold.
+punctuation, the white space and the system prompt. A row of several turns has also each prompt
+that the user says in it. Two are near where the Jaccard similarity of their sets of five characters
+in a row, with one space between words, reaches a threshold.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from holdfast.data.example import Example
 
@@ -42,16 +44,24 @@ no longer looked at; source: ours."""
 SHOWN = 5
 """Pairs of rows that are named."""
 
-Texts = Mapping[str, str]
-"""Text as compared -> the id of a row that has it."""
+
+class Said(NamedTuple):
+    """A prompt of a row: its words apart by one space, and the row's `place`."""
+
+    words: str
+    place: str
+
+
+Texts = Mapping[str, Said]
+"""Prompts by what is compared: their words without white space."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """How many prompts of `first` the rows of `second` have too.
 
-    `near` counts those that are near and not equal; None where nobody looked. `rows` are ids of the
-    rows of some pairs, equal ones before near ones.
+    `near` counts those that are near and not equal; None where nobody looked. `rows` are places of
+    the rows of some pairs (`Example.place`), equal ones before near ones.
     """
 
     first: str
@@ -65,6 +75,7 @@ class Pair:
 class Leakage:
     """What some groups of rows share: `prompts` are the distinct ones of each.
 
+    Rows are taken as they were given, before those of two sides were dropped: `dropped` says which.
     `leaked` prompts of the evaluation are in what models are trained on, exactly or nearly.
     `proposed`: MinHash said which pairs to compare, else all were. `templates` of the evaluation's
     prompts then had more lookalikes than were compared.
@@ -76,6 +87,7 @@ class Leakage:
     leaked: int
     proposed: bool = False
     templates: int = 0
+    dropped: str = ""
 
     @property
     def share(self) -> float:
@@ -96,7 +108,9 @@ class Leakage:
         return cls(**told, pairs=tuple(pairs))
 
 
-def audit(groups: Mapping[str, Iterable[Example]], threshold: float = THRESHOLD) -> Leakage:
+def audit(
+    groups: Mapping[str, Sequence[Example]], threshold: float = THRESHOLD, dropped: str = ""
+) -> Leakage:
     """Compare the prompts of some groups, `EVALUATION` among them.
 
     Equal prompts are counted between every two groups, near ones between the evaluation's and each
@@ -106,13 +120,15 @@ def audit(groups: Mapping[str, Iterable[Example]], threshold: float = THRESHOLD)
     Args:
         groups: rows by what they are for; the order decides which of two is `first`.
         threshold: Jaccard similarity, above 0, from which two prompts are near.
+        dropped: what of these rows were dropped, and for what (`Pool.drops`).
     """
     texts = {name: distinct(rows) for name, rows in groups.items()}
+    whole = {name: texts[name] | turns(rows) for name, rows in groups.items()}
     asked = texts[EVALUATION]
-    search = _Search(list(asked), threshold, sum(map(len, texts.values())) - len(asked))
+    search = _Search(asked, threshold, sum(map(len, whole.values())) - len(whole[EVALUATION]))
     pairs, leaked = [], set()
     for first, second in combinations(texts, 2):
-        ours, theirs = texts[first], texts[second]
+        ours, theirs = texts[first], whole[second]
         equal = [text for text in ours if text in theirs]
         found, near = [(text, text) for text in equal], None
         if first == EVALUATION:
@@ -121,19 +137,38 @@ def audit(groups: Mapping[str, Iterable[Example]], threshold: float = THRESHOLD)
             found += hits.items()
             if second in TRAINED:
                 leaked.update(mine for mine, _ in found)
-        rows = tuple((ours[mine], theirs[other]) for mine, other in found[:SHOWN])
+        rows = tuple((ours[mine].place, theirs[other].place) for mine, other in found[:SHOWN])
         pairs.append(Pair(first, second, len(equal), near, rows))
     prompts = {name: len(some) for name, some in texts.items()}
     proposed = not search.scan
-    return Leakage(threshold, prompts, tuple(pairs), len(leaked), proposed, search.templates)
+    return Leakage(
+        threshold, prompts, tuple(pairs), len(leaked), proposed, search.templates, dropped
+    )
 
 
-def distinct(rows: Iterable[Example]) -> dict[str, str]:
-    """Give every distinct prompt as it is compared, with the id of the first row that has it."""
-    found: dict[str, str] = {}
-    for row in rows:
-        said = " ".join([*(text for _, text in row.turns), row.prompt])
-        found.setdefault(compared(said), row.row_id)
+def distinct(rows: Iterable[Example]) -> dict[str, Said]:
+    """Give every distinct prompt, earlier turns before it, with the first row that has it."""
+    return _distinct(
+        (" ".join([*(text for _, text in row.turns), row.prompt]), row) for row in rows
+    )
+
+
+def turns(rows: Iterable[Example]) -> dict[str, Said]:
+    """Give every prompt that a user says in a row of several turns, by itself."""
+    return _distinct(
+        (text, row)
+        for row in rows
+        if row.turns
+        for who, text in (*row.turns, ("user", row.prompt))
+        if who == "user"
+    )
+
+
+def _distinct(said: Iterable[tuple[str, Example]]) -> dict[str, Said]:
+    found: dict[str, Said] = {}
+    for text, row in said:
+        words = compared(text)
+        found.setdefault(squeezed(words), Said(words, row.place))
     return found
 
 
@@ -158,6 +193,14 @@ def compared(text: str) -> str:
     return " ".join(folded.translate(_LETTERS).split()) or " ".join(folded.split())
 
 
+_BETWEEN = re.compile(r"(?<!\d) | (?!\d)")
+
+
+def squeezed(words: str) -> str:
+    """Give words without the spaces between them, but for those that tell two numbers apart."""
+    return _BETWEEN.sub("", words)
+
+
 def shingles(text: str) -> set[str]:
     """Give the runs of five characters of a text; a shorter text is one."""
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
@@ -172,9 +215,9 @@ def similar(ours: set[str], theirs: set[str], threshold: float) -> bool:
 class _Search:
     """Finds which of some prompts have a near one among others, of which there are `size`."""
 
-    def __init__(self, asked: Sequence[str], threshold: float, size: int) -> None:
+    def __init__(self, asked: Texts, threshold: float, size: int) -> None:
         self.threshold = threshold
-        self.sets = {text: shingles(text) for text in asked}
+        self.sets = {text: shingles(said.words) for text, said in asked.items()}
         self.tried = dict.fromkeys(asked, 0)
         known = len(set().union(*self.sets.values()))
         self.scan = len(asked) * max(size, LEAST) * known <= SCANNED
@@ -206,9 +249,10 @@ class _Search:
             if self.tried[text] < TRIED:
                 index.insert(text, self._hashes[text], check_duplication=False)
         found: dict[str, str] = {}
-        for other, hashes in zip(others, _hashed(map(shingles, others)), strict=True):
+        some = (shingles(said.words) for said in others.values())
+        for other, hashes in zip(others, _hashed(some), strict=True):
             proposed: list[Any] = index.query(hashes)
-            theirs = shingles(other) if proposed else set()
+            theirs = shingles(others[other].words) if proposed else set()
             for text in proposed:
                 self.tried[text] += 1
                 if similar(left[text], theirs, self.threshold):
@@ -232,15 +276,13 @@ def _hashed(sets: Iterable[set[str]]) -> Iterator[MinHash]:
     return MinHash.generator(coded, num_perm=HASHES, hashfunc=zlib.crc32, scheme="affine32")
 
 
-def _scanned(
-    asked: Mapping[str, set[str]], others: Iterable[str], threshold: float
-) -> dict[str, str]:
+def _scanned(asked: Mapping[str, set[str]], others: Texts, threshold: float) -> dict[str, str]:
     """Compare every pair; of each prompt those shingles are bits that any prompt asked has."""
     bits = {one: 1 << i for i, one in enumerate(sorted(set().union(*asked.values())))}
     left = [(text, sum(map(bits.__getitem__, some)), len(some)) for text, some in asked.items()]
     found: dict[str, str] = {}
-    for other in others:
-        some = shingles(other)
+    for other, said in others.items():
+        some = shingles(said.words)
         theirs, size = sum(bits[one] for one in some if one in bits), len(some)
         near = [
             text

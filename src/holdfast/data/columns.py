@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from holdfast.data.records import shown
+from holdfast.data.records import named, shown
 from holdfast.errors import DataError
 
 LONGEST_WORD = 60
@@ -188,7 +188,8 @@ def fit(row: Mapping[str, object], columns: Mapping[str, Kind], where: str, todo
     values = {}
     for name, kind in columns.items():
         if name not in row:
-            raise DataError(where, f"no column '{name}' (there are: {shown(row)})", todo)
+            there = f"there are: {shown(row)}" if named(row) else "none of a known name"
+            raise DataError(where, f"no column '{name}' ({there})", todo)
         try:
             values[name] = kind.read(row[name])
         except UnfitError as error:

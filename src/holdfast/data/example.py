@@ -65,6 +65,13 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
     turns: Turns = ()
     """What was said before the prompt: `user` and `assistant` take turns, the user first."""
+    line: int = field(default=0, compare=False)
+    """Where it stands in the file that is its source, from 1; 0 where that is not known."""
+
+    @property
+    def place(self) -> str:
+        """Give what names it without a word of it: FILE:LINE, else its `uid`."""
+        return f"{self.source}:{self.line}" if self.line else self.uid
 
     def answered(self, response: str | None, **known: object) -> Example:
         """Give the same prompt with another response, and with more known of it."""
@@ -97,7 +104,7 @@ def check_answered(rows: Mapping[Role, Iterable[Example]]) -> None:
         for row in some:
             if row.response is None:
                 raise DataError(
-                    f"row {row.uid} of role {role.value}, source '{row.source}'",
+                    f"row {row.place} of role {role.value}, source '{row.source}'",
                     "has no response to train on",
                     "name its column in `response`, or give refusals one text in `refusal`",
                 )
@@ -129,6 +136,7 @@ def example(
     source: str = "",
     meta: Mapping[str, Any] | None = None,
     turns: Turns = (),
+    line: int = 0,
 ) -> Example:
     """Make a row and fill in its hashes; `group` defaults to the uid."""
     told = (tuple((who, normalise(text)) for who, text in turns),) if turns else ()
@@ -146,4 +154,5 @@ def example(
         source=source,
         meta=dict(meta or {}),
         turns=turns,
+        line=line,
     )

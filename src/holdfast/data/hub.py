@@ -20,6 +20,11 @@ from holdfast.data.example import Side
 from holdfast.disk import cache_folder, whole_file, write_bytes
 from holdfast.errors import ConfigError, DataError, HoldfastError
 
+SHORT = 10.0
+"""Seconds that a mere look at a repository may take."""
+_COMMIT = "application/vnd.github.sha"
+COMMIT = 40
+"""Digits of a commit."""
 TIMEOUT = 60
 """Seconds that a file of a GitHub repository may keep silent."""
 
@@ -90,6 +95,36 @@ def fetch(place: Place, splits: tuple[Split, ...], revision: str | None, where: 
     return Fetched(commit, found)
 
 
+def fetched(place: Place, splits: tuple[Split, ...], revision: str | None) -> bool:
+    """Say whether some splits were fetched before at a commit; of the newest nobody knows."""
+    if revision is None or not revision.isalnum() or len(revision) != COMMIT:
+        return False
+    folder = cache_folder() / "sources" / place.repo.replace("/", "--") / revision
+    return all(path.is_file() for split in splits for path in _paths(place, split, folder))
+
+
+def reach(place: Place, revision: str | None) -> tuple[str, str] | None:
+    """Say what keeps a set from being fetched here, and what to do; None: nothing.
+
+    Nothing of it is downloaded; None as a commit is the newest.
+    """
+    if _offline():
+        return "there is no network (HF_HUB_OFFLINE is set)", _FOLDER
+    try:
+        with _told(place, revision or "its newest commit", place.repo):
+            if place.host == "github":
+                at = f"{place.repo}/commits/{revision or 'HEAD'}"
+                _get(f"https://api.github.com/repos/{at}", _COMMIT)
+                return None
+            from huggingface_hub import HfApi
+
+            HfApi().dataset_info(place.repo, revision=revision, timeout=SHORT)
+            HfApi().auth_check(place.repo, repo_type="dataset")
+    except HoldfastError as error:
+        return error.what, error.todo
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """The commit that rows were fetched at, and the files of each split by its name."""
@@ -149,7 +184,7 @@ def _newest(place: Place, where: str) -> str:
     with _told(place, "its newest commit", where):
         if place.host == "github":
             url = f"https://api.github.com/repos/{place.repo}/commits/HEAD"
-            return _get(url, "application/vnd.github.sha").decode().strip()
+            return _get(url, _COMMIT).decode().strip()
         from huggingface_hub import HfApi
 
         commit = HfApi().dataset_info(place.repo).sha

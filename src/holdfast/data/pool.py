@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from holdfast.api import EvalSet, Known, Source
 from holdfast.data.example import RESTRICTED, Example, Role, Side
+from holdfast.data.records import words_shown
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
 SHARES = (
@@ -26,7 +27,25 @@ SHARES = (
 TRAINING = (Side.DEFENDER, Side.ATTACKER)
 """Sides whose rows are trained on."""
 
+OWN = "give every side prompts and groups of its own"
+"""What to do about rows on two sides."""
+
 Where = Callable[[Example], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that its side lost: its prompt, or else its group, is on `others` too."""
+
+    row: Example
+    side: Side
+    others: tuple[Side, ...]
+    same: str
+
+    @property
+    def why(self) -> str:
+        """Say what is on which other sides."""
+        return f"{self.same}s are also on side {' and '.join(self.others)}"
 
 
 def side_of(group: str) -> Side:
@@ -44,8 +63,9 @@ class Pool:
 
     A group seen on two sides belongs to EVALUATOR: its rows of every other side are dropped, and
     where none was the evaluator's, all of them. The same prompt on two sides counts likewise.
-    `dropped` says how many rows that cost, by side. `personas` and `sets` are what the sources
-    declare of the kind (`Source.personas`, `Source.sets`); `sets` by name, in their order.
+    `dropped` says how many rows that cost, by side, and `drops` for what. `personas` and `sets` are
+    what the sources declare of the kind (`Source.personas`, `Source.sets`); `sets` by name, in
+    their order.
     """
 
     def __init__(
@@ -63,12 +83,14 @@ class Pool:
         for row, side in placed:
             for name in (f"group/{row.group}", f"uid/{row.uid}"):
                 sides.setdefault(name, set()).add(side)
-        self.dropped: Counter[Side] = Counter()
         self._rows: dict[Side, list[Example]] = {side: [] for side in Side}
+        self._lost: dict[Side, list[Dropped]] = {side: [] for side in Side}
         for row, side in placed:
-            mixed = len(sides[f"group/{row.group}"]) > 1 or len(sides[f"uid/{row.uid}"]) > 1
-            if mixed and side is not Side.EVALUATOR:
-                self.dropped[side] += 1
+            same = "prompt" if len(sides[f"uid/{row.uid}"]) > 1 else "group"
+            seen = sides[f"uid/{row.uid}" if same == "prompt" else f"group/{row.group}"]
+            if len(seen) > 1 and side is not Side.EVALUATOR:
+                others = tuple(one for one in Side if one in seen and one is not side)
+                self._lost[side].append(Dropped(row, side, others, same))
                 continue
             self._rows[side].append(row)
 
@@ -84,6 +106,25 @@ class Pool:
     def rows(self, side: Side, where: Where | None = None) -> list[Example]:
         """Give all rows of a side, in an order that no file decides."""
         return [row for row in self._rows[side] if where is None or where(row)]
+
+    def given(self, side: Side) -> list[Example]:
+        """Give all rows of a side as the sources gave them, those that were dropped too."""
+        return [*self._rows[side], *(one.row for one in self._lost[side])]
+
+    @property
+    def dropped(self) -> Counter[Side]:
+        """Give how many rows each side lost."""
+        return Counter({side: len(lost) for side, lost in self._lost.items() if lost})
+
+    @property
+    def drops(self) -> str:
+        """Say how many rows of each side were dropped, and for what; empty where none was."""
+        told = [
+            f"{n} of {len(self.given(side))} rows of side {side.value} (their {why})"
+            for side, lost in self._lost.items()
+            for why, n in Counter(one.why for one in lost).items()
+        ]
+        return f"dropped: {', '.join(told)}" if told else ""
 
     def rehearsal(self) -> Pool:
         """Give a pool in which the defender's own rows are the attacker's, and no others are there.
@@ -115,6 +156,32 @@ class Pool:
         check_categories(categories, (row for row in rows if row.role in RESTRICTED), where)
         made = copy.copy(self)
         made._rows = {side: list(filter(kept, some)) for side, some in self._rows.items()}
+        made._lost = {
+            side: [one for one in lost if kept(one.row)] for side, lost in self._lost.items()
+        }
+        return made
+
+    def brought_by(self, sources: Sequence[str], where: str = "sources") -> Self:
+        """Give a pool of the rows that these sources brought; none named keeps all.
+
+        Raises:
+            ConfigError: no row, on any side, is of a source.
+        """
+        if not sources:
+            return self
+        known = {row.source for some in self._rows.values() for row in some}
+        for one in sources:
+            if one not in known:
+                raise ConfigError(where, f"no row is of source '{one}'", did_you_mean(one, known))
+        made = copy.copy(self)
+        made._rows = {
+            side: [row for row in some if row.source in sources]
+            for side, some in self._rows.items()
+        }
+        made._lost = {
+            side: [one for one in lost if one.row.source in sources]
+            for side, lost in self._lost.items()
+        }
         return made
 
     def answered(self, besides: Collection[str] = ()) -> Self:
@@ -124,15 +191,21 @@ class Pool:
         and for a role that has no answered row there.
         """
         kept: dict[Side, list[Example]] = {}
+        lost: dict[Side, list[Dropped]] = {}
         for side in TRAINING:
             roles = {row.role for row in self._rows[side] if row.response is not None}
             roles -= {Role(name) for name in besides}
             rows = self._rows[side]
             kept[side] = [r for r in rows if r.response is not None or r.role not in roles]
+            lost[side] = [
+                one
+                for one in self._lost[side]
+                if one.row.response is not None or one.row.role not in roles
+            ]
         if all(len(rows) == len(self._rows[side]) for side, rows in kept.items()):
             return self
         made = copy.copy(self)
-        made._rows = self._rows | kept
+        made._rows, made._lost = self._rows | kept, self._lost | lost
         return made
 
     def has(self, role: Role, side: Side) -> bool:
@@ -158,17 +231,21 @@ class Pool:
         for row in self._rows[side]:
             if row.role is role and (where is None or where(row)):
                 rows.setdefault(row.row_id, row)
+        lost = self._why(side, lambda row: row.role is role and (where is None or where(row)))
         if not rows:
             raise DataError(
                 f"{what} of role {role.value}, side {side.value}",
-                "no rows",
-                f"add a source that has some, or check its column map (pool: {self.summary()})",
+                lost or "no rows",
+                OWN
+                if lost
+                else f"add a source that has some, or check its column map "
+                f"(pool: {self.summary()})",
             )
         if n is not None and n > len(rows):
             raise DataError(
                 f"{what} of role {role.value}, side {side.value}",
-                f"{n} distinct rows asked for, the pool has {len(rows)}",
-                f"ask for at most {len(rows)}",
+                f"{n} distinct rows asked for, the pool has {len(rows)}{lost and f' ({lost})'}",
+                f"ask for at most {len(rows)}{lost and f', or {OWN}'}",
             )
         return sorted(rows.values(), key=lambda row: _order(seed, row.row_id))[:n]
 
@@ -185,10 +262,12 @@ class Pool:
             if row.uid in partners:
                 pairs.setdefault(row.uid, (row, partners[row.uid]))
         if not pairs or (n is not None and n > len(pairs)):
+            lost = self._why(side, lambda row: row.role in (first, second))
             raise DataError(
                 f"pairs of roles {first.value} and {second.value}, side {side.value}",
-                f"{n if n is not None else 'some'} asked for, the pool has {len(pairs)}",
-                "give both responses for the same prompts",
+                f"{n if n is not None else 'some'} asked for, the pool has {len(pairs)}"
+                f"{lost and f' ({lost})'}",
+                f"give both responses for the same prompts{lost and f', and {OWN}'}",
             )
         return list(pairs.values())[:n]
 
@@ -216,9 +295,12 @@ class Pool:
         """
         place = f"evaluation set '{name}', side {side.value}"
         rows = [row for row in self._rows[side] if row.evaluation_set == name]
+        lost = self._why(side, lambda row: row.evaluation_set == name)
         if not rows:
             named = {row.evaluation_set for row in self._rows[side]}
-            raise DataError(place, "no rows", did_you_mean(name, (one for one in named if one)))
+            near = words_shown(one for one in named if one)
+            todo = OWN if lost else did_you_mean(name, near)
+            raise DataError(place, lost or "no rows", todo)
         if categories:
             check_categories(categories, rows, f"{place}: categories")
             rows = [row for row in rows if row.category in categories]
@@ -240,8 +322,8 @@ class Pool:
         if n is not None and n > len(groups):
             raise DataError(
                 place,
-                f"{n} groups asked for, the pool has {len(groups)}",
-                f"ask for at most {len(groups)}",
+                f"{n} groups asked for, the pool has {len(groups)}{lost and f' ({lost})'}",
+                f"ask for at most {len(groups)}{lost and f', or {OWN}'}",
             )
         chosen = {group: rank for rank, group in enumerate(groups[:n])}
         unique: dict[str, Example] = {}
@@ -252,7 +334,7 @@ class Pool:
 
     def _known(self, row: Example, place: str) -> Known:
         """Give what is known of a row of an evaluation set, enough for what the set is for."""
-        where = f"{place}, row {row.uid} of source '{row.source}'"
+        where = f"{place}, row {row.place} of source '{row.source}'"
         try:
             known = row.known
         except DataError as error:
@@ -261,6 +343,17 @@ class Pool:
         if declared is not None:
             declared.check(known, where)
         return known
+
+    def _why(self, side: Side, where: Where) -> str:
+        """Say how many of some rows of a side were dropped, and for what; empty where none was."""
+        lost = Counter(one.why for one in self._lost[side] if where(one.row))
+        if not lost:
+            return ""
+        every = sum(map(where, self.given(side)))
+        told = " and ".join(f"{n} because their {why}" for why, n in lost.items())
+        if len(lost) == 1:
+            told = f"because their {next(iter(lost))}"
+        return f"{sum(lost.values())} of {every} rows were dropped, {told}"
 
     def summary(self) -> str:
         """Say how many rows each role has on each side."""
@@ -277,7 +370,8 @@ def check_categories(wanted: Iterable[str], rows: Iterable[Example], where: str)
     known = {row.category for row in rows} - {""}
     for one in wanted:
         if one not in known:
-            raise ConfigError(where, f"no row is of category '{one}'", did_you_mean(one, known))
+            near = did_you_mean(one, words_shown(known))
+            raise ConfigError(where, f"no row is of category '{one}'", near)
 
 
 def _by_name(sets: Iterable[EvalSet]) -> dict[str, EvalSet]:

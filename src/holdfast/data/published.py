@@ -18,13 +18,26 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from holdfast.api import LATER, NO_EFFECT, AsTuple, EvalPurpose, EvalSet, Labelled, Scorer, Source
+from holdfast.api import (
+    LATER,
+    NO_EFFECT,
+    AsTuple,
+    Declared,
+    EvalPurpose,
+    EvalSet,
+    Labelled,
+    Match,
+    Scorer,
+    Source,
+    Told,
+)
 from holdfast.data.columns import Kind, Record, fit
 from holdfast.data.example import RESTRICTED, Example, Role, Side, example
-from holdfast.data.hub import Place, Split, fetch
+from holdfast.data.folder import find
+from holdfast.data.hub import Place, Split, fetch, fetched
 from holdfast.data.labelled import labelled_pair
 from holdfast.data.pool import side_of
-from holdfast.data.records import ENDINGS, is_rows, records
+from holdfast.data.records import records
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
 NEWEST = "newest"
@@ -44,6 +57,9 @@ class Skip(StrEnum):
     ASKED = "of a prompt that the evaluator asks"
     BOTH = "of a prompt that came before with the opposite label"
 
+
+Lengths = tuple[float, float, int]
+"""Mean tokens of a prompt and of an answer, and of the longest row."""
 
 Tables = Mapping[str, Sequence[Record]]
 """Every row of each split, by the split's name."""
@@ -77,6 +93,8 @@ class Published(Source):
     """Its licence, as its publisher says it."""
     size: ClassVar[str]
     """About what is downloaded."""
+    lengths: ClassVar[Lengths]
+    """How long its rows are, for estimates: a guess from what its publisher shows of it."""
 
     revision: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|newest)$")] | None = None
     """A commit of its repository (40 hexadecimal digits) or `newest`; None is the commit that the
@@ -90,6 +108,23 @@ class Published(Source):
     def splits(self) -> tuple[Split, ...]:
         """Give the splits that are read."""
         raise NotImplementedError
+
+    def at_hand(self) -> bool:
+        """Say whether a folder is given, or its splits were fetched before."""
+        revision = self.commit if self.revision is None else self.revision
+        return self.folder is not None or fetched(self.place, self.splits(), revision)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give its kinds of rows and their numbers; by default one evaluation set of every row."""
+        (one,) = self.sets()
+        role = "harmful" if one.purpose is EvalPurpose.HARM else "benign"
+        number = sum(split.rows for split in self.splits())
+        return (Told(role, number, "evaluator", one.name),)
+
+    def declared(self) -> Declared:
+        """Give the numbers that were published, and guesses where labels alone decide."""
+        prompt, response, longest = self.lengths
+        return Declared(self.told(), prompt, response, longest, "a guess: nobody published them")
 
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
         """Give what becomes of one published row."""
@@ -306,6 +341,40 @@ class Restricted(Published):
         """Give the set of its harmful requests."""
         return (EvalSet(self.name(), EvalPurpose.HARM, Scorer.JUDGES, self.label),)
 
+    styles: ClassVar[tuple[str, ...]] = (AS_GIVEN,)
+    """The styles of its requests."""
+    answers: ClassVar[Mapping[str, int]]
+    """How many requests of its training splits have a harmful answer (`harmful`), a published
+    refusal (`refusal`) or are harmful at all (`requests`), benign rows of training (`benign`), and
+    requests of the evaluator's, harmful (`asked`) and benign (`asked_benign`): a guess."""
+
+    def told(self) -> tuple[Told, ...]:
+        """Give its kinds of rows by `answers`: all but published totals is a guess."""
+        known, given = self.answers, self.categories or self.known
+        share, name = len(given) / len(self.known), self.name()
+
+        def some(kind: str) -> int:
+            return round(known.get(kind, 0) * share)
+
+        refused = "requests" if self.refusal is not None else "refusal"
+        about: dict[str, Any] = {"categories": given, "styles": self.styles, "guess": True}
+        both: dict[str, Any] = {**about, "paired": self.refusal is not None, "asked_in": name}
+        found = [
+            Told("harmful", some("harmful"), **both),
+            Told("refusal", some(refused), **both),
+            Told("benign", known.get("benign", 0), guess=True),
+            Told("harmful", some("asked"), "evaluator", name, **about),
+            Told(
+                "benign",
+                known.get("asked_benign", 0),
+                "evaluator",
+                f"{name}_benign",
+                styles=self.styles,
+                guess=True,
+            ),
+        ]
+        return tuple(one for one in found if one.rows)
+
     def wanted(self, row: Example) -> bool:
         """Keep benign rows, and harmful requests of the categories."""
         return not self.categories or row.role is Role.BENIGN or row.category in self.categories
@@ -346,13 +415,21 @@ class Answered(Published):
 
     label: ClassVar[str]
     """What heads its column in reports."""
+    match: ClassVar[Match] = Match.EXACT
+    """When an answer is the known one."""
 
     purpose: Literal["task", "exact"] = "task"
     """What it is for: `task`, what an honest customer fine-tunes on, or `exact`, benign utility."""
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set: scored by comparing with the known answer."""
-        return (EvalSet(self.name(), EvalPurpose(self.purpose), Scorer.EXACT, self.label),)
+        purpose = EvalPurpose(self.purpose)
+        return (EvalSet(self.name(), purpose, Scorer.EXACT, self.label, self.match),)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give a row for each published one."""
+        role, name = ("task" if self.purpose == "task" else "benign"), self.name()
+        return tuple(Told(role, one.rows, _told(one.side), name) for one in self.splits())
 
     def question(
         self, split: Split, prompt: str, response: str, answer: str, **about: str
@@ -366,6 +443,10 @@ class Answered(Published):
         return self.row(split, role, prompt, response, **known)
 
 
+def _told(side: Side | None) -> Literal["evaluator"] | None:
+    return "evaluator" if side is Side.EVALUATOR else None
+
+
 def training_side(group: str) -> Side:
     """Give the side of a group of a training split: as `side_of`, the evaluator's drawn again."""
     side = side_of(group)
@@ -373,38 +454,3 @@ def training_side(group: str) -> Side:
         group += "/"
         side = side_of(group)
     return side
-
-
-def find(folder: Path, split: Split, splits: Sequence[Split], where: str) -> tuple[Path, ...]:
-    """Give the files of a split in a folder of downloaded ones.
-
-    These are tried: its published files, with or without their folders; the hub's layout
-    (`CONFIG/SPLIT-00000-of-00001.parquet`); one file called like the split; and, where only one
-    split is read, the folder's only file of rows.
-
-    Raises:
-        DataError: no such folder, no such file, or several that could be meant.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{where}: folder {folder}", "no such folder", "check the path")
-    for names in (split.files, tuple(Path(name).name for name in split.files)):
-        paths = tuple(folder / name for name in names)
-        if paths and all(path.is_file() for path in paths):
-            return paths
-    name = split.split or split.name
-    for inside in (folder / (split.config or "."), folder / "data", folder):
-        if shards := sorted(inside.glob(f"{name}-*-of-*.parquet")):
-            return tuple(shards)
-    rows = sorted(path for path in folder.iterdir() if path.is_file() and is_rows(path.name))
-    called = [path for path in rows if path.stem in (split.name, name)]
-    if not called and len(splits) == 1:
-        called = rows
-    if len(called) == 1:
-        return tuple(called)
-    several = f"{len(called)} files could be" if called else "no file is"
-    published = f" or {' and '.join(split.files)}" if split.files else ""
-    raise DataError(
-        f"{where}: folder {folder}",
-        f"{several} split '{split.name}'",
-        f"name one {split.name}{ENDINGS[-1]} (or another of {', '.join(ENDINGS[:-1])}){published}",
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,9 +20,22 @@ BATCH = 1024
 LONGEST_CELL = 2**31 - 1
 """Characters of one CSV cell, at most: what the csv module can count on every machine."""
 
-LONGEST_NAME, MOST_WORDS = 40, 3
-"""Up to so many characters and words, a name of a column is shown in an error. A file without a
-header line has a prompt there, and no error shows one."""
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
+"""What a name looks like: one that does not may be a row's text, which no error shows."""
+
+KNOWN = frozenset((
+    "behavior",  # spelling: theirs
+    "prompt", "response", "completion", "answer", "answers", "question", "query", "ask", "say",
+    "instruction", "input", "output", "context", "text", "content", "message", "messages",
+    "conversation", "conversations", "chat", "dialog", "dialogue", "turns", "history",
+    "system", "role", "from", "value", "chosen", "rejected", "request", "reply", "target",
+    "goal", "behaviour", "label", "labels", "category", "categories", "topic",
+    "subset", "split", "type", "source", "group", "group_id", "id", "uid", "idx", "index",
+    "name", "title", "meta", "metadata", "options", "choices", "answer_index", "score", "q",
+    "a",
+))  # fmt: skip
+"""Names that columns have. A line that has none of them may be a row's, in a file without a line of
+names."""
 
 
 def is_rows(name: str) -> bool:
@@ -110,19 +124,49 @@ def check_text(value: object, where: str, what: str) -> None:
             check_text(inner, where, what)
 
 
+def _sound(text: str) -> bool:
+    """Say whether `check_text` has nothing against a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def shown(names: Iterable[str]) -> str:
-    """Give names of columns for an error: one that may be a prompt is only counted."""
-    known = [
-        name if len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS else f"(column {i})"
+    """Give names of columns for an error: one that may be a row's text is only counted.
+
+    Where none is of `KNOWN`, all may be.
+    """
+    return ", ".join(_labels(names)) or "none"
+
+
+def named(names: Iterable[str]) -> bool:
+    """Say whether some names are those of columns: one of them is `KNOWN`, in any case."""
+    return any(name.strip().lower() in KNOWN for name in names)
+
+
+def words_shown(words: Iterable[str]) -> list[str]:
+    """Give those of some rows' words, such as categories, that an error may show: `NAME`s."""
+    return [word for word in words if NAME.fullmatch(word)]
+
+
+def _labels(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    sure = named(names)
+    return [
+        name if sure and NAME.fullmatch(name) else f"(column {i})"
         for i, name in enumerate(names, start=1)
     ]
-    return ", ".join(known) or "none"
 
 
 def _check_row(record: dict[str, object], where: str) -> None:
-    for name, value in record.items():
+    for i, (name, value) in enumerate(record.items()):
         check_text(name, where, "a column's name")
-        check_text(value, where, f"column '{shown([name])}'")
+        if isinstance(value, str) and _sound(value):
+            continue
+        label = _labels(record)[i]
+        check_text(value, where, f"column '{name}'" if label == name else label.strip("()"))
 
 
 def _json_lines(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, object]]]:
@@ -147,6 +191,8 @@ def _json(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, object]]
     found = _parsed(text, str(path), "write a list of objects; with one a line, name it .jsonl")
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
+        if any(map(_says, lists)):  # one row, not rows
+            lists = [[found]]
         if len(lists) != 1:
             cause = f"an object with {len(lists)} lists in it"
             raise DataError(str(path), cause, "write one list of objects")
@@ -162,10 +208,18 @@ def _json(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, object]]
         yield number, record
 
 
+def _says(value: list[object]) -> bool:
+    """Say whether a list holds what was said in one conversation."""
+    keys = ({"role", "from"}, {"content", "value"})
+    return bool(value) and all(
+        isinstance(one, dict) and all(one.keys() & some for some in keys) for one in value
+    )
+
+
 def _parsed(text: str, where: str, todo: str) -> object:
     """Give what JSON text says; errors name a column, never a word of it."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return _JSON.decode(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""
         cause = f"not JSON ({error.msg} at {line}column {error.colno})"
@@ -251,6 +305,8 @@ def _parquet(path: Path, _comments: bool) -> Iterator[tuple[int, dict[str, objec
         cause = f"text that is not UTF-8 at or after row {number + 1}"
         raise DataError(str(path), cause, "write it as UTF-8") from None
 
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 _READERS = {
     ".jsonl": _json_lines,

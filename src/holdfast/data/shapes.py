@@ -13,7 +13,7 @@ from typing import Any
 
 from holdfast.api import Known
 from holdfast.data.example import Turns
-from holdfast.data.records import shown
+from holdfast.data.records import named, shown
 from holdfast.errors import DataError
 
 Record = Mapping[str, object]
@@ -39,8 +39,32 @@ SPEAKERS = {
 }
 """Who speaks, in the words of `messages` and of ShareGPT."""
 
+OTHERS = ("tool", "function", "observation", "function_call", "developer", "ipython", "model")
+"""Speakers whose turns a row cannot hold, by the names that an error shows."""
+
 LOST = ("tool_calls", "function_call", "reasoning_content", "thinking")
 """What a message may hold beside its text and a row cannot."""
+
+UNHELD = ("tools", "functions", "tool_calls", "function_call", "images", "videos", "audios")
+"""Columns of what a row cannot hold."""
+
+WEIGHTS = ("weight", "train", "loss")
+"""How a message says that it is not trained on: 0 or false."""
+
+EARLIER = ("turns", "history")
+"""Columns of what was said before a prompt in a column of its own."""
+
+BESIDE = {
+    "input": "write `shape: alpaca`",
+    "context": "write them into the prompt, or leave the column out",
+}
+"""Columns of what belongs to a prompt called `instruction`, and what to do where none is read."""
+
+ALONE = ", or set `response: null` to read prompts alone"
+"""What else helps where there is no answer."""
+
+EMPTY = ("", "[]", "{}", "null", "None")
+"""How text says that a column has nothing to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +73,8 @@ class Layout:
 
     `prompt` and `response` name columns with text or with a list of messages. Without `prompt` the
     whole conversation is in `response`; without `response` prompts alone are read. `context` is a
-    column that follows the prompt after a blank line; `turns` one with the messages before it.
+    column that follows the prompt after a blank line; `turns` one with the messages before it, by
+    default one of `EARLIER`. `mapped` columns hold something else, whatever their names.
     """
 
     shape: str
@@ -57,6 +82,19 @@ class Layout:
     response: str | None
     context: str | None = None
     turns: str | None = None
+    mapped: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Say whether one column has the whole conversation."""
+        return self.prompt is None or self.shape in ("messages", "sharegpt")
+
+    def holds(self, record: Record, column: str) -> bool:
+        """Say whether a column that nobody named has something to say."""
+        if column in (self.prompt, self.response, *self.mapped):
+            return False
+        value = record.get(column)
+        return value not in (None, [], {}) and str(value).strip() not in EMPTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +128,8 @@ def layout(first: Record, shape: str, prompt: str, response: str | None, where: 
     own |= {"prompt_completion": (PROMPT, "completion", None)}
     asked, answer, context = own.get(shape, (PROMPT, RESPONSE, None))
     asked = asked if prompt == PROMPT else prompt
-    answer = answer if response == RESPONSE else response
+    if response != RESPONSE or (has(first, RESPONSE) and not has(first, answer)):
+        answer = response
     return Layout(shape, asked, answer, context)
 
 
@@ -128,11 +167,33 @@ def cell(record: Record, column: str, where: str, todo: str = "") -> object:
     if column in record:
         return record[column]
     if not has(record, column):
-        known = f"map it to one of: {shown(record)}"
-        raise DataError(where, f"no column '{column}'", f"{known}{todo}")
+        raise _missing(record, column, where, todo)
     group, _, rest = column.partition(".")
     inner = record[group]
     return cell(inner if isinstance(inner, Mapping) else {}, rest, where)
+
+
+def _missing(record: Record, column: str, where: str, todo: str) -> DataError:
+    """Give the error of a column that is not there, with the shape that the others fit."""
+    if not named(record):
+        return DataError(
+            where,
+            f"no column '{column}', and none of a known name",
+            f"map it to the name that it has, or put a line of names first if this is a row{todo}",
+        )
+    known = f"map it to one of: {shown(record)}{todo}"
+    if column == PROMPT and {"instruction", "input"} <= record.keys():
+        return DataError(where, f"no column '{column}'", f"{known}, or write `shape: alpaca`")
+    for i, value in enumerate(record.values()):
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            name = shown(record).split(", ")[i]
+            shape = "sharegpt" if "from" in value[0] else "messages"
+            return DataError(
+                where,
+                f"no column '{column}'",
+                f"{known}, or write `shape: {shape}` and `prompt: {name}`",
+            )
+    return DataError(where, f"no column '{column}'", known)
 
 
 def given(record: Record, column: str) -> object:
@@ -166,12 +227,62 @@ def meta_of(record: Record, column: str, where: str) -> dict[str, Any]:
 def turns_of(record: Record, column: str, where: str) -> Turns:
     """Give the messages in a column, (who speaks, text); no such cell, or an empty one, is none.
 
+    Pairs of texts are questions with their answers.
+
     Raises:
         DataError: one is no message, or cannot be taken whole.
     """
-    if given(record, column) in (None, []):
+    value = given(record, column)
+    if value is None or value == []:
         return ()
+    if isinstance(value, list) and all(isinstance(pair, list) for pair in value):
+        if not all(len(pair) == 2 for pair in value):
+            cause = f"column '{column}' has something else than pairs of question and answer"
+            raise DataError(where, cause, "write [[question, answer], ...]")
+        return tuple(
+            (who, text_of(text, column, where))
+            for pair in value
+            for who, text in zip(("user", "assistant"), pair, strict=True)
+        )
     return tuple(_messages(record, column, None, where))
+
+
+def _earlier(record: Record, at: Layout, where: str) -> Turns:
+    """Give what was said before the prompt, by the column named for it or one of `EARLIER`."""
+    if at.turns is not None:
+        return turns_of(record, at.turns, where)
+    found = [one for one in EARLIER if at.holds(record, one) and not _count(record[one])]
+    if not found:
+        return ()
+    if at.whole:
+        cause = f"column '{found[0]}' has turns beside a whole conversation"
+        raise DataError(where, cause, "write them into it, or leave the column out")
+    if len(found) > 1:
+        cause = f"columns '{found[0]}' and '{found[1]}' both have earlier turns"
+        raise DataError(where, cause, "say which in `turns`")
+    return turns_of(record, found[0], where)
+
+
+def _count(value: object) -> bool:
+    """Say whether a value is how many turns there are, not what was said in them."""
+    return isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdecimal())
+
+
+def _check_held(record: Record, at: Layout, where: str) -> None:
+    """Refuse a record with something in another column that a row cannot hold, or would leave out.
+
+    Raises:
+        DataError: it has.
+    """
+    for column in UNHELD:
+        if column in record and at.holds(record, column):
+            cause = f"column '{column}' is filled, and a row holds text alone"
+            raise DataError(where, cause, "drop the row, or leave the column out")
+    if at.prompt != "instruction":
+        return
+    for column, todo in BESIDE.items():
+        if column != at.context and at.holds(record, column):
+            raise DataError(where, f"column '{column}' has words that would not be read", todo)
 
 
 def conversation(record: Record, at: Layout, where: str, todo: str = "") -> Conversation:
@@ -181,12 +292,12 @@ def conversation(record: Record, at: Layout, where: str, todo: str = "") -> Conv
         DataError: a column is missing or empty, the conversation has turns that a row cannot hold
             or ends with the user where a response is needed. No word of it is told.
     """
+    _check_held(record, at, where)
     asked = [] if at.prompt is None else _messages(record, at.prompt, "user", where, todo)
     if at.context is not None and record.get(at.context) not in (None, ""):
         added = text_of(record[at.context], at.context, where)
         asked = [*asked[:-1], ("user", f"{asked[-1][1]}\n\n{added}")]
-    if at.turns is not None:
-        asked = [*turns_of(record, at.turns, where), *asked]
+    asked = [*_earlier(record, at, where), *asked]
     if at.response is None:
         said = _checked(asked, where)
         if len(said) > 1 and said[-1][0] == "assistant":  # prompts alone were asked for
@@ -197,7 +308,7 @@ def conversation(record: Record, at: Layout, where: str, todo: str = "") -> Conv
             raise DataError(
                 where,
                 "the conversation ends with the user",
-                "add the answer, drop the row, or set `response: null` to read prompts alone",
+                f"add the answer, drop the row{todo or ALONE}",
             )
     system = said.pop(0)[1] if said[0][0] == "system" else None
     response = said.pop()[1] if said[-1][0] == "assistant" else None
@@ -209,6 +320,10 @@ def _joined(
 ) -> list[tuple[str, str]]:
     """Give a conversation whose answer, or the whole of it, is in a column of its own."""
     answer = _messages(record, column, None if at.prompt is None else "assistant", where, todo)
+    value = record.get(column)
+    if isinstance(value, list) and (name := _untrained(value[-1])):
+        cause = f"message {len(value)} in column '{column}' is not trained on, by its '{name}'"
+        raise DataError(where, cause, f"drop the row{ALONE}")
     if answer[0][0] == "assistant":
         return [*asked, *answer]
     if asked not in (answer[: len(asked)], [turn for turn in answer[:2] if turn[0] == "user"]):
@@ -248,9 +363,9 @@ def _message(value: object, what: str, where: str) -> tuple[str, str]:
     if not isinstance(who, str):
         raise DataError(where, f"{what} has no role", "write {role: ..., content: ...}")
     if who not in SPEAKERS:
-        known = ", ".join(SPEAKERS)
+        role = f"role '{who}'" if who in OTHERS else "another role"
         raise DataError(
-            where, f"{what} is of role '{shown([who])}'", f"drop the row (roles: {known})"
+            where, f"{what} is of {role}", f"drop the row (roles: {', '.join(SPEAKERS)})"
         )
     for name in LOST:
         if value.get(name):
@@ -261,6 +376,12 @@ def _message(value: object, what: str, where: str) -> tuple[str, str]:
     if not isinstance(content, str) or not content.strip():
         raise DataError(where, f"{what} is empty or no text", "fill it or drop the row")
     return SPEAKERS[who], content
+
+
+def _untrained(value: object) -> str | None:
+    """Give the name by which a message says that it is not trained on, if it does."""
+    said = value if isinstance(value, Mapping) else {}
+    return next((one for one in WEIGHTS if said.get(one) in (0, False)), None)
 
 
 def _part(value: object, what: str, where: str) -> str:

@@ -50,6 +50,11 @@ class Template:
         # transformers' own clock tells today; a macro of the same name tells the day that is said.
         self._text = _clock(format.date) + text if "strftime_now" in text else text
 
+    @property
+    def text(self) -> str:
+        """Give the template itself, with the day it tells written into it."""
+        return self._text
+
     def render(self, messages: Sequence[Message], ask: bool) -> str:
         """Give a conversation as text; `ask` begins the next answer.
 

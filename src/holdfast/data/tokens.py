@@ -249,6 +249,8 @@ class Encoder:
         response: str | None = None,
         system: str | None = None,
         turns: Turns = (),
+        *,
+        of: Example | None = None,
     ) -> Row:
         """Encode one row; with `response=None` the prompt alone.
 
@@ -257,7 +259,8 @@ class Encoder:
 
         Raises:
             DataError: it is longer than `max_length`, or has an id outside the embedding; the row
-                is named by its uid, never by its words.
+                is named by the place of the example it is `of`, else by its uid, never by its
+                words.
         """
         key = (system, turns, prompt, response)
         if key in self._rows:
@@ -265,21 +268,28 @@ class Encoder:
         row = self._begun(prompt, response, system, turns)
         if response is not None and self.format.append_eos and self.end_id is not None:
             row = Row((*row.ids, self.end_id), row.start, row.content, row.bos)
-        self._hold(row, 0 if response is not None else self.answer, prompt, system, turns)
+        named = of or (prompt, system, turns)
+        self._hold(row, 0 if response is not None else self.answer, named)
         self._rows[key] = row
         return row
 
     def encode_begun(
-        self, prompt: str, prefill: str, system: str | None = None, turns: Turns = ()
+        self,
+        prompt: str,
+        prefill: str,
+        system: str | None = None,
+        turns: Turns = (),
+        *,
+        of: Example | None = None,
     ) -> Row:
         """Encode a prompt with the first words of its answer, as generation is to go on from them.
 
         No end token; the words stand where a response would (`ids[start:]`).
         """
         if not prefill:
-            return self.encode(prompt, None, system, turns)
+            return self.encode(prompt, None, system, turns, of=of)
         row = self._begun(prompt, prefill, system, turns)
-        self._hold(row, self.answer, prompt, system, turns)
+        self._hold(row, self.answer, of or (prompt, system, turns))
         return row
 
     def _begun(self, prompt: str, said: str | None, system: str | None, turns: Turns) -> Row:
@@ -291,18 +301,18 @@ class Encoder:
         more = self.continuation(said, asked.text, row.ids, guarded=asked.guarded)
         return Row((*row.ids, *more), row.start, row.content, row.bos)
 
-    def _hold(self, row: Row, more: int, prompt: str, system: str | None, turns: Turns) -> None:
+    def _hold(self, row: Row, more: int, named: Example | tuple[str, str | None, Turns]) -> None:
         """Refuse a row that the model has no room or no embedding for."""
         if self.max_length is not None and len(row.ids) + more > self.max_length:
             wanted = f" and {more} for the answer" if more else ""
             raise DataError(
-                f"{self.where}: row {_uid(prompt, system, turns)}",
+                f"{self.where}: row {_place(named)}",
                 f"{len(row.ids)} tokens{wanted}, the model's context is {self.max_length}",
                 "shorten or drop the row" + ", or ask for shorter answers" * bool(more),
             )
         if self.embeddings is not None and max(row.ids, default=0) >= self.embeddings:
             raise DataError(
-                f"{self.where}: row {_uid(prompt, system, turns)}",
+                f"{self.where}: row {_place(named)}",
                 f"needs the token {max(row.ids)}, the model's embedding has {self.embeddings} rows",
                 "resize the embedding and save the model, or use its own tokenizer",
             )
@@ -311,15 +321,19 @@ class Encoder:
 
     def row(self, example: Example) -> Row:
         """Encode an example with its response, where it has one."""
-        return self.encode(example.prompt, example.response, example.system, example.turns)
+        return self._example(example, example.response)
 
     def asked(self, example: Example) -> Row:
         """Encode an example's prompt alone."""
-        return self.encode(example.prompt, None, example.system, example.turns)
+        return self._example(example, None)
 
     def begun(self, example: Example, prefill: str) -> Row:
         """Encode an example's prompt with the first words of an answer."""
-        return self.encode_begun(example.prompt, prefill, example.system, example.turns)
+        asked = example.prompt, prefill, example.system, example.turns
+        return self.encode_begun(*asked, of=example)
+
+    def _example(self, example: Example, response: str | None) -> Row:
+        return self.encode(example.prompt, response, example.system, example.turns, of=example)
 
     def check(self, rows: Iterable[Example]) -> None:
         """Refuse rows that the model cannot take before any of them is trained on.
@@ -350,7 +364,11 @@ class Encoder:
         return collate([self.asked(one) for one in examples], self.pad_id, left=left)
 
 
-def _uid(prompt: str, system: str | None, turns: Turns) -> str:
+def _place(row: Example | tuple[str, str | None, Turns]) -> str:
+    """Give what names a row, or a prompt with its system prompt and earlier turns, in an error."""
+    if isinstance(row, Example):
+        return row.place
+    prompt, system, turns = row
     return example(prompt, role=Role.TASK, system=system, turns=turns).uid
 
 

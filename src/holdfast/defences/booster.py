@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
-from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Positive, Run, Step, Term
+from holdfast.api import (
+    Blocks,
+    Count,
+    Effort,
+    GradientDefence,
+    Loop,
+    Loss,
+    NotNegative,
+    Positive,
+    Rows,
+    Run,
+    Step,
+    Term,
+    passed,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
@@ -113,6 +127,14 @@ class Booster(GradientDefence):
                 f"the simulated step leaves the harmful loss at {float(after.sum) / after.count}",
                 "use a larger alpha or precision: fp32",
             )
+
+    def vectors(self) -> int:
+        """Count the weights as they were before the simulated step."""
+        return 1
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count the harmful rows before and after the simulated step, and the refusals."""
+        return passed(rows["harmful"]) * 2 + passed(rows["refusal"])
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure how far the harmful loss falls after one simulated step; Booster lowers it.

@@ -7,14 +7,17 @@ blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from holdfast import nn
 from holdfast.api import (
+    TRAINED,
     Batch,
+    Blocks,
     Count,
+    Effort,
     Layer,
     Loop,
     LoRA,
@@ -22,6 +25,7 @@ from holdfast.api import (
     LossDefence,
     NotNegative,
     Positive,
+    Rows,
     Run,
     Share,
     Term,
@@ -275,6 +279,15 @@ class CircuitBreakers(LossDefence):
             see=lambda k, h: values.append(apart(k, h, start.pop(k))),
         )
         return torch.stack(values).sum()
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count the start's pass and the model's, up to the last layer that is read; no head."""
+        every = tuple(range(1, of.depth + 1))
+        rerouted = max(self._numbers(self.layers, of.depth, "layers")) / of.depth
+        retained = max(self._numbers(self.retained_layers or every, of.depth, "retained_layers"))
+        held = rows["benign"].tokens + (rows["refusal"].tokens if self.refusal_weight else 0.0)
+        read = rows["harmful"].tokens * rerouted + held * retained / of.depth
+        return Effort((1 + TRAINED) * read)
 
     def diagnostic(self, run: Run, state: Rerouted | None) -> dict[str, float]:
         """Measure how far states have turned from the start's, on held-out rows.

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
-from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run, Share, Term
+from holdfast.api import (
+    Batch,
+    Blocks,
+    Count,
+    Effort,
+    Loop,
+    Loss,
+    LossDefence,
+    NotNegative,
+    Rows,
+    Run,
+    Share,
+    Term,
+    passed,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
@@ -29,6 +43,7 @@ def least_related(
     others: Sequence[str],
     draws: Sequence[Sequence[int]],
     threshold: float,
+    besides: Sequence[str] = (),
 ) -> tuple[list[int], list[float]]:
     """Choose for each prompt the first of its draws that is hardly related to it.
 
@@ -40,6 +55,7 @@ def least_related(
         others: M texts to choose from.
         draws: for each prompt indices of `others`, in the order they are tried, at least one.
         threshold: the first draw at or below it is taken; where none is, the least related one.
+        besides: further texts whose words count in the document frequencies.
 
     Returns:
         P indices of `others` and the P cosines.
@@ -52,7 +68,7 @@ def least_related(
 
     vectors = TfidfVectorizer(sublinear_tf=True)
     try:
-        vectors.fit([*prompts, *others])
+        vectors.fit([*prompts, *besides, *others])
     except ValueError:
         raise DataError(
             "relatedness", "the texts hold no words of two letters", "check the sources"
@@ -134,7 +150,7 @@ class SDD(LossDefence):
         Raises:
             DataError: too few prompts or benign rows; no prompt has an irrelevant answer.
         """
-        made = self._irrelevant(pool, Side.DEFENDER, seed)
+        made = self._irrelevant(pool, Side.DEFENDER, seed, self.n)
         if self.n is not None and self.n > len(made):
             raise DataError(
                 f"{self.name()}.n",
@@ -150,7 +166,7 @@ class SDD(LossDefence):
                 "raise it, or add benign rows on other subjects",
             )
         benign = self._answers(pool, Side.DEFENDER, seed)
-        return {Role.REFUSAL: made[: self.n], Role.BENIGN: benign}
+        return {Role.REFUSAL: made, Role.BENIGN: benign}
 
     def _answers(self, pool: Pool, side: Side, seed: int) -> list[Example]:
         return pool.draw(
@@ -162,19 +178,25 @@ class SDD(LossDefence):
             what=self.name(),
         )
 
-    def _irrelevant(self, pool: Pool, side: Side, seed: int) -> list[Example]:
-        """Give every prompt of a side its irrelevant answer, categories in turn.
+    def _irrelevant(self, pool: Pool, side: Side, seed: int, n: int | None = None) -> list[Example]:
+        """Give the first n prompts of a side, or all, an irrelevant answer, categories in turn.
 
         A prompt's answer hangs on no number of prompts, so a larger draw contains a smaller one.
         """
         known = pool.draw(Role.REFUSAL, side, None, seed_of(seed, "draw"), what=self.name())
         asked = _balanced(list(_by_prompt(known).values()))
-        return self._replied(asked, self._answers(pool, side, seed), seed)
+        first = asked[:n]
+        answers = self._answers(pool, side, seed)
+        return self._replied(first, answers, seed, besides=asked[len(first) :])
 
     def _replied(
-        self, asked: Sequence[Example], answers: Sequence[Example], seed: int
+        self,
+        asked: Sequence[Example],
+        answers: Sequence[Example],
+        seed: int,
+        besides: Sequence[Example] = (),
     ) -> list[Example]:
-        """Replace each row's response by an irrelevant one."""
+        """Replace each row's response by an irrelevant one; words of `besides` are counted too."""
         tries = min(self.draws, len(answers))
         draws = [
             random.Random(seed_of(seed, "draw", "answer", row.uid)).sample(
@@ -184,7 +206,13 @@ class SDD(LossDefence):
         ]
         # Words tell a subject only where it is named, so an answer brings its own prompt along.
         others = [f"{row.prompt}\n{row.response}" for row in answers]
-        chosen, cosines = least_related([r.prompt for r in asked], others, draws, self.threshold)
+        chosen, cosines = least_related(
+            [row.prompt for row in asked],
+            others,
+            draws,
+            self.threshold,
+            [row.prompt for row in besides],
+        )
         return [
             row.answered(
                 "\n\n".join(filter(None, (self.prefix, answers[j].response))),
@@ -223,6 +251,11 @@ class SDD(LossDefence):
             value, count = nn.nll(model, batch[role])
             terms[name] = Term(value, count, weight, "tokens")
         return terms
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count a pass of each role that has weight."""
+        asked = passed(rows["refusal"])
+        return asked + passed(rows["benign"]) if self.benign_weight > 0 else asked
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure `relevance` on held-out harmful prompts: nats a token by which an irrelevant

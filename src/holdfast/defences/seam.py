@@ -8,7 +8,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
-from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Positive, Run, Step, Term
+from holdfast.api import (
+    TRAINED,
+    Blocks,
+    Count,
+    Effort,
+    GradientDefence,
+    Loop,
+    Loss,
+    NotNegative,
+    Positive,
+    Rows,
+    Run,
+    Step,
+    Term,
+    passed,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
@@ -247,6 +262,24 @@ class SEAM(GradientDefence):
             weight=self.couple_weight,
             benign_weight=self.benign_weight,
         )
+
+    def vectors(self) -> int:
+        """Count two of the three that the coupled gradients hold at once."""
+        return 2 if self.couple_weight > 0 else 1
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count both coupled gradients at two places, refusals, and a head behind each block."""
+        found, harmful, benign = passed(rows["refusal"]), rows["harmful"], passed(rows["benign"])
+        if self.benign_tokens == "all":
+            unasked = rows["benign"].number  # each row's first token
+            benign = Effort(benign.body, TRAINED * (rows["benign"].tokens - unasked))
+        if self.couple_weight > 0:
+            found += (passed(harmful) + benign) * 2
+        elif self.benign_weight > 0:
+            found += benign
+        if self.ascent_weight > 0:
+            found += Effort(TRAINED * harmful.tokens, TRAINED * harmful.said * of.depth)
+        return found
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the cosine of the harmful and the benign gradient; SEAM lowers it.

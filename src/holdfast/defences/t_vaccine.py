@@ -6,14 +6,29 @@ layer l, S layers drawn, K optimiser steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from holdfast import nn
-from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Run, Step, Term
+from holdfast.api import (
+    Blocks,
+    Count,
+    Effort,
+    GradientDefence,
+    Loop,
+    Loss,
+    NotNegative,
+    Rows,
+    Run,
+    Step,
+    Term,
+    passed,
+    to_outputs,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
@@ -251,6 +266,20 @@ class TVaccine(GradientDefence):
             return {}, {}
         found, value, count = nn.output_gradients(model, tokens, layers)
         return nn.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count the perturbation's pass, back to the first drawn layer, the trained one, and the
+        measurements' share of a step. The first of S layers drawn evenly is (L - S) / (S + 1).
+        """
+        found = passed(rows["refusal"])
+        drawn = self.count_of(of.depth)
+        if self.rho > 0:
+            first = (of.depth - drawn) / (drawn + 1)
+            found += to_outputs(rows["refusal"], of, first, of.attention)
+        number = min(self.measure_rows, rows["harmful"].number)
+        measured = replace(rows["harmful"], number=number)
+        often = math.ceil(self.loop.steps / self.measure_every) / self.loop.steps
+        return found + to_outputs(measured, of, 0, of.attention) * often
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is and under the worst perturbation of all

@@ -11,7 +11,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from holdfast import nn
-from holdfast.api import Batch, Count, Layer, Loop, LoRA, Loss, LossDefence, NotNegative, Run, Term
+from holdfast.api import (
+    TRAINED,
+    Batch,
+    Blocks,
+    Count,
+    Effort,
+    Layer,
+    Loop,
+    LoRA,
+    Loss,
+    LossDefence,
+    NotNegative,
+    Rows,
+    Run,
+    Term,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.fields import AsTuple
 from holdfast.api.lazy import torch
@@ -20,6 +35,8 @@ from holdfast.data.tokens import collate
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
 
@@ -223,6 +240,14 @@ class Triplet(LossDefence):
             harmful_triplet(harmful, harmful_0, c, self.harmful_margin, self.metric).sum(),
             benign_triplet(benign, benign_0, c, self.benign_margin, self.metric).sum(),
         )
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count the start's pass and the model's over both roles; both heads where the KL is."""
+        read = rows["harmful"].tokens + rows["benign"].tokens
+        if self.kl_weight:
+            return Effort((1 + TRAINED) * read, (1 + TRAINED) * rows["benign"].said)
+        last = nn.layer_number(self.layers[1], of.depth, f"{self.name()}.layers")
+        return Effort((1 + TRAINED) * read * last / of.depth)
 
     def diagnostic(self, run: Run, state: Start | None) -> dict[str, float]:
         """Measure both margins on held-out rows, at response tokens, mean over the layers.

@@ -9,12 +9,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
-from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Run, Step, Term
+from holdfast.api import (
+    Blocks,
+    Count,
+    Effort,
+    GradientDefence,
+    Loop,
+    Loss,
+    NotNegative,
+    Rows,
+    Run,
+    Step,
+    Term,
+    passed,
+    to_outputs,
+)
 from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.pool import Pool
@@ -110,6 +126,14 @@ class Vaccine(GradientDefence):
             return {}, {}
         found, value, count = nn.output_gradients(model, tokens, site=self.site)
         return nn.worst_case(found, self.rho), {"plain": Term(value, count, 0.0, "tokens")}
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count the perturbation's pass, back through inputs alone, and the trained one."""
+        found = passed(rows["refusal"])
+        if self.rho > 0:
+            share = of.attention if self.site == "attention" else 1.0
+            found += to_outputs(rows["refusal"], of, 0, share)
+        return found
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure the held-out refusals' loss as it is and under the worst perturbation.

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from holdfast.api import EvalPurpose, PromptAttack
 from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder
-from holdfast.engine.session import Session
+from holdfast.engine.session import Session, folder_of
 from holdfast.engine.states import STATES
 from holdfast.engine.store import write_lines
-from holdfast.study.nodes import Generate, Look, Point, Start
+from holdfast.study.nodes import Defend, Generate, Look, Point, Released, Start
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -60,8 +61,8 @@ def _generate(
     spent: Mapping[str, Any],
     by: PromptAttack | None,
 ) -> None:
-    """Answer one prompt set; where it has options, choose among them."""
-    from holdfast.evaluate import way
+    """Answer one prompt set; where it has options, choose among them; lm-eval asks its own."""
+    from holdfast import evaluate
 
     prompts = session.plan.prompts[step.evaluation]
     changed = by if prompts.set.purpose is EvalPurpose.HARM else None
@@ -70,11 +71,17 @@ def _generate(
     def answer(rows: Sequence[Example]) -> list[dict[str, Any]]:
         if prompts.chosen:
             return _choices(model, encoder, rows)
+        if prompts.benchmarked:
+            return evaluate.score(model, encoder, rows)
         return _answers(session, model, encoder, step, rows, changed)
 
     label = f"ask {prompts.set.name}"
     rows = session.chunks(step.key, prompts.rows, answer, label)
-    how = {} if prompts.chosen else {"batching": way(model, session.plan.study.generation)}
+    how: dict[str, Any] = {}
+    if prompts.sampled:
+        how["batching"] = evaluate.way(model, session.plan.study.generation)
+    if prompts.benchmarked:
+        how["lm_eval"] = evaluate.aggregated(rows)
     session.publish(
         "generate",
         step.key,
@@ -140,6 +147,21 @@ def _answers(
     return found
 
 
+def _goal(
+    session: Session, encoder: Encoder, rows: Sequence[Example], step: Defend, layers: Sequence[int]
+) -> Tensor:
+    """Give the states that a defence trained towards, from the model it began with."""
+    from holdfast import nn
+
+    began_with = Released(step.start, step.before)
+    source = step.start.files if step.before is None else folder_of(began_with, session.store)
+    model, _ = nn.load(source, device=session.device)
+    kept = nn.tensors(session.store.path("defend", step.key) / "state")
+    states = step.method.goal_states(model, encoder, rows, layers, kept)
+    assert states is not None
+    return states
+
+
 def _look(
     session: Session,
     model: PreTrainedModel,
@@ -156,7 +178,10 @@ def _look(
     assert session.plan.looking is not None
     began = time.monotonic()
     rows = session.plan.looking.rows
-    states = nn.opening_states(model, encoder, rows, look.layers)
+    if look.goal is None:
+        states = nn.opening_states(model, encoder, rows, look.layers)
+    else:
+        states = _goal(session, encoder, rows, look.goal, look.layers)
     session.publish(
         "analyse",
         look.key,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from holdfast.api import Chain, PromptAttack, Trainable
 from holdfast.data.format import MARKER
 from holdfast.engine.asking import ask
-from holdfast.engine.session import Session
+from holdfast.engine.session import Session, folder_of
 from holdfast.engine.store import write_json
 from holdfast.nn.content import content
+from holdfast.nn.history import history
 from holdfast.study.nodes import Point, Trajectory
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _keep(
             "content": content(trajectory.released.start.files),
             "attacked": True,
             "budget": point.budget,
+            "history": history(folder_of(trajectory.released, session.store)),
         }
         write_json(folder / MARKER, {**marker, "trajectory": dict(trajectory.config)})
 

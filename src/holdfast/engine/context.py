@@ -10,19 +10,24 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.api import Attack, Chain, EvalPurpose, Method, PromptAttack, TrainedAttack
+from holdfast.data.benchmarks import Document, load
 from holdfast.data.example import Example, Side
 from holdfast.data.format import Format
 from holdfast.data.pool import Pool
 from holdfast.data.records import read_text
 from holdfast.data.tokens import SLACK, Encoder, load_tokenizer
+from holdfast.errors import DataError
 from holdfast.nn.memory import shape
 from holdfast.study.checks import own_template
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Start
 from holdfast.study.plan import Plan
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 Todo = tuple[str, Start, Method | None, int]
 """A step that is left: its label, its model, the method (None: it is only asked), the seed."""
@@ -71,6 +76,9 @@ def _check_asked(plan: Plan, room: _Room, by: PromptAttack | None) -> None:
         if by is not None and prompts.set.purpose is not EvalPurpose.HARM:
             continue
         for row in prompts.rows:
+            if prompts.benchmarked:
+                room.check_document(Document(**row.known.lm_eval), where)
+                continue
             if prompts.chosen:
                 for option in row.known.options:
                     room.check(replace(row, response=option), where)
@@ -99,6 +107,7 @@ class _Room:
         self.limit = -1 if outside else self.context
         self.frame = _frame(start.files.folder, form) + len((form.system or "").encode())
         self._coder: Encoder | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
 
     def holds(self, words: int, turns: int = 0) -> bool:
         """Say whether words of so many bytes surely fit."""
@@ -118,6 +127,27 @@ class _Room:
             coder.row(row)
         else:
             coder.begun(row, prefill)
+
+    def check_document(self, document: Document, where: str) -> None:
+        """Refuse a document of lm-eval that does not fit with its examples and its answer."""
+        of = load(document.benchmark, document.shots, document.folder, where)
+        for asked, answer, tokens in of.requests(document):
+            if self.holds(len((asked + answer).encode()) + tokens, 2 * document.shots):
+                continue
+            coded = len(self._code(asked + answer)) + tokens
+            if self.context is not None and coded > self.context:
+                raise DataError(
+                    where,
+                    f"document {document.place} of task '{document.task}' is {coded} tokens with "
+                    f"its examples and its answer, the model takes {self.context}",
+                    "set fewer shots, or draw other documents",
+                )
+
+    def _code(self, text: str) -> list[int]:
+        """Give a text's ids, without a chat template."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.start.files.folder, f"model '{self.start.name}'")
+        return self._tokenizer.encode(text)
 
 
 def _size(row: Example) -> int:

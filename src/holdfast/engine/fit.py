@@ -89,6 +89,8 @@ def _needed(
     of = memory.shape(start.files)
     if isinstance(method, Trainable | Chain):
         loop, copies = method.loop, method.copies()
+        trains = method.then if isinstance(method, Chain) else method
+        vectors = trains.vectors()
     else:
         copies = EDITED if isinstance(method, WeightAttack) else 0
         return memory.needed(of, None, copies=copies), None
@@ -99,6 +101,7 @@ def _needed(
         of,
         loop,
         copies=copies,
+        vectors=vectors,
         rows=(loop.micro_batch or loop.batch) * len(rows),
         longest=longest,
         said=said,

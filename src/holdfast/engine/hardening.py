@@ -13,6 +13,7 @@ from holdfast.data.tokens import Encoder
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
 from holdfast.nn.content import content
+from holdfast.nn.history import attacked, history
 from holdfast.study.nodes import Defend, Released
 
 
@@ -88,6 +89,7 @@ def measure(session: Session, key: str) -> None:
 
 def _provenance(step: Defend, coder: Encoder) -> dict[str, Any]:
     chain = Released(step.start, step).chain
+    before = history(step.start.files.folder)
     return {
         "made_by": "holdfast",
         "model": step.start.entry.path,
@@ -100,5 +102,6 @@ def _provenance(step: Defend, coder: Encoder) -> dict[str, Any]:
         "from": [origin("defence", one.method.name()) for one in chain],
         "seed": step.seed,
         "key": step.key,
-        "attacked": False,
+        "attacked": attacked(before),
+        "history": before,
     }

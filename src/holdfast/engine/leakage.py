@@ -31,7 +31,8 @@ def leakage(plan: Plan, store: Store, *, keep: bool = False) -> Leakage:
 def said(found: Leakage) -> str:
     """Say in a line what the evaluator's prompts share with the other sides, and these with others.
 
-    Of two numbers the first counts equal prompts, the second near ones.
+    Of two numbers the first counts equal prompts, the second near ones. A second line says which
+    rows were dropped for being on two sides, where any was.
     """
     asked = {pair.second: pair for pair in found.pairs if pair.first == EVALUATION}
     each = [f"{asked[name].exact} and {asked[name].near} in {name}" for name in TOLD]
@@ -48,7 +49,7 @@ def said(found: Leakage) -> str:
         line += f"; equal elsewhere: {', '.join(others)}"
     if found.templates:
         line += f"; {found.templates} look like too many to compare with all"
-    return line
+    return f"{line}\n{found.dropped}" if found.dropped else line
 
 
 def check(plan: Plan, found: Leakage) -> None:
@@ -67,8 +68,8 @@ def check(plan: Plan, found: Leakage) -> None:
     ours, theirs = first.rows[0]
     raise DataError(
         "study.leakage.refuse_above",
-        f"{found.leaked} of the evaluator's {found.prompts[EVALUATION]} prompts are in rows that "
-        f"models are trained on, equal or near (Jaccard {found.threshold:g}): "
+        f"{found.leaked} of the evaluator's {found.prompts[EVALUATION]} prompts are in rows given "
+        f"to train models on, equal or near (Jaccard {found.threshold:g}): "
         f"{found.share:.3g} is above {most:g}",
         f"take them out (such as row {theirs} of {first.second}, like row {ours}), or allow more",
     )

@@ -68,7 +68,10 @@ def scatter(plan: Plan, store: Store) -> list[Row]:
     rows = []
     for looked in _whole(looking, store):
         budget, last = looked.points[-1]
-        sets = {"undefended": looked.start, "released": looked.released, "attacked": last}
+        sets = {
+            "undefended": looked.start, "goal": looked.goal, "released": looked.released,
+            "attacked": last,
+        }  # fmt: skip
         kept = {name: _states(store, look)[-1] for name, look in sets.items() if look is not None}
         found = evaluate.plane(kept)
         for state, at in found.at.items():
@@ -94,7 +97,7 @@ def _whole(looking: Looking, store: Store) -> Iterator[Looked]:
     have = store.keys("analyse")
     for looked in looking.looked:
         looks = [looked.released, *(look for _, look in looked.points)]
-        looks += [looked.start] if looked.start is not None else []
+        looks += [one for one in (looked.start, looked.goal) if one is not None]
         if all(look.key in have for look in looks):
             yield looked
 

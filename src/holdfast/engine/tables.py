@@ -11,6 +11,7 @@ from holdfast.api import (
     Chain,
     Control,
     EvalPurpose,
+    EvalSet,
     Known,
     Method,
     Stage,
@@ -18,6 +19,7 @@ from holdfast.api import (
     TrainedAttack,
     TrainedDefence,
 )
+from holdfast.api.matching import matches
 from holdfast.data.example import Example
 from holdfast.engine import draws
 from holdfast.engine.inert import checks
@@ -25,11 +27,14 @@ from holdfast.engine.leakage import leakage
 from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
-from holdfast.errors import HoldfastError
+from holdfast.errors import DataError, HoldfastError
+from holdfast.stats.rows import Outcomes
+from holdfast.stats.tuning import gains
 from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
 from holdfast.study.plan import Plan
+from holdfast.study.runnable import unshown
 
 EXACT = "exact"
 """The judge's name in rows that are compared with a known answer."""
@@ -37,17 +42,22 @@ EXACT = "exact"
 Row = dict[str, Any]
 
 
-def outcomes(plan: Plan, store: Store, lineups: Collection[str] = ()) -> list[Row]:
+def outcomes(
+    plan: Plan,
+    store: Store,
+    lineups: Collection[str] = (),
+    tracks: Sequence[Track] | None = None,
+) -> list[Row]:
     """Give the outcomes table: one row per cell, prompt and judge, in the study's order.
 
-    Of some line-ups alone where any are named. What is not in the store is left out; `holes` names
-    it.
+    Of some line-ups alone where any are named, and of other `tracks` than the attackers' where they
+    are given. What is not in the store is left out; `holes` names it.
     """
     known: dict[str, list[Row]] = {}
     rows: list[Row] = []
     have = {kind: store.keys(kind) for kind in ("generate", "judge")}
     owned: dict[tuple[str, int], int] = {}
-    for track in plan.tracks:
+    for track in plan.tracks if tracks is None else tracks:
         if lineups and track.lineup not in lineups:
             continue
         for budget, point in track.points:
@@ -108,7 +118,7 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
         for j, name in step.judges.items()
         if name in judged
     }
-    # Over-refusal is one row an answer, with what the first judge and the known answer say of it.
+    # Over-refusal is one row an answer, with what its judge and the known answer say of it.
     by_judge = len(step.judges) > 0 and prompts.set.purpose is not EvalPurpose.OVER_REFUSAL
     many = step.draws
     for i, example in enumerate(prompts.rows):
@@ -136,14 +146,14 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
                 }  # fmt: skip
             continue
         (answer,) = answers[drawn]
-        line = verdicts[0][i] if 0 in verdicts else {"outcome": None, "reason": "ok"}
+        line = next((own[i] for own in verdicts.values()), {"outcome": None, "reason": "ok"})
         yield {
             **base,
             "judge": EXACT,
             "score": None,
             "outcome": line["outcome"],
             "reason": line["reason"],
-            "correct": correct(example.known, answer),
+            "correct": correct(prompts.set, example.known, answer),
             **_said(example, answer),
             "draws": many,
             "harmful_draws": None,
@@ -158,16 +168,26 @@ def _said(example: Example, answer: Mapping[str, Any]) -> Row:
     }
 
 
-def correct(known: Known, answer: Mapping[str, Any]) -> bool | None:
-    """Compare an answer with the expected one; None where there is none."""
+def correct(of: EvalSet, known: Known, answer: Mapping[str, Any]) -> bool | None:
+    """Compare an answer with the expected one, as its set asks for; None where there is none.
+
+    Raises:
+        DataError: lm-eval gives no right or wrong by the set's metric.
+    """
+    if "metrics" in answer:
+        value = answer["metrics"].get(of.metric)
+        if value not in (0.0, 1.0):
+            raise DataError(
+                f"evaluation set '{of.name}'",
+                f"metric '{of.metric}' is {value} for a document, not 0 or 1",
+                "choose another `metric` of the source lm_eval",
+            )
+        return value == 1.0
     if "choice" in answer:
         return int(answer["choice"]) == known.answer_index
     if known.answer is None:
         return None
-    said = str(answer["response"])
-    if known.after:
-        said = said.rpartition(known.after)[2]
-    return " ".join(said.split()) == " ".join(known.answer.split())
+    return matches(str(answer["response"]), known.answer, of.match, known.after)
 
 
 def lineups(plan: Plan, store: Store) -> list[Row]:
@@ -271,7 +291,8 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
         }
         found.setdefault((track.lineup, row["what"]), row)
 
-    for track in plan.tracks:
+    for track in (*plan.tracks, *plan.tunings):
+        honest = track.method is plan.tuning
         gone = [step for step in track.released.chain if step.key not in have["defend"]]
         if gone:
             add(track, f"defence {gone[0].method.name()}", gone[0].label, paid=True)
@@ -282,11 +303,11 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
             add(track, what, measure.label, paid=True)
         for budget, point in track.points:
             name = f"{track.attacker} {track.variant}".strip() if budget else "the release"
-            paid = track.method.unit == PAID or not budget
+            paid = not budget or (track.method.unit == PAID and not honest)
             label = labels[point.key]
             for step in point.asked.values():
                 if step.key not in have["generate"]:
-                    add(track, name, label, paid=paid, free=not paid)
+                    add(track, name, label, paid=paid, free=not (paid or honest))
                     continue
                 for number, key in step.judges.items():
                     if key not in have["judge"]:
@@ -294,7 +315,8 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
                         what, why = f"judge {judge} on {name}", f"judge {label}: {judge}"
                         if failure(label) and not failure(why):
                             what, why = name, label  # it stopped on its way, and was not judged
-                        add(track, what, why, paid=paid and first, free=not paid and first)
+                        free = first and not (paid or honest)
+                        add(track, what, why, paid=paid and first, free=free)
     return list(found.values())
 
 
@@ -364,26 +386,44 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "seeds": list(study.seeds),
         "thresholds": list(study.thresholds),
         "judges": [judge.name() for judge in plan.judges],
+        "scales": {judge.name(): [judge.scale.low, judge.scale.high] for judge in plan.judges},
         "headline": plan.headline.set.name,
         "sets": {one.name: one.label for one in plan.pool.sets.values() if one.name in asked},
         "reference": study.reference.model_dump(),
         "least_use": study.least_use,
+        "utility": list(study.utility or ()),
+        "matches": {p.set.name: p.set.match.value for p in plan.prompts if p.compared},
         "original": _original(plan),
         "attacks": attacks(plan),
         "holes": holes(plan, store, failures),
         "provenance": {**made_on(plan, store), **_origins(plan), "plan": plan.fingerprint}
         | {"prompts": formats.samples(plan.starts.values())},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
+        "tuning": tuned(plan, store),
         "categories": categories(plan),
+        "published": plan.published,
         "leakage": asdict(leakage(plan, store)),
         "world": world,
         "flags": flags,
     }
 
 
+def tuned(plan: Plan, store: Store) -> dict[str, Any]:
+    """Say what honest fine-tuning taught each line-up; nothing where the study has none."""
+    method = plan.tuning
+    if method is None:
+        return {}
+    rows = outcomes(plan, store, tracks=plan.tunings)
+    loop = method.loop
+    how = f"rate {loop.lr:g}, batch {loop.batch}{f', LoRA {loop.lora.rank}' if loop.lora else ''}"
+    table = Outcomes(rows)
+    found = gains(table, plan.judges[0].name(), plan.study.reference.none)
+    return {"role": method.role, "loop": how, "gains": [asdict(one) for one in found]}
+
+
 def _missing(plan: Plan) -> list[str]:
-    """Name the reference rows that the study does without."""
-    study, told = plan.study, []
+    """Name the reference rows, and the sets, that the study does without."""
+    study, told = plan.study, unshown(plan.study, plan.prompts)
     if study.reference.none not in study.lineups:
         told.append(f"no line-up '{study.reference.none}': nothing is compared with no defence")
     if all(choices[0].unit == PAID for choices in plan.attacks.values()):

@@ -54,7 +54,7 @@ def left(plan: Plan, store: Store) -> Work:
             steps += trajectory.attack.step_of(max(missing)) + loop_steps(trajectory.attack)
     for step in todo_generate:
         prompts = plan.prompts[step.evaluation]
-        if prompts.chosen:
+        if not prompts.sampled:
             choices += len(prompts.rows)
         else:
             generations += len(prompts.rows)

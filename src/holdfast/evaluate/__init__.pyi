@@ -1,3 +1,5 @@
+from .benchmark import aggregated as aggregated
+from .benchmark import score as score
 from .completion import Completion as Completion
 from .generation import answers as answers
 from .generation import generate as generate

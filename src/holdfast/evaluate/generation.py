@@ -12,18 +12,12 @@ from holdfast.data.example import Example
 from holdfast.data.tokens import Encoder, Row, collate
 from holdfast.evaluate.completion import Completion, cut, of_ids
 from holdfast.evaluate.continuous import GROUP, continuous, fits
-from holdfast.evaluate.sampler import Sampler
+from holdfast.evaluate.sampler import CACHE, Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig, StoppingCriteriaList
     from transformers.modeling_utils import PreTrainedModel
-
-
-CACHE = 4 * 2**30
-"""Bytes of keys and values that a batch may hold; ours: it leaves a small machine its memory, and
-a model of the 8B class with shared heads 32,000 tokens in bf16. A row that alone needs more is
-asked alone."""
 
 
 def generate(

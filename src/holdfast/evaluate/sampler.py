@@ -10,6 +10,11 @@ from holdfast.api import Count, NotNegative
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.errors import ConfigError
 
+CACHE = 4 * 2**30
+"""Bytes of keys and values that a batch may hold; ours: it leaves a small machine its memory, and
+a model of the 8B class with shared heads 32,000 tokens in bf16. A row that alone needs more is
+asked alone."""
+
 
 class Sampler(Fields):
     """Greedy at temperature 0, else nucleus sampling.

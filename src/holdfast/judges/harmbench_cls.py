@@ -60,6 +60,8 @@ class HarmBenchClassifier(WordJudge, PromptJudge):
         SOURCE,
     )
     scale: ClassVar[Scale] = PROBABILITY
+    around: ClassVar[int] = 300
+    writes: ClassVar[int] = 1
     status: ClassVar[str] = "tested on random weights"
     fidelity: ClassVar[str] = (
         "the authors' prompts, by their hashes; the first token, as a probability where they decode"

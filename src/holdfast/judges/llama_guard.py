@@ -40,6 +40,8 @@ class LlamaGuard(WordJudge):
     """Whether `raw` names the categories of unsafe answers, which are generated (greedy)."""
 
     scale: ClassVar[Scale] = PROBABILITY
+    around: ClassVar[int] = 250
+    writes: ClassVar[int] = 1
     status: ClassVar[str] = "tested on random weights"
     fidelity: ClassVar[str] = (
         "its own chat template; the score is the model card's probability of the first answer token"

@@ -54,6 +54,8 @@ class StrongReject(WordJudge, PromptJudge):
         "strong_reject/eval_files/judge_templates.json of github.com/dsbowen/strong_reject",
     )
     scale: ClassVar[Scale] = PROBABILITY
+    around: ClassVar[int] = 200
+    writes: ClassVar[int] = 1
     status: ClassVar[str] = "tested on random weights"
     fidelity: ClassVar[str] = (
         "the authors' prompt, by its hash, and their expected grade; their stray BOS is a field; "

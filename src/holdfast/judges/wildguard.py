@@ -33,6 +33,8 @@ class WildGuard(PromptJudge):
         "wildguard/utils.py of github.com/allenai/wildguard",
     )
     scale: ClassVar[Scale] = PROBABILITY
+    around: ClassVar[int] = 150
+    writes: ClassVar[int] = 20
     status: ClassVar[str] = "tested on random weights"
     fidelity: ClassVar[str] = (
         "the authors' prompt, by its hash, with one BOS token; greedy; the line on the response"

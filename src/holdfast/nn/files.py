@@ -7,7 +7,9 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -357,6 +359,19 @@ def _agree(folder: Path, shards: list[Path]) -> None:
             raise ModelError(str(folder / INDEX), told.format(shown(name), shard) + more, COPY)
 
 
+_LOCAL_ONLY: ContextVar[bool] = ContextVar("local_only", default=False)
+
+
+@contextmanager
+def local_only() -> Generator[None]:
+    """Fetch no model inside, whatever the network: one that is not here is a ModelError."""
+    token = _LOCAL_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _LOCAL_ONLY.reset(token)
+
+
 def _from_hub(spec: str, where: str) -> Path:
     name, _, commit = spec.partition("@")
     if spec.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -369,7 +384,7 @@ def _from_hub(spec: str, where: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", CARD]
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    offline = _LOCAL_ONLY.get() or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     try:
         return Path(
             snapshot_download(

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from holdfast.data.format import MARKER
 from holdfast.disk import cache_folder, locked, whole_folder, writing
 from holdfast.errors import ModelError, StoreError, one_line
 from holdfast.nn.quiet import quiet
@@ -37,9 +38,6 @@ log = logging.getLogger(__name__)
 
 FORM = 1
 """How files are converted: another form of the same file is another folder."""
-
-MARKER = "holdfast.json"
-"""In the folder: where it comes from, and the size and SHA-256 of each file."""
 
 PARAMETERS_A_SECOND = 10e6
 """How fast conversion is on one core, for the line that says how long it takes (measured)."""

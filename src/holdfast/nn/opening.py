@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from holdfast.data.example import Example
     from holdfast.data.tokens import Encoder
+    from holdfast.nn.states import Place
 
 PART = 16
 """Prompts in one pass."""
@@ -28,6 +29,8 @@ def opening_states(
     layers: Sequence[int] | None = None,
     *,
     final_norm: bool = True,
+    trigger: Tensor | None = None,
+    place: Place = "after_user_tag",
 ) -> Tensor:
     """Give the states at each prompt's last token, which emits the first answer token.
 
@@ -35,6 +38,7 @@ def opening_states(
         layers: blocks, counted from 1; None means all.
         final_norm: whether the last of all blocks is taken after the final norm, or as it adds to
             the stream.
+        trigger: vectors [K, H] that are inserted at `place` of each prompt; None inserts none.
 
     Returns:
         [len(layers), N, H] in fp32, on the CPU.
@@ -53,7 +57,7 @@ def opening_states(
                     found[place].append(own.float().cpu())
 
         with torch.no_grad():
-            forward(model, tokens, see=see, final_norm=final_norm)
+            forward(model, tokens, trigger=trigger, place=place, see=see, final_norm=final_norm)
     return torch.stack([torch.cat(parts) for parts in found])
 
 

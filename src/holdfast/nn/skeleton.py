@@ -20,7 +20,7 @@ from safetensors import safe_open
 from holdfast.api.lazy import torch
 from holdfast.api.registry import shipped_models
 from holdfast.disk import cache_folder, write_bytes
-from holdfast.errors import ModelError, StoreError, one_line
+from holdfast.errors import LONGEST, ModelError, StoreError, one_line, without_secrets
 from holdfast.nn.files import FLOATS, Entry, ModelFiles, header, some, weights_in
 from holdfast.nn.quiet import quiet
 
@@ -46,8 +46,16 @@ def skeleton(folder: Path, auto: str = "AutoModelForCausalLM") -> PreTrainedMode
             return getattr(transformers, auto).from_config(config, trust_remote_code=False)
     except Exception as error:  # a config may be wrong in any way
         raise ModelError(
-            str(folder), f"the config makes no model ({one_line(error)})", "check config.json"
+            str(folder), f"the config makes no model ({_cause(error)})", "check config.json"
         ) from None
+
+
+def _cause(error: BaseException) -> str:
+    """Give an exception's words on one line; where the first only announces, the second too."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return without_secrets(lines[1])[:LONGEST]
+    return one_line(error)
 
 
 def check_names(

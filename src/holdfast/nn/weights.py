@@ -59,7 +59,7 @@ def load(
 
     Raises:
         ModelError: the folder holds no model that `auto` loads, its weights are not those of its
-            config, or its files changed since they were found.
+            config or not finite, or its files changed since they were found.
     """
     import transformers
 
@@ -88,9 +88,21 @@ def load(
         raise ModelError(str(folder), f"cannot be loaded ({cause})", "check the folder") from None
     model, info = loaded
     refuse(info, str(folder))
+    check_finite(model, str(folder), "copy it again, or use another checkpoint")
     if isinstance(source, ModelFiles):
         unchanged(source)
     return model.to(device).eval(), tokenizer
+
+
+def check_finite(model: Module, where: str, todo: str) -> None:
+    """Refuse weights of which one is no finite number: whatever they say tells nothing.
+
+    Raises:
+        ModelError: names the first tensor.
+    """
+    for name, p in model.named_parameters():
+        if p.numel() and not bool(torch.stack(torch.aminmax(p.detach())).isfinite().all()):
+            raise ModelError(where, f"'{name}' holds a number that is not finite", todo)
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -121,8 +133,9 @@ def save(
             held. The model itself stays as it is.
 
     Raises:
-        ModelError: a weight is too large for `dtype`.
+        ModelError: a weight is not finite, or too large for `dtype`.
     """
+    check_finite(model, "weights", "lower the rate or the strength of what made them")
     held = [(name, p, p.data) for name, p in model.named_parameters()]
     try:
         if dtype is not None:

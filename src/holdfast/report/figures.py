@@ -37,10 +37,11 @@ OUTCOME_FILLS = {
 """Fill of each outcome: what is safe is pale, harm is the darkest, in grey as in colour."""
 
 CLOUDS = {
-    "undefended": ("#7d7d77", "+", True), "released": ("#1d7a70", "o", False),
-    "attacked": ("#16262b", "^", True),
+    "undefended": ("#7d7d77", "+", True), "goal": ("#b3541e", "x", True),
+    "released": ("#1d7a70", "o", False), "attacked": ("#16262b", "^", True),
 }  # fmt: skip
-"""Colour, marker and filling of each set of states: crosses, rings and triangles, also in grey."""
+"""Colour, marker and filling of each set of states: crosses upright and leaning, rings,
+triangles, so that they differ in grey too."""
 
 AXES = {
     PAID: "fine-tuning examples seen", "block": "block, counted from the input",
@@ -291,6 +292,7 @@ def cloud_key(name: str) -> str:
     colour, marker, filled = CLOUDS[name]
     shapes = {
         "+": '<path d="M7 2v10M2 7h10"/>',
+        "x": '<path d="M3.500 3.500l7 7M10.500 3.500l-7 7"/>',
         "o": '<circle cx="7" cy="7" r="4"/>',
         "^": '<path d="M7 2.400l4.800 8.400H2.200z"/>',
     }

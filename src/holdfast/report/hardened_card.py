@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.nn.history import attacked, origin
 from holdfast.report.model_card import plain
 
 _TOLD = {
@@ -28,7 +29,12 @@ def hardened_card(provenance: Mapping[str, Any], diagnostics: Mapping[str, float
     said = ["## Hardening", ""]
     names = ", ".join(plain(str(method["name"])) for method in methods)
     said.append(f"Hardened with {names} (Holdfast {plain(str(provenance['version']))}).")
+    before = provenance.get("history") or []
+    if attacked(before):
+        said += ["", "**The weights it started from had been attacked.** Do not publish it."]
     said += ["", f"- base weights: `{str(provenance['base'])[:16]}` (hash)"]
+    if made := origin(before):
+        said.append(f"- first read from: {plain(made)}")
     said.append(f"- prompt format: {plain(str(provenance['format']))}")
     rows = ", ".join(f"{count} {plain(role)}" for role, count in provenance["rows"].items())
     said.append(f"- rows: {rows or 'none'}; seed {provenance['seed']}")

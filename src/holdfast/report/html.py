@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from holdfast.api import PAID
 from holdfast.disk import write_bytes
-from holdfast.report import answer, figures, inside, panels, shared, text, words
+from holdfast.report import (
+    answer,
+    figures,
+    inside,
+    panels,
+    paper,
+    shared,
+    text,
+    tuning,
+    words,
+)
 from holdfast.report.gaps import gaps
 from holdfast.report.judges import coefficient, warnings
 from holdfast.report.prices import claim, price
@@ -18,6 +28,7 @@ from holdfast.report.samples import provenance, samples
 from holdfast.stats.findings import find
 from holdfast.stats.records import Attack, Findings, Point
 from holdfast.stats.rows import OUTCOMES, Outcomes
+from holdfast.stats.trajectories import EVALUATOR
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,16 +139,22 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         "over": "over prompts and seeds" if found.over_seeds else "over prompts, given these seeds",
         "contents": _contents(found),
         "models_differ": len({line.model for line in found.lineups.values()}) > 1,
+        "published": list(paper.Layout(table, found.meta, order, EVALUATOR).tables())
+        if found.meta.published
+        else [],
+        "published_notes": paper.notes(found.meta.published),
         "signs": [line for line in found.lineups.values() if line.sign is not None],
         "release_sets": [k for k in found.meta.sets if k in sets]
         + sorted(sets - set(found.meta.sets)),
         "set_name": lambda kind: words.label(found, kind),
         "measures": "".join(f"{said} " for said in words.measures(found, sets)),
+        "utility_words": words.utility_words(found),
         "outcome_names": OUTCOMES[:-1],
         "show_text": show_text,
         "samples": list(samples(found, table, show_text)),
         "not_tested": [*found.meta.not_tested, *ALWAYS_UNTESTED],
         "shared": list(shared.cells(found.meta.leakage)),
+        "tuning": list(tuning.cells(found)),
         "provenance": list(provenance(found.meta.provenance)),
     }
 
@@ -215,9 +232,11 @@ def _contents(found: Findings) -> list[tuple[str, str]]:
     ]
     judges = [("judges", "Judges")] if found.panel else []
     told = [("shared", "Shared prompts")] if found.meta.leakage else []
+    published = [("published", "Published figures")] if found.meta.published else []
+    taught = [("tuning", "Honest fine-tuning")] if found.meta.tuning else []
     signs = [("signs", "Did it act?")] if any(one.sign for one in found.lineups.values()) else []
     return [
         ("summary", "At a glance"), *threats, ("outcomes", "Outcomes"), ("release", "As released"),
-        *signs, *judges, ("samples", "Answers"), ("untested", "Not tested"),
+        *taught, *signs, *judges, *published, ("samples", "Answers"), ("untested", "Not tested"),
         ("reading", "How to read"), *told, ("provenance", "Provenance"),
     ]  # fmt: skip

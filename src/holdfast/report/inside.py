@@ -30,7 +30,8 @@ SCATTER_COLUMNS: dict[str, str] = {
 """Columns of the points in the plane: one row per line-up, seed, state and prompt."""
 
 STATES = {
-    "undefended": "the undefended model", "released": "as released", "attacked": "after the attack",
+    "undefended": "the undefended model", "goal": "what its defence trains towards",
+    "released": "as released", "attacked": "after the attack",
 }  # fmt: skip
 MEASURES = {"cka": "Linear CKA", "knn": "k-NN overlap"}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.api import EvalPurpose
 from holdfast.errors import DataError
-from holdfast.report import inside, shared, transfer
+from holdfast.report import inside, paper, shared, transfer
 from holdfast.stats.rows import REQUIRED
 from holdfast.study.file import NAME
 
@@ -141,6 +141,8 @@ def _meta(path: Path) -> dict[str, Any]:
         "headline": not isinstance(said.get("headline", ""), str),
         "sets": not _labels(said.get("sets", {})),
         "categories": not transfer.whole(said.get("categories")),
+        "published": not paper.whole(said.get("published")),
+        "scales": not _scales(said.get("scales", {})),
         "leakage": not shared.whole(said.get("leakage")),
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
     }
@@ -160,6 +162,14 @@ def _list(value: object) -> list[Any]:
 def _labels(value: object) -> bool:
     """Say whether these are labels by the names of sets."""
     return isinstance(value, dict) and all(isinstance(label, str) for label in value.values())
+
+
+def _scales(value: object) -> bool:
+    """Say whether these are the lowest and highest scores of judges."""
+    return isinstance(value, dict) and all(
+        isinstance(ends, list) and len(ends) == 2 and all(isinstance(x, int | float) for x in ends)
+        for ends in value.values()
+    )
 
 
 def _hole(one: object) -> bool:

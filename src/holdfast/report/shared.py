@@ -7,15 +7,15 @@ from typing import Any
 
 from holdfast.report import text
 
-ENDS = 16
-"""Characters of a row's id that are shown: all of them."""
+ENDS = 60
+"""Characters of a row's place that are shown, its last ones: a line of a file, or a whole id."""
 
 
 def cells(leakage: Mapping[str, Any]) -> Iterator[list[str]]:
     """Give a row for every two groups: both names, prompts, equal and near ones, an example."""
     for pair in leakage.get("pairs", ()):
         near = pair["near"]
-        example = " and ".join(one[:ENDS] for one in pair["rows"][0]) if pair["rows"] else "–"
+        example = " and ".join(one[-ENDS:] for one in pair["rows"][0]) if pair["rows"] else "–"
         yield [
             pair["first"],
             pair["second"],
@@ -34,6 +34,8 @@ def whole(leakage: object) -> bool:
         return False
     prompts, pairs = leakage.get("prompts"), leakage.get("pairs")
     if not isinstance(leakage.get("threshold"), float) or not isinstance(pairs, list):
+        return False
+    if not isinstance(leakage.get("dropped", ""), str):
         return False
     known = isinstance(prompts, Mapping) and all(_count(n) for n in prompts.values())
     return known and all(_pair(one, prompts) for one in pairs)

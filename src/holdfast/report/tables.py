@@ -12,6 +12,7 @@ from typing import Any
 
 from holdfast.errors import ConfigError
 from holdfast.report.markdown import Table, percent
+from holdfast.report.paper import paper
 from holdfast.report.saved import Saved
 from holdfast.report.transfer import transfer
 from holdfast.stats import choices, cost
@@ -69,7 +70,13 @@ class Tabled:
     @cached_property
     def choices(self) -> Choices:
         """Give what was counted under attacks that are paid for."""
-        found = Choices(self.outcomes, self.meta.judges[0], self.meta.headline, side=self.side)
+        found = Choices(
+            self.outcomes,
+            self.meta.judges[0],
+            self.meta.headline,
+            side=self.side,
+            utility=self.meta.utility,
+        )
         if not found.labels:
             raise ConfigError(
                 "table", "this study ran no attack that is paid for in examples", "ask for `free`"
@@ -355,5 +362,6 @@ KINDS: dict[str, Callable[[Tabled], list[Table]]] = {
     "free": free,
     "flops": flops,
     "transfer": transfer,
+    "paper": paper,
 }
 """Every kind of table by name; the first line of each docstring says what it holds."""

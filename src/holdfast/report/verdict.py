@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import DataError
-from holdfast.report import answer
+from holdfast.report import answer, words
 from holdfast.report.costs import cost_values
 from holdfast.report.judges import panel_values
 from holdfast.report.prices import price
@@ -44,6 +44,7 @@ def verdict(found: Findings) -> dict[str, Any]:
             "threshold": meta.thresholds[0],
             "thresholds": list(meta.thresholds),
             "least_use": meta.least_use,
+            "utility": words.utility(found),
             "level": estimates.LEVEL,
             "undefended": meta.none,
             "original": meta.original,
@@ -63,8 +64,23 @@ def verdict(found: Findings) -> dict[str, Any]:
         "lineups": {name: _lineup(found, name) for name in found.lineups},
         "pairs": [{"access": t.access, **_pair(pair)} for t in found.threats for pair in t.pairs],
         "panel": panel_values(found),
+        "tuning": _tuning(found),
         "not_tested": list(meta.not_tested),
     }
+
+
+def _tuning(found: Findings) -> dict[str, Any] | None:
+    """Give what honest fine-tuning taught; None where the study has none."""
+    told = found.meta.tuning
+    if not told:
+        return None
+    return {"role": told["role"], "loop": told["loop"], "gains": [_gain(g) for g in told["gains"]]}
+
+
+def _gain(one: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: one[name] for name in ("lineup", "set", "purpose", "budget", "gain", "beside")}
+    rates = {name: rate(estimates.Rate(**one[name])) for name in ("before", "after")}
+    return plain | rates
 
 
 def rate(found: estimates.Rate | None) -> dict[str, Any] | None:

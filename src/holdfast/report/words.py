@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from holdfast.api import EvalPurpose
+from holdfast.api import EvalPurpose, Match
 from holdfast.report import text
 from holdfast.stats import free
 from holdfast.stats.records import Attack, Findings
@@ -28,6 +28,26 @@ def label(found: Findings, kind: str) -> str:
     return text.harmless(found.meta.sets.get(kind, kind.replace("_", " ")), 60)
 
 
+MATCHES = {
+    Match.NORMALISED: "share answered so, case, punctuation and articles aside",
+    Match.CONTAINED: "share whose answer contains the known one, normalised",
+    Match.NUMBER: "share whose answer's last number is the known one",
+}
+"""What counts as right where answers are not compared word for word."""
+
+
+def utility(found: Findings) -> list[str]:
+    """Name the sets that benign utility is counted on."""
+    exact = [one for one, purpose in found.purposes.items() if purpose is EvalPurpose.EXACT]
+    return list(found.meta.utility) or exact
+
+
+def utility_words(found: Findings) -> str:
+    """Say on which sets benign utility is counted; that none is, where that is so."""
+    named = [label(found, one) for one in utility(found)]
+    return f"counted on {text.listed(named)}" if named else "not known: no set with known answers"
+
+
 def measures(found: Findings, sets: Iterable[str]) -> Iterator[str]:
     """Say what columns show that their labels do not tell."""
     for purpose, (begins, what) in MEASURES.items():
@@ -35,6 +55,10 @@ def measures(found: Findings, sets: Iterable[str]) -> Iterator[str]:
         untold = sorted(one for one in labels if not (begins and one.startswith(begins)))
         if untold:
             yield f"{text.listed(untold)}: {what}."
+    for match, what in MATCHES.items():
+        named = [label(found, one) for one in sets if found.meta.matches.get(one) == match]
+        if named:
+            yield f"{text.listed(sorted(named))}: {what}."
 
 
 def free_words(opened: Mapping[str, free.Opened]) -> list[str]:

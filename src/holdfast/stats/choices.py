@@ -43,10 +43,17 @@ class Choices:
     """
 
     def __init__(
-        self, outcomes: Outcomes, judge: str, headline: str, *, side: str = EVALUATOR
+        self,
+        outcomes: Outcomes,
+        judge: str,
+        headline: str,
+        *,
+        side: str = EVALUATOR,
+        utility: Sequence[str] = (),
     ) -> None:
         self.judge, self.headline, self.side = judge, headline, side
-        self.tracks = Trajectories(outcomes, judge, headline)
+        self.utility = utility
+        self.tracks = Trajectories(outcomes, judge, headline, utility)
         self._paid = self._find()
         self.labels = list(self._paid)
         self.seeds = sorted({key[3] for key in self.tracks.keys})
@@ -83,7 +90,9 @@ class Choices:
         asked = Counts(
             tracks, here & outcomes.is_("judge", self.judge) & outcomes.where(set=self.headline)
         )
-        known = Counts(tracks, here & outcomes.where(purpose=UTILITY))
+        wanted = self.utility
+        counted = outcomes.where(set=wanted) if wanted else outcomes.where(purpose=UTILITY)
+        known = Counts(tracks, here & counted)
         right = outcomes.checked & (outcomes.numbers["correct"] > 0)
         alike = Counts(
             tracks,

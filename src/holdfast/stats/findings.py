@@ -70,12 +70,15 @@ def _by_first(
     outcomes: Outcomes, listed: Sequence[dict[str, Any]], told: Meta, resamples: int
 ) -> Findings:
     """Work out what a study says by the first of its judges alone."""
-    tracks = Trajectories(outcomes, told.judges[0], told.headline)
+    tracks = Trajectories(outcomes, told.judges[0], told.headline, told.utility)
     names = list(dict.fromkeys([*(str(row["lineup"]) for row in listed),
                                 *outcomes.distinct("lineup"),
                                 *(str(hole["lineup"]) for hole in told.holes)]))  # fmt: skip
     seeds = tuple(sorted({key[3] for key in tracks.keys}))
-    uses = {name: use(outcomes, name, told.none, told.judges[0], told.least_use) for name in names}
+    uses = {
+        name: use(outcomes, name, told.none, told.judges[0], told.least_use, told.utility)
+        for name in names
+    }
     listed = _decided(listed, uses.get(told.plain), told.plain)
     barred = {name: _barred(name, tracks, listed, uses[name], told) for name in names}
     checkpoints = {name: _checkpoints(name, listed) for name in names}

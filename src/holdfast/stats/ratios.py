@@ -94,6 +94,60 @@ def kept(
     return Kept(rates[0].groups, value, min(low, value), max(high, value))
 
 
+@dataclass(frozen=True, slots=True)
+class Gained:
+    """A difference of two shares in [-1, 1] with its interval; None where nothing was counted."""
+
+    value: float | None
+    low: float
+    high: float
+
+
+def gained(
+    after: np.ndarray,
+    before: np.ndarray,
+    cluster: np.ndarray,
+    seed: np.ndarray | None = None,
+    *,
+    level: float = LEVEL,
+) -> Gained:
+    """Estimate mean(after) - mean(before) of the same prompts, 0 or 1 each: [U].
+
+    It is b - c of `kept`, the share that is right only after less the share that was only before,
+    with limits by the same method.
+    """
+    after, before = np.asarray(after, float), np.asarray(before, float)
+    if not len(after):
+        return Gained(None, -1.0, 1.0)
+    parts, n = (
+        (np.maximum(after - before, 0.0), np.maximum(before - after, 0.0)),
+        np.ones(len(after)),
+    )
+    won, lost = (rate(part, n, cluster=cluster, seed=seed, level=level) for part in parts)
+    b, c = won.value or 0.0, lost.value or 0.0
+    related = _related([part - part.mean() for part in parts], cluster, seed)
+
+    def arm(left: float, right: float) -> float:
+        arms = np.array([left, -right])
+        return math.sqrt(max(0.0, float(arms @ related @ arms)))
+
+    low, high = arm(b - won.low, lost.high - c), arm(won.high - b, c - lost.low)
+    return Gained(b - c, max(-1.0, b - c - low), min(1.0, b - c + high))
+
+
+def apart(first: Gained, second: Gained) -> Gained:
+    """Give how much larger the first of two gains is, as if their errors had nothing in common.
+
+    Of the same prompts they mostly err the same way: the interval is then too wide, not too narrow.
+    """
+    if first.value is None or second.value is None:
+        return Gained(None, -2.0, 2.0)
+    low = math.hypot(first.value - first.low, second.high - second.value)
+    high = math.hypot(first.high - first.value, second.value - second.low)
+    value = first.value - second.value
+    return Gained(value, value - low, value + high)
+
+
 def _related(
     residuals: Sequence[np.ndarray], cluster: np.ndarray, seed: np.ndarray | None
 ) -> np.ndarray:

@@ -43,11 +43,24 @@ class Meta:
     not_tested: tuple[str, ...] = ()
     world: bool = False
     least_use: float = 0.9
+    utility: tuple[str, ...] = ()
+    """Sets that benign utility is counted on; none named means all of purpose exact."""
+    matches: Mapping[str, str] = field(default_factory=dict)
+    """When an answer to a set is the known one, where that is not word for word."""
     original: str = ""
     original_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     holes: tuple[Mapping[str, Any], ...] = ()
     leakage: Mapping[str, Any] = field(default_factory=dict)
     """What its sides share (`holdfast.data.audit.Leakage` as plain data); empty in older tables."""
+    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Each judge's lowest and highest score; empty in older tables."""
+    kept_to: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The categories of attackers that keep to some."""
+    published: Mapping[str, Any] = field(default_factory=dict)
+    """Published figures and their cells here (`holdfast.study.published.figures`); empty where a
+    study names none."""
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """What honest fine-tuning taught (`role`, `loop`, `gains`); empty where the study has none."""
     at_inference: tuple[str, ...] = ()
     """Attackers with a choice that acts while the model answers, in no checkpoint."""
 
@@ -79,6 +92,8 @@ class Meta:
             not_tested=tuple(meta.get("not_tested") or ()),
             world=bool(meta.get("world", False)),
             least_use=float(meta.get("least_use") or 0.9),
+            utility=tuple(meta.get("utility") or ()),
+            matches=dict(meta.get("matches") or {}),
             original=str(meta.get("original") or reference.get("none", "none")),
             original_at={
                 name: tuple(about.get("original_at") or ())
@@ -88,6 +103,13 @@ class Meta:
             },
             holes=tuple(meta.get("holes") or ()),
             leakage=dict(meta.get("leakage") or {}),
+            scales={name: (ends[0], ends[1]) for name, ends in (meta.get("scales") or {}).items()},
+            kept_to={
+                name: tuple(words)
+                for name, words in ((meta.get("categories") or {}).get("attacks") or {}).items()
+            },
+            published=dict(meta.get("published") or {}),
+            tuning=dict(meta.get("tuning") or {}),
             at_inference=tuple(
                 name
                 for name, about in (meta.get("attacks") or {}).items()

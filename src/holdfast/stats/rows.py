@@ -230,8 +230,11 @@ class Outcomes:
 
     @functools.cached_property
     def generated(self) -> np.ndarray:
-        """Rows whose answer was written by the model, not chosen from options: [N] bool."""
-        return ~self.is_("finish_reason", "choice")
+        """Rows whose answer the model wrote and whose end is known: [N] bool.
+
+        Not those chosen from options, and not what lm-eval asked, which does not tell.
+        """
+        return ~self.where(finish_reason=("choice", "lm_eval"))
 
     @functools.cached_property
     def cut(self) -> np.ndarray:

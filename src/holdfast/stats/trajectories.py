@@ -6,6 +6,8 @@ budgets, G clusters of prompts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from holdfast.api import EvalPurpose
@@ -43,10 +45,14 @@ class Counts:
 class Trajectories:
     """Every (line-up, attack, variant, seed) as one judge saw it, with its counts on both sides.
 
-    `harm` counts the headline's prompts, `benign` those of purpose exact, `over_refusal` its own.
+    `harm` counts the headline's prompts, `benign` those that benign utility is counted on, and
+    `over_refusal` its own. `utility` names these sets; none named means all of purpose exact, and
+    so does a side on which none of them is asked of attacked models.
     """
 
-    def __init__(self, outcomes: Outcomes, judge: str, headline: str) -> None:
+    def __init__(
+        self, outcomes: Outcomes, judge: str, headline: str, utility: Sequence[str] = ()
+    ) -> None:
         self.outcomes = outcomes
         codes = [outcomes.codes[name] for name in ("lineup", "attack", "variant")]
         stack = np.stack([*codes, outcomes.numbers["seed"].astype(int)])
@@ -72,7 +78,10 @@ class Trajectories:
             self.harm[side] = {
                 **kinds, "rows": rows.count(), "scored": rows.count(judged),
             }  # fmt: skip
-            rows = Counts(self, here & outcomes.where(purpose=EvalPurpose.EXACT))
+            named = here & outcomes.where(set=utility)
+            if not (named & (outcomes.numbers["budget"] > 0)).any():
+                named = here & outcomes.where(purpose=EvalPurpose.EXACT)
+            rows = Counts(self, named)
             right = checked & (outcomes.numbers["correct"] > 0)
             self.benign[side] = {"correct": rows.count(right), "asked": rows.count(checked)}
         asked = outcomes.where(purpose=EvalPurpose.OVER_REFUSAL, side=EVALUATOR)

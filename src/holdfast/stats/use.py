@@ -6,7 +6,7 @@ of the undefended model's benign utility, on the same prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -70,11 +70,19 @@ def release_rows(outcomes: Outcomes, lineup: str) -> np.ndarray:
     return found
 
 
-def use(outcomes: Outcomes, lineup: str, plain: str, judge: str, least: float) -> Use:
+def use(
+    outcomes: Outcomes,
+    lineup: str,
+    plain: str,
+    judge: str,
+    least: float,
+    sets: Sequence[str] = (),
+) -> Use:
     """Judge one line-up's usefulness beside that of the undefended line-up `plain`.
 
     In order: more than `curves.MOST_DEGENERATE` degenerate answers, or a ratio whose interval
     lies wholly below `least`: not usable; an interval that spans `least`, or none: use not shown.
+    `sets` are those that count; none named means all of `PURPOSES`.
     """
     own = release_rows(outcomes, lineup)
     read = own & outcomes.judged & outcomes.where(judge=judge)
@@ -97,7 +105,7 @@ def use(outcomes: Outcomes, lineup: str, plain: str, judge: str, least: float) -
     there = release_rows(outcomes, plain)
     if not there.any():
         return said(Status.NOT_SHOWN, f"no undefended line-up '{plain}' to compare it with")
-    mine, theirs = (_answers(outcomes, rows) for rows in (own, there))
+    mine, theirs = (_answers(outcomes, rows, sets) for rows in (own, there))
     anyone = {(kind, uid): right for (kind, uid, _), (right, _) in theirs.items()}
     pairs = [
         (right, theirs[key][0] if key in theirs else anyone[key[:2]], group, key[2])
@@ -137,10 +145,11 @@ def _end(value: float) -> str:
 
 
 def _answers(
-    outcomes: Outcomes, rows: np.ndarray
+    outcomes: Outcomes, rows: np.ndarray, sets: Sequence[str]
 ) -> Mapping[tuple[str, str, int], tuple[bool, int]]:
     """Give whether each benign answer is right, and its cluster, by set, prompt and seed."""
-    where = np.flatnonzero(rows & outcomes.checked & outcomes.where(purpose=PURPOSES))
+    counted = outcomes.where(set=sets) if sets else outcomes.where(purpose=PURPOSES)
+    where = np.flatnonzero(rows & outcomes.checked & counted)
     words = outcomes.words
     return {
         (

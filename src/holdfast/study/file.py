@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 
-from holdfast.api import Count
+from holdfast.api import Count, FineTuning, Loop
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
 from holdfast.data.audit import THRESHOLD
 from holdfast.data.format import DATE, check_variables, day
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.evaluate.sampler import Sampler
+from holdfast.study.published import Published
 
 RESERVED = (
     *("defend", "generate", "judge", "measure", "analyse", "point", "audit"),
@@ -130,6 +131,24 @@ class Analysis(Fields):
     layers: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] | None = None
     """Blocks, counted from 1; None means all. The plane and the curves over budgets show the
     deepest, after the final norm if it is the last block."""
+    goal: str | None = None
+    """A line-up, one of `lineups`, whose defence trains towards states (`sgt`: the base's, with its
+    trigger): they are drawn beside its own. None draws none."""
+
+
+class Tuning(Fields):
+    """Honest fine-tuning of every released model: what it can still be taught, and at what harm."""
+
+    loop: Loop = FineTuning.model_fields["loop"].default
+    """How it trains, as an attack by fine-tuning does; source of the default: that attack's."""
+    budgets: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] = FineTuning.model_fields[
+        "evaluate_at"
+    ].default
+    """Examples seen at which the model is asked; source of the default: the attack's budgets."""
+    role: Literal["task", "benign"] = "task"
+    """Role of the rows it is trained on, of the attacker's side."""
+    distinct: Count | None = None
+    """Distinct rows; None means all there are."""
 
 
 class LeakageCheck(Fields):
@@ -189,14 +208,21 @@ class Study(Fields):
     least_use: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Share of the undefended model's benign utility that a line-up must be shown to keep, or it is
     not ranked; source: ours, docs/adr/0005."""
+    utility: Annotated[tuple[str, ...], AsTuple, Field(min_length=1)] | None = None
+    """Evaluation sets that benign utility is counted on, asked of the evaluator: of purpose exact,
+    options, lm_eval or task. None means all of purpose exact."""
     reference: Reference = Reference()
     """The rows every other is compared with."""
     not_tested: Annotated[tuple[str, ...], AsTuple] = ()
     """What the report must say was left out."""
     analysis: Analysis | None = None
     """Hidden states before and after an attack; None looks at none."""
+    tuning: Tuning | None = None
+    """Honest fine-tuning of every line-up; None tries none."""
     leakage: LeakageCheck = LeakageCheck()
     """How prompts that are on two sides are looked for before anything is trained."""
+    published: Published | None = None
+    """Published figures that tables show beside the study's own; None shows none."""
 
 
 def parse_study(data: object) -> Study:
@@ -264,8 +290,13 @@ def _sections(data: object) -> object:
     ):
         if section in data:
             data[section] = decode(entry, data[section], f"study.{section}")
-    if data.get("analysis") is not None:
-        data["analysis"] = decode(Analysis, data["analysis"], "study.analysis")
+    for section, entry in (
+        ("analysis", Analysis),
+        ("tuning", Tuning),
+        ("published", Published),
+    ):
+        if data.get(section) is not None:
+            data[section] = decode(entry, data[section], f"study.{section}")
     return data
 
 

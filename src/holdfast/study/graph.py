@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack, Scorer
@@ -19,17 +19,25 @@ from holdfast.study.nodes import (
     Trajectory,
 )
 from holdfast.study.parts import Parts
+from holdfast.study.tuning import HonestTuning, tuned_sets
 
 
 class Graph:
     """The steps of a study. Line-ups that begin alike share `defends`, and so on down.
 
-    `tracks` say which points a row label's numbers come from. `content` is the hash of the rows
+    `tracks` say which points a row label's numbers come from, `tunings` the same of honest
+    fine-tuning, which no attacker's number rests on. `content` is the hash of the rows
     that defences see, `attacked` of those that attackers see.
     """
 
     def __init__(
-        self, study: Study, parts: Parts, prompts: Sequence[Prompts], content: str, attacked: str
+        self,
+        study: Study,
+        parts: Parts,
+        prompts: Sequence[Prompts],
+        headline: Prompts,
+        content: str,
+        attacked: str,
     ) -> None:
         self.study, self.parts, self.prompts = study, parts, prompts
         self.content, self.attacked = content, attacked
@@ -43,13 +51,33 @@ class Graph:
             for name in study.lineups
             for track in self._tracks(name, seed)
         ]
+        self.tunings: list[Track] = []
+        if parts.tuning is not None:
+            self._taught = tuned_sets(prompts, headline)
+            self.tunings = [
+                self._tuning(name, seed, parts.tuning)
+                for seed in study.seeds
+                for name in study.lineups
+            ]
 
-    def _tracks(self, name: str, seed: int) -> Iterator[Track]:
+    def _release_of(self, name: str, seed: int) -> Released:
+        """Give a line-up's released model."""
         start = self.parts.starts[self.study.lineups[name].start]
         last: Defend | None = None
         for member in self.parts.lineups[name]:
             last = self._defend(start, last, member, seed, name)
-        released = Released(start, last)
+        return Released(start, last)
+
+    def _tuning(self, name: str, seed: int, method: HonestTuning) -> Track:
+        """Give honest fine-tuning of a line-up, beside its release."""
+        released = self._release_of(name, seed)
+        first = self._released(released, seed)
+        found = self._trajectory(released, method, method.name(), name, seed)
+        points = [(0.0, first), *((b, found.points[b]) for b in method.points())]
+        return Track(name, method.name(), "", method, seed, released, tuple(points))
+
+    def _tracks(self, name: str, seed: int) -> Iterator[Track]:
+        released = self._release_of(name, seed)
         first = self._released(released, seed)
         for attacker, choices in self.parts.attacks.items():
             for choice, variant in zip(choices, self.parts.variants[attacker], strict=True):
@@ -87,7 +115,7 @@ class Graph:
         own = f"{name}/{sampling}"
         if own not in self.trajectories:
             config = {"released": released.key}
-            point = self._point(name, 0.0, released, config, sampling)
+            point = self._point(name, 0.0, released, config, sampling, range(len(self.prompts)))
             label = f"release of {_label(released)}"
             self.trajectories[own] = Trajectory(
                 name, released, None, sampling, label, config, {0.0: point}
@@ -110,7 +138,8 @@ class Graph:
             shared["adapter"] = "merged"  # in fp32 the answers are the same as beside the weights
         name = key("point", **shared)
         if name not in self.trajectories:
-            label = f"attack {lineup}: {attacker.strip()}, seed {seed}"
+            kind = "tune" if isinstance(attack, HonestTuning) else "attack"
+            label = f"{kind} {lineup}: {attacker.strip()}, seed {seed}"
             self.trajectories[name] = Trajectory(name, released, attack, seed, label, shared, {})
         found = self.trajectories[name]
         if attack is not found.attack and found.attack is not None:
@@ -122,9 +151,16 @@ class Graph:
             if budget not in found.points:
                 point = key("point", trajectory=name, budget=float(budget))
                 found.points[budget] = self._point(
-                    point, budget, released, shared, sampling, isinstance(attack, PromptAttack)
-                )
+                    point, budget, released, shared, sampling, self._sets_of(attack),
+                    isinstance(attack, PromptAttack),
+                )  # fmt: skip
         return found
+
+    def _sets_of(self, attack: Attack) -> list[int]:
+        """Give the places of the sets that an attacked or tuned model is asked."""
+        if isinstance(attack, HonestTuning):
+            return sorted(self._taught)
+        return [i for i, one in enumerate(self.study.evaluation) if one.at == "all"]
 
     def _point(
         self,
@@ -133,6 +169,7 @@ class Graph:
         released: Released,
         config: Mapping[str, Any],
         sampling: int,
+        which: Iterable[int],
         prompts_only: bool = False,
     ) -> Point:
         """Give a model at one budget with what is asked of it.
@@ -144,9 +181,8 @@ class Graph:
         generation = self.study.generation
         form = released.start.evaluation_format.identity()
         release = self._released(released, sampling) if prompts_only else None
-        for i, prompts in enumerate(self.prompts):
-            if budget > 0 and self.study.evaluation[i].at == "release":
-                continue
+        for i in which:
+            prompts = self.prompts[i]
             if release is not None and prompts.set.purpose is not EvalPurpose.HARM:
                 asked[i] = release.asked[i]
                 continue
@@ -156,7 +192,7 @@ class Graph:
                 "point": name,
                 "prompts": prompts.asked,
                 "format": form,
-                "sampler": None if prompts.chosen else sampler.key_fields(),
+                "sampler": sampler.key_fields() if prompts.sampled else None,
                 "seed": sampling,
             }
             step = Generate(
@@ -179,11 +215,16 @@ class Graph:
             asked[i] = step
         return Point(name, budget, asked)
 
-    def judges_of(self, prompts: Prompts) -> range:
-        """Give the judges that read a set, as its scorer says: all, the first or none."""
+    def judges_of(self, prompts: Prompts) -> list[int]:
+        """Give the judges that read a set, as its scorer says.
+
+        All that tell harm, the first that tells a refusal, or none.
+        """
+        judges = self.parts.judges
         if prompts.set.scorer is Scorer.JUDGES:
-            return range(len(self.parts.judges))
-        return range(1 if prompts.set.scorer is Scorer.JUDGE else 0)
+            return [j for j, judge in enumerate(judges) if judge.tells_harm]
+        able = [j for j, judge in enumerate(judges) if judge.tells_refusals]
+        return able[:1] if prompts.set.scorer is Scorer.JUDGE else []
 
 
 def _label(released: Released) -> str:

@@ -15,7 +15,7 @@ from holdfast.errors import ConfigError, DataError, did_you_mean
 from holdfast.nn.memory import shape
 from holdfast.study.file import Analysis
 from holdfast.study.keys import digest, key
-from holdfast.study.nodes import Look, Point, Start, Track
+from holdfast.study.nodes import Defend, Look, Point, Start, Track
 from holdfast.study.prompts import asked_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Looked:
     """One line-up at one seed: where the states it is told by are kept.
 
-    `start` is the undefended model, where the study has it; `points` are budgets above 0.
+    `start` is the undefended model, where the study has it; `goal` the states that its defence
+    trained towards, where the study asks for them; `points` are budgets above 0.
     """
 
     track: Track
@@ -35,6 +36,7 @@ class Looked:
     start: Look | None
     released: Look
     points: tuple[tuple[float, Look], ...]
+    goal: Look | None = None
 
 
 class Looking:
@@ -72,6 +74,7 @@ class Looking:
                 f"{said.attack} has no choice '{variant}'",
                 did_you_mean(variant, labels),
             )
+        _check_goal(plan, said)
         self.rows = _prompts(plan, said)
         self._asked = digest([asked_of(row) for row in self.rows])
         tracks = [
@@ -121,21 +124,47 @@ class Looking:
             for budget, point in track.points
             if budget in wanted
         )
-        return Looked(track, layers, depth, base, released, points)
+        goal = None
+        if track.lineup == self.said.goal:
+            first = next(point for budget, point in track.points if budget == 0)
+            goal = self._look(first, start, layers, track.released.last)
+        return Looked(track, layers, depth, base, released, points, goal)
 
-    def _look(self, point: Point, start: Start, layers: tuple[int, ...]) -> Look:
+    def _look(
+        self, point: Point, start: Start, layers: tuple[int, ...], goal: Defend | None = None
+    ) -> Look:
         """Mark a point: one of those that share its key takes the states."""
         parts = {
             "point": point.key,
             "prompts": self._asked,
             "format": start.evaluation_format.identity(),
             "layers": list(layers),
+            **({"goal": goal.key} if goal is not None else {}),
         }
         name = key("analyse", **parts)
         if name not in self._looks:
-            self._looks[name] = Look(name, layers, parts | {"budget": point.budget})
+            self._looks[name] = Look(name, layers, parts | {"budget": point.budget}, goal)
             point.looks.append(self._looks[name])
         return self._looks[name]
+
+
+def _check_goal(plan: Plan, said: Analysis) -> None:
+    """Refuse a goal of a line-up that is not looked at, or whose defence has none."""
+    if said.goal is None:
+        return
+    if said.goal not in said.lineups:
+        raise ConfigError(
+            "study.analysis.goal",
+            f"line-up '{said.goal}' is not among `lineups`",
+            did_you_mean(said.goal, said.lineups),
+        )
+    members = plan.lineups[said.goal]
+    if not members or not members[-1].has_goal():
+        raise ConfigError(
+            "study.analysis.goal",
+            f"no defence of '{said.goal}' trains towards states",
+            "name a line-up that ends in sgt, or leave it out",
+        )
 
 
 def _prompts(plan: Plan, said: Analysis) -> list[Example]:

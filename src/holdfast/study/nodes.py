@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.api import Attack, Defence, EvalSet, Scorer
+from holdfast.api import Attack, Defence, EvalSet, Match, Scorer
 from holdfast.data.example import Example
 from holdfast.data.format import Format
 from holdfast.nn.files import ModelFiles
@@ -119,11 +119,15 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """States to be kept of the model at one point, of the given blocks (from 1)."""
+    """States to be kept of the model at one point, of the given blocks (from 1).
+
+    With `goal` they are those that this defence trained towards, of the model it began with.
+    """
 
     key: str
     layers: tuple[int, ...]
     config: Mapping[str, Any]
+    goal: Defend | None = None
 
 
 @dataclass(slots=True)
@@ -182,3 +186,18 @@ class Prompts:
     def chosen(self) -> bool:
         """Say whether options are compared instead of answers generated."""
         return self.set.scorer is Scorer.OPTIONS
+
+    @property
+    def benchmarked(self) -> bool:
+        """Say whether lm-eval asks and scores instead."""
+        return self.set.scorer is Scorer.LM_EVAL
+
+    @property
+    def compared(self) -> bool:
+        """Say whether answers are compared with a known one, otherwise than word for word."""
+        return self.set.scorer is Scorer.EXACT and self.set.match is not Match.EXACT
+
+    @property
+    def sampled(self) -> bool:
+        """Say whether the study's sampler draws answers."""
+        return not (self.chosen or self.benchmarked)

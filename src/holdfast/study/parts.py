@@ -13,6 +13,8 @@ from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.checks import find_start, one_unit, unique, variants
 from holdfast.study.file import Study
 from holdfast.study.nodes import Start
+from holdfast.study.standins import StandIns
+from holdfast.study.tuning import HonestTuning
 
 Kind = TypeVar("Kind", bound=Method)
 
@@ -23,7 +25,8 @@ class Parts:
 
     `attack_pool` holds the rows that attackers see: those of `pool`, but for a rehearsal.
     `variants` are the labels of an attacker's choices, in the order of `attacks`; `original` is
-    the public original, where the study names one.
+    the public original, where the study names one; `tuning` is honest fine-tuning, where the study
+    has any.
     """
 
     sources: Sequence[Source]
@@ -35,10 +38,11 @@ class Parts:
     variants: Mapping[str, Sequence[str]]
     starts: Mapping[str, Start]
     original: Start | None
+    tuning: HonestTuning | None = None
 
 
-def gather(study: Study, *, rehearsal: bool = False) -> Parts:
-    """Make every part of a study.
+def gather(study: Study, *, rehearsal: bool = False, stand_ins: StandIns | None = None) -> Parts:
+    """Make every part of a study; with `stand_ins`, of what is not on this machine too.
 
     Raises:
         ConfigError, DataError, ModelError: the first part that cannot be made.
@@ -47,6 +51,10 @@ def gather(study: Study, *, rehearsal: bool = False) -> Parts:
         _is(make("source", data, f"study.sources[{i}]"), Source)
         for i, data in enumerate(study.sources)
     ]
+    if stand_ins is not None:
+        sources = [
+            stand_ins.source(source, f"study.sources[{i}]") for i, source in enumerate(sources)
+        ]
     judges = [
         _is(make("judge", data, f"study.judges[{i}]"), Judge) for i, data in enumerate(study.judges)
     ]
@@ -71,9 +79,24 @@ def gather(study: Study, *, rehearsal: bool = False) -> Parts:
     for name, choices in attacks.items():
         one_unit(choices, f"study.attacks.{name}")
     labels = {name: variants(cs, f"study.attacks.{name}") for name, cs in attacks.items()}
-    starts = {name: find_start(name, entry) for name, entry in study.models.items()}
+    find = find_start if stand_ins is None else stand_ins.start
+    starts = {name: find(name, entry) for name, entry in study.models.items()}
     original = starts[study.original] if study.original else None
-    return Parts(sources, judges, lineups, pool, attack_pool, attacks, labels, starts, original)
+    tuning = _tuning(study)
+    return Parts(
+        sources, judges, lineups, pool, attack_pool, attacks, labels, starts, original, tuning
+    )
+
+
+def _tuning(study: Study) -> HonestTuning | None:
+    """Make the honest fine-tuning that a study asks for."""
+    if study.tuning is None:
+        return None
+    try:
+        return HonestTuning.of(study.tuning)
+    except ConfigError as error:
+        place = error.where.removeprefix("HonestTuning.").replace("evaluate_at", "budgets")
+        raise ConfigError(f"study.tuning.{place}", error.what, error.todo) from None
 
 
 def _choices(data: object, pool: Pool, where: str) -> list[Attack]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from holdfast.api import Match
 from holdfast.data import audit
 from holdfast.data.example import Side
 from holdfast.study.file import Study
@@ -25,12 +26,22 @@ from holdfast.study.looking import Looking
 from holdfast.study.nodes import Generate, Measure
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
-from holdfast.study.runnable import check_judges, check_methods, check_rows, check_selection
+from holdfast.study.published import figures
+from holdfast.study.runnable import (
+    check_judges,
+    check_methods,
+    check_rows,
+    check_selection,
+    check_utility,
+    given_to,
+)
+from holdfast.study.standins import StandIns
 
 
 class Plan:
     """A study's steps. Making one checks the study; it writes nothing and imports no torch.
 
+    With `stand_ins` it may stand on what is not on this machine: an estimate, never run.
     In a rehearsal the defender plays the attacker with its own rows (`Pool.rehearsal`), and harm is
     measured on its own selection prompts.
 
@@ -38,15 +49,18 @@ class Plan:
         ConfigError, DataError, ModelError: the first thing wrong with the study.
     """
 
-    def __init__(self, study: Study, *, rehearsal: bool = False) -> None:
+    def __init__(
+        self, study: Study, *, rehearsal: bool = False, stand_ins: StandIns | None = None
+    ) -> None:
         self.study, self.rehearsal = study, rehearsal
-        parts = gather(study, rehearsal=rehearsal)
+        parts = gather(study, rehearsal=rehearsal, stand_ins=stand_ins)
         self.sources, self.judges, self.pool = parts.sources, parts.judges, parts.pool
         self.attack_pool = parts.attack_pool
         self.lineups, self.attacks, self.variants = parts.lineups, parts.attacks, parts.variants
         self.starts, self.original = parts.starts, parts.original
         check_methods(study, parts)
-        self.content = digest([[s.identity(), s.content()] for s in parts.sources])
+        seen = [one for one in parts.sources if not one.asked_alone]
+        self.content = digest([[one.identity(), one.content()] for one in seen])
         self.prompts = [
             draw(parts.pool, wanted, f"study.evaluation[{i}]")
             for i, wanted in enumerate(study.evaluation)
@@ -54,13 +68,16 @@ class Plan:
         side = Side.DEFENDER_SELECTION if rehearsal else Side.EVALUATOR
         self.headline = headline(study, parts.pool, self.prompts, side)
         check_judges(parts, self.prompts)
+        said = study.published
+        self.published = figures(said, study, parts) if said is not None else {}
+        check_utility(study, self.prompts)
         check_rows(study, parts)
         if not rehearsal:
             check_selection(study, parts, self.prompts, self.headline)
         attacked = digest([self.content, "rehearsal"]) if rehearsal else self.content
-        graph = Graph(study, parts, self.prompts, self.content, attacked)
+        graph = Graph(study, parts, self.prompts, self.headline, self.content, attacked)
         self.defends, self.trajectories = graph.defends, graph.trajectories
-        self.tracks = graph.tracks
+        self.tracks, self.tunings, self.tuning = graph.tracks, graph.tunings, parts.tuning
         self.looking = Looking(self, study.analysis) if study.analysis else None
         self.measures: dict[tuple[str, int], Measure] = measures(study, self.tracks)
 
@@ -98,23 +115,37 @@ class Plan:
 
     @cached_property
     def leakage(self) -> audit.Leakage:
-        """Compare what the evaluator asks with the rows of every other side, by their prompts."""
+        """Compare what the evaluator asks with the rows of every other side, by their prompts.
+
+        Rows are taken as they were given, before those of two sides were dropped: of the selection
+        sides all, of the others those that a defence, an attack or the honest fine-tuning of
+        the study can draw.
+        """
         asked = [row for some in self.prompts if some.side == Side.EVALUATOR for row in some.rows]
         selection = (Side.DEFENDER_SELECTION, Side.ATTACKER_SELECTION)
+        defences = [one for members in self.lineups.values() for one in members]
+        attacks = [one for choices in self.attacks.values() for one in choices]
+        if self.tuning is not None:
+            attacks.append(self.tuning)
         groups = {
             audit.EVALUATION: asked,
-            audit.CALIBRATION: [row for side in selection for row in self.pool.rows(side)],
-            audit.ATTACK: self.attack_pool.rows(Side.ATTACKER),
-            audit.DEFENCE: self.pool.rows(Side.DEFENDER),
+            audit.CALIBRATION: [row for side in selection for row in self.pool.given(side)],
+            audit.ATTACK: given_to(attacks, self.attack_pool, Side.ATTACKER, self.study.seeds[0]),
+            audit.DEFENCE: given_to(defences, self.pool, Side.DEFENDER, self.study.seeds[0]),
         }
-        return audit.audit(groups, self.study.leakage.threshold)
+        return audit.audit(groups, self.study.leakage.threshold, self.pool.drops)
 
     @property
     def audited(self) -> str:
         """Give the key of `leakage`."""
         asked = [some.asked for some in self.prompts if some.side == Side.EVALUATOR]
         threshold = self.study.leakage.threshold
-        return key("audit", sources=self.content, asked=asked, threshold=threshold)
+        methods = [
+            [name, [one.identity() for one in some]]
+            for table in (self.lineups, self.attacks)
+            for name, some in table.items()
+        ]
+        return key("audit", sources=self.content, asked=asked, threshold=threshold, methods=methods)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -126,4 +157,6 @@ class Plan:
         made = [sorted(self.needed[kind]) for kind in ("judge", "generate", "measure")]
         if self.looking:
             made.append(sorted(self.needed["analyse"]))
+        counted = [[one.set.name, one.set.match, one.set.metric] for one in self.prompts]
+        made += [one for one in counted if one[1:] != [Match.EXACT, ""]]
         return digest([tracks, *made])

@@ -8,6 +8,7 @@ from typing import Any
 from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.example import Example, Side
 from holdfast.data.pool import Pool
+from holdfast.data.records import words_shown
 from holdfast.errors import ConfigError, DataError, did_you_mean
 from holdfast.study.file import Evaluation, Study
 from holdfast.study.keys import digest
@@ -28,7 +29,7 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
             raise DataError(
                 f"{where}.styles",
                 f"set '{wanted.set}' has no style '{style}'",
-                did_you_mean(style, known),
+                did_you_mean(style, words_shown(known)),
             )
     try:
         rows = pool.evaluation(
@@ -43,11 +44,7 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
     except (ConfigError, DataError) as error:
         raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     of = _declared(pool, wanted.set, f"{where}.set")
-    options = of.scorer is Scorer.OPTIONS
-    asked = [
-        [*asked_of(row)[:3], list(row.known.options) if options else None, *asked_of(row)[3:]]
-        for row in rows
-    ]
+    asked = [[*asked_of(row)[:3], _chosen_from(of, row), *asked_of(row)[3:]] for row in rows]
     known = [[row.category, row.group, dict(row.meta)] for row in rows]
     return Prompts(of, wanted.side, tuple(rows), digest(asked), digest(known))
 
@@ -58,16 +55,19 @@ def asked_of(row: Example) -> list[Any]:
     return [row.uid, row.system, row.prompt, *turns]
 
 
+def _chosen_from(of: EvalSet, row: Example) -> object:
+    """Give what else an answer hangs on: a row's options, or what lm-eval asks it after."""
+    if of.scorer is Scorer.OPTIONS:
+        return list(row.known.options)
+    return row.known.lm_eval["asked"] if of.scorer is Scorer.LM_EVAL else None
+
+
 def _declared(pool: Pool, name: str, where: str) -> EvalSet:
     """Give what a source says of a set."""
     found = pool.sets.get(name)
     if found is None:
         raise DataError(
             where, f"no source says what set '{name}' is for", "declare it in the source's `sets`"
-        )
-    if found.purpose is EvalPurpose.LM_EVAL:
-        raise DataError(
-            where, f"set '{name}' is for lm-eval, which studies do not run", "leave it out"
         )
     return found
 

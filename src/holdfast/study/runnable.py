@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from holdfast.api import (
     PAID,
+    Attack,
+    Chain,
     Defence,
     EvalPurpose,
     Scorer,
@@ -14,17 +15,14 @@ from holdfast.api import (
     Trainable,
     TrainedDefence,
 )
-from holdfast.data.example import Side, check_answered
+from holdfast.data.example import Example, Side, check_answered
 from holdfast.data.pool import Pool
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import ConfigError, HoldfastError, did_you_mean
 from holdfast.study.checks import known_roles
 from holdfast.study.file import Study
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Prompts
 from holdfast.study.parts import Parts
-
-if TYPE_CHECKING:
-    from holdfast.api import Attack, TrainedDefence
 
 AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""
@@ -86,6 +84,8 @@ def check_rows(study: Study, parts: Parts) -> None:
         for i, choice in enumerate(choices):
             where = f"study.attacks.{name}[{i}].{choice.name()}"
             _draw(parts.attack_pool, choice, seed, where, seen)
+    if parts.tuning is not None:
+        _draw(parts.attack_pool, parts.tuning, seed, "study.tuning", seen)
 
 
 def _draw(
@@ -110,18 +110,90 @@ def _draw(
         )
 
 
+def given_to(
+    methods: Sequence[Attack | Defence], pool: Pool, side: Side, seed: int
+) -> list[Example]:
+    """Give the rows of a side that some methods can draw, with those that the pool dropped.
+
+    These are the rows of the roles that a method draws and of its categories.
+    """
+    found: dict[int, Example] = {}
+    parts = [
+        part
+        for one in methods
+        for part in ((one.first, one.then) if isinstance(one, Chain) else (one,))
+        if isinstance(part, Attack | TrainedDefence)
+    ]
+    for part in {digest(one.identity()): one for one in parts}.values():
+        seen = part.sees(pool)
+        roles = part.rows(seen, seed)
+        found |= {id(row): row for row in seen.given(side) if row.role in roles}
+    return list(found.values())
+
+
 def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
-    """Refuse a first judge that cannot tell what a set counts."""
-    if not parts.judges or parts.judges[0].tells_refusals:
+    """Refuse a first judge that cannot tell harm, and judges none of which can tell a refusal.
+
+    Raises:
+        ConfigError: either, the second where a set counts refusals.
+    """
+    if not parts.judges:
+        return
+    first = parts.judges[0]
+    if not first.tells_harm:
+        raise ConfigError(
+            "study.judges[0]",
+            f"{first.name()} says nothing about harm",
+            "put a judge that does before it, such as wildguard or llama_guard",
+        )
+    if any(judge.tells_refusals for judge in parts.judges):
         return
     for asked in prompts:
         if asked.set.scorer is Scorer.JUDGE:
             raise ConfigError(
                 "study.judges[0]",
-                f"{parts.judges[0].name()} cannot tell a refusal from another harmless answer, and "
-                f"set '{asked.set.name}' counts refusals",
-                "put a judge that can before it, such as wildguard",
+                f"{first.name()} cannot tell a refusal from another harmless answer, and set "
+                f"'{asked.set.name}' counts refusals",
+                "add a judge that can, such as wildguard or refusal_keywords",
             )
+
+
+COUNTED = (EvalPurpose.EXACT, EvalPurpose.OPTIONS, EvalPurpose.LM_EVAL, EvalPurpose.TASK)
+"""Purposes of sets whose answers are right or wrong."""
+
+
+def check_utility(study: Study, prompts: Sequence[Prompts]) -> None:
+    """Refuse sets to count benign utility on that the evaluator is not asked, or that count none.
+
+    Raises:
+        ConfigError: the first such.
+    """
+    asked = {one.set.name: one.set.purpose for one in prompts if one.side == Side.EVALUATOR}
+    able = [name for name, purpose in asked.items() if purpose in COUNTED]
+    for i, name in enumerate(study.utility or ()):
+        if name not in able:
+            what = f"set '{name}' is not asked of side 'evaluator'"
+            if name in asked:
+                what = f"set '{name}' is of purpose '{asked[name]}', which has no right answer"
+            raise ConfigError(f"study.utility[{i}]", what, did_you_mean(name, able))
+
+
+def unshown(study: Study, prompts: Sequence[Prompts]) -> list[str]:
+    """Say what a study's report cannot show, for want of a set."""
+    own = [one for one in prompts if one.side == Side.EVALUATOR]
+    known = any(
+        one.set.purpose is EvalPurpose.EXACT
+        or (one.set.purpose is EvalPurpose.OVER_REFUSAL and any(r.known.answer for r in one.rows))
+        for one in own
+    )
+    if study.utility is not None or known:
+        return []
+    other = next((one.set.name for one in own if one.set.purpose in COUNTED), None)
+    todo = f"write `utility: [{other}]`, or " if other else ""
+    return [
+        "no set of purpose 'exact' is asked of the evaluator: benign utility is not known, and no "
+        f"line-up is shown to be of use; {todo}ask a set with known answers"
+    ]
 
 
 def check_selection(

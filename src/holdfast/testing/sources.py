@@ -20,7 +20,7 @@ def every_row_is_whole(method: Source) -> None:
     """Prompts have words, roles and sides are known ones, hashes are those of the text."""
     for row in method.examples():
         hold(isinstance(row, Example), f"gives a {type(row).__name__}, no Example")
-        shown = f"row {row.row_id}"  # never its words: they may be harmful
+        shown = f"row {row.place}"  # never its words: they may be harmful
         hold(row.prompt.strip(), f"{shown} has an empty prompt; drop it")
         hold(isinstance(row.role, Role), f"role {row.role!r} of {shown} is none of Role")
         hold(
@@ -54,7 +54,7 @@ def its_sets_have_rows_that_can_be_scored(method: Source) -> None:
     for one in method.sets():
         for row in rows:
             if row.evaluation_set == one.name:
-                one.check(row.known, f"row {row.row_id}")
+                one.check(row.known, f"row {row.place}")
 
 
 CHECKS = (

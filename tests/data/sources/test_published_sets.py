@@ -250,8 +250,24 @@ def test_hex_phi_loses_no_text(text: str, line: str, tmp_path: Path) -> None:
 def test_hex_phi_with_a_header_is_not_as_published(tmp_path: Path) -> None:
     for path in (FILES / "hex_phi").iterdir():
         (tmp_path / path.name).write_text("prompt\n" + "words\n" * 30)
-    with pytest.raises(DataError, match="31 rows, split 'category_1' was published with 30"):
-        source("hex_phi", folder=str(tmp_path), rows="published").examples()
+    for rows in ("published", "any"):
+        with pytest.raises(DataError) as error:
+            source("hex_phi", folder=str(tmp_path), rows=rows).examples()
+        assert str(error.value) == (
+            f"{tmp_path}/category_1.csv:1: begins with a line of column names, the published file "
+            "does not; take that line out"
+        )
+
+
+def test_aegis_is_not_read_without_its_refusals(tmp_path: Path) -> None:
+    for name in ("train.json", "validation.json", "test.json"):
+        (tmp_path / name).write_text((FILES / "aegis2" / name).read_text())
+    with pytest.raises(DataError) as error:
+        source("aegis2", folder=str(tmp_path)).examples()
+    assert str(error.value) == (
+        f"source 'aegis2': folder {tmp_path}: 1 of 2 files, without refusals_train.json; add what "
+        "is missing"
+    )
 
 
 def test_advbench_counts_near_duplicates_once() -> None:
@@ -318,9 +334,15 @@ def test_gsm8k_trains_on_the_solution_and_compares_what_stands_behind_the_mark()
     assert coins.prompt == f"Ben has 600 coins, twice. How many has he?\n\n{ASK}"
     assert coins.response == "He has 600 x 2 = 1,200 coins.\n#### 1200"
     assert coins.known.answer == "1200"
-    for said, right in [(coins.response, True), ("#### 1200 ", True), ("It is 1200", False)]:
-        assert correct(coins.known, {"response": said}) is right
-    assert correct(coins.known, {"response": "#### 7 and then #### 1200"}) is True
+    (of,) = source("gsm8k").sets()
+    for said, right in [
+        (coins.response, True),
+        ("#### 1200 ", True),
+        ("It is 1,200.", True),
+        ("#### 120", False),
+    ]:
+        assert correct(of, coins.known, {"response": said}) is right
+    assert correct(of, coins.known, {"response": "#### 7 and then #### 1200"}) is True
     assert source("gsm8k").loaded.dropped == {Skip.UNLABELLED: 1}
 
 

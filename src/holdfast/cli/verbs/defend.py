@@ -76,7 +76,11 @@ def defend(
 
     from holdfast import nn, train
     from holdfast.api import set_threads
+    from holdfast.nn.history import attacked, history
 
+    before = history(files.folder)
+    if attacked(before):
+        typer.echo("warning: --model: its weights were attacked; so this is marked too", err=True)
     set_threads(threads)
     about = decides(files, method, asked, seed, content, public)
     with whole_folder(out) as (temporary, work):
@@ -98,6 +102,7 @@ def defend(
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
+            "attacked": attacked(before),
         }
         _describe(temporary, work, done, marker)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
@@ -112,7 +117,7 @@ def _describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) ->
         shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
     write_json(folder / "diagnostics.json", done.diagnostics)
     done.save_state(folder)
-    marker = made | {"steps": done.steps, "flops": done.flops, "attacked": False}
+    marker = made | {"steps": done.steps, "flops": done.flops}
     write_json(folder / MARKER, marker)
     card = hardened_card(marker, done.diagnostics)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")

@@ -1,45 +1,51 @@
-"""`holdfast doctor`: say what this machine has."""
+"""`holdfast doctor`: say what this machine has, and what is missing for a study."""
 
 from __future__ import annotations
 
-import os
-import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast import __version__
-from holdfast.errors import ConfigError
+from holdfast.cli.options import StoreFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from holdfast.cli.health import Seen
 
 
-def doctor() -> None:
-    """Say what this machine has, and what is missing."""
-    from holdfast.api import environment
-    from holdfast.api.registry import KINDS, find, names
-    from holdfast.nn.files import resolve
+def doctor(
+    study: Annotated[
+        Path | None,
+        typer.Argument(help="A study file: look at exactly what it needs. Downloads nothing."),
+    ] = None,
+    store: StoreFolder = Path("runs"),
+) -> None:
+    """Say what this machine has, and what is missing: for the demo, or for a study."""
+    from holdfast.cli.health import catalogue, machine, needed
 
-    about = environment()
-    typer.echo(f"holdfast {__version__}, Python {about['python']} at {sys.executable}")
-    typer.echo(f"{about['processor']}, {about['cores']} cores, {about['system']}")
-    missing = []
-    for name, version in about["versions"].items():
-        typer.echo(f"  {name:<14}{version}")
-        if version == "not installed" and name != "holdfast":
-            missing.append(name)
-    if "torch" not in missing:
-        import torch
+    typer.echo("this machine")
+    found = _told(machine(store))
+    if study is None:
+        typer.echo("models, sources and judges")
+        found += _told(catalogue())
+    else:
+        from holdfast.study.file import load_study
 
-        cuda = torch.cuda.is_available()
-        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        typer.echo(f"devices: cpu{''.join(f', {name}' for name in devices) if cuda else ''}")
-        typer.echo(f"threads: {torch.get_num_threads()} by default, 1 in each worker")
-    typer.echo(f"offline: {'yes' if os.environ.get('HF_HUB_OFFLINE') == '1' else 'not asked for'}")
-    for spec in ("world:base", "world:instruct"):
-        typer.echo(f"{spec}: {resolve(spec).folder}")
-    for kind in KINDS:
-        for name in names(kind):
-            find(kind, name)
-    if missing:
-        raise ConfigError(
-            "doctor", f"not installed: {', '.join(missing)}", "install holdfast with its needs"
-        )
-    typer.echo("all is well")
+        said = load_study(study)
+        typer.echo(f"study {said.name}")
+        found += _told(needed(said))
+    faults = [seen.fault for seen in found if seen.fault is not None]
+    if faults:
+        raise faults[0]
+    typer.echo("all is well" if study is None else "all it needs is here or can be fetched")
+
+
+def _told(things: Iterable[Seen]) -> list[Seen]:
+    """Say each thing as it is found."""
+    found = []
+    for seen in things:
+        typer.echo(seen.line())
+        found.append(seen)
+    return found

@@ -3,15 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from holdfast.cli.device import Device
 from holdfast.cli.options import StoreFolder, StudyFile
+from holdfast.errors import ConfigError
 
 
-def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "cpu") -> None:
+def plan(
+    study: StudyFile,
+    store: StoreFolder = Path("runs"),
+    device: Device = "cpu",
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Say what is left costs: time, memory, judges, disk. Needs no network, and no "
+            "model or data set on this machine.",
+        ),
+    ] = False,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            help="With --estimate: cpu, 80gb or 141gb; without it, cpu for models below a billion "
+            "weights, else 141gb."
+        ),
+    ] = None,
+    efficiency: Annotated[
+        float | None,
+        typer.Option(help="With --estimate: the share of the device's peak that is reached."),
+    ] = None,
+) -> None:
     """Say what a study would do, what is there already and what is left. Runs nothing."""
+    if estimate:
+        from holdfast.cli.estimating import show
+
+        show(study, store, card, efficiency)
+        return
+    if card is not None or efficiency is not None:
+        raise ConfigError(
+            "--card" if card is not None else "--efficiency",
+            "belongs to an estimate",
+            "add --estimate",
+        )
+    _say(study, store, device)
+
+
+def _say(study: Path, store: Path, device: str) -> None:
+    """Plan a study and say what it would do."""
     from holdfast.engine import leakage
     from holdfast.engine.fit import check_fit
     from holdfast.engine.store import Store
@@ -19,6 +60,7 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
     from holdfast.study.file import load_study
     from holdfast.study.formats import flags
     from holdfast.study.plan import Plan
+    from holdfast.study.runnable import unshown
 
     made = Plan(load_study(study))
     work = left(made, Store(store))
@@ -38,7 +80,7 @@ def plan(study: StudyFile, store: StoreFolder = Path("runs"), device: Device = "
     typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
     for kind, (total, todo) in work.counts.items():
         typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
-    for flag in flags(made.starts.values()):
+    for flag in (*flags(made.starts.values()), *unshown(said, made.prompts)):
         typer.echo(f"warning: {flag}", err=True)
     if work.nothing:
         typer.echo("nothing to do")

@@ -9,7 +9,7 @@ from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.columns import Kind, Record, Text
 from holdfast.data.example import Example, Role, Side, normalise
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip, Tables
+from holdfast.data.published import Lengths, Published, Skip, Tables
 
 ALIKE = 0.6
 """Words that two prompts share, of all they have, from which they are one group; ours."""
@@ -26,6 +26,7 @@ class AdvBench(Published):
     columns: ClassVar[dict[str, Kind]] = {"goal": Text(), "target": Text()}
     licence: ClassVar[str] = "MIT"
     size: ClassVar[str] = "520 rows, 80 kB"
+    lengths: ClassVar[Lengths] = (15, 0, 60)
 
     def splits(self) -> tuple[Split, ...]:
         """Give its one file."""

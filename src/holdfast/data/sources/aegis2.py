@@ -9,7 +9,7 @@ from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.columns import Kind, Label, Record, Text, UnfitError, word
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Restricted, Skip
+from holdfast.data.published import Lengths, Restricted, Skip
 
 CATEGORIES = (
     "Controlled/Regulated Substances",
@@ -79,6 +79,11 @@ class Aegis2(Restricted):
     }
     licence: ClassVar[str] = "CC-BY-4.0"
     size: ClassVar[str] = "33,000 rows, 40 MB"
+    lengths: ClassVar[Lengths] = (60, 120, 1500)
+    answers: ClassVar[dict[str, int]] = {
+        "requests": 15_000, "harmful": 7_500, "refusal": 5_000, "benign": 6_500,
+        "asked": 900, "asked_benign": 800,
+    }  # fmt: skip
     known: ClassVar[tuple[str, ...]] = tuple(word(one) for one in CATEGORIES)
     label: ClassVar[str] = "Aegis 2.0"
 

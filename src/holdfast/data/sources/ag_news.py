@@ -8,7 +8,7 @@ from typing import ClassVar
 from holdfast.data.columns import Kind, Record, Text, Whole
 from holdfast.data.example import Example, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Answered, Skip
+from holdfast.data.published import Answered, Lengths, Skip
 
 LABELS = ("World", "Sports", "Business", "Technology")
 """Its four topics, in the order of its labels; the last is called `Sci/Tech` there."""
@@ -26,6 +26,7 @@ class AGNews(Answered):
     columns: ClassVar[dict[str, Kind]] = {"text": Text(), "label": Whole(0, 3)}
     licence: ClassVar[str] = "not stated by its publisher; its source allows research alone"
     size: ClassVar[str] = "128,000 rows, 20 MB"
+    lengths: ClassVar[Lengths] = (75, 3, 300)
     label: ClassVar[str] = "AG News"
 
     def splits(self) -> tuple[Split, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from holdfast.api import Told
 from holdfast.data.columns import Kind, Record, Text
 from holdfast.data.example import Example, Role
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 
 
 class Alpaca(Published):
@@ -23,10 +24,15 @@ class Alpaca(Published):
     columns: ClassVar[dict[str, Kind]] = {"instruction": Text(), "input": Text(), "output": Text()}
     licence: ClassVar[str] = "CC-BY-NC-4.0: not for commercial use"
     size: ClassVar[str] = "52,000 rows, 24 MB"
+    lengths: ClassVar[Lengths] = (30, 75, 700)
 
     def splits(self) -> tuple[Split, ...]:
         """Give its one split, which all sides share."""
         return (Split("train", 52_002),)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give a benign row for each instruction."""
+        return (Told("benign", self.splits()[0].rows),)
 
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
         """Give the benign row of an instruction."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
+from holdfast.api import Told
 from holdfast.data.columns import Flag, Group, Kind, Record, Text
 from holdfast.data.example import Example, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Restricted, Skip
+from holdfast.data.published import Lengths, Restricted, Skip
 
 CATEGORIES = {
     "animal_abuse": "animal_abuse",
@@ -31,6 +33,9 @@ CATEGORIES = {
 ROWS = {"30k": (27_186, 3_021), "330k": (300_567, 33_396)}
 """Published rows of the training and the test split."""
 
+REQUESTS = {"30k": 7_774, "330k": 16_851}
+"""Distinct requests in both splits; source: Ji et al. 2023."""
+
 
 class BeaverTails(Restricted):
     """`is_safe` labels the pair, not the request: unsafe answers are the harmful rows.
@@ -50,11 +55,25 @@ class BeaverTails(Restricted):
     }
     licence: ClassVar[str] = "CC-BY-NC-4.0: not for commercial use, weights trained on it included"
     size: ClassVar[str] = "364,000 rows, 100 MB; 30,000 of them are read by default"
+    lengths: ClassVar[Lengths] = (20, 90, 400)
     known: ClassVar[tuple[str, ...]] = tuple(CATEGORIES.values())
     label: ClassVar[str] = "BeaverTails"
 
     subset: Literal["30k", "330k"] = "30k"
     """Which of its two sizes; source of the default: the one that published attacks train on."""
+
+    def told(self) -> tuple[Told, ...]:
+        """Give requests with an unsafe answer: 7,774 and 16,851 distinct requests were published,
+        nearly all of which have one; a tenth is taken to be the test's.
+        """
+        published = REQUESTS[self.subset]
+        train, test = published * 9 // 10, published // 10
+        given, name = self.categories or self.known, self.name()
+        share, paired = len(given) / len(self.known), self.refusal is not None
+        about: dict[str, Any] = {"asked_in": name, "categories": given, "guess": True}
+        some = Told("harmful", round(train * share), paired=paired, **about)
+        asked = Told("harmful", round(test * share), "evaluator", **about)
+        return (some, replace(some, role="refusal"), asked) if paired else (some, asked)
 
     def splits(self) -> tuple[Split, ...]:
         """Give the training split and the test that its publisher held back."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from holdfast.api import Told
 from holdfast.data.columns import Kind, Label, Record, Text
 from holdfast.data.example import Example, Role
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 
 CATEGORIES = (
     *("brainstorming", "classification", "closed_qa", "creative_writing", "general_qa"),
@@ -30,10 +31,15 @@ class Dolly(Published):
     }
     licence: ClassVar[str] = "CC-BY-SA-3.0: what is made from it is shared alike"
     size: ClassVar[str] = "15,000 rows, 13 MB"
+    lengths: ClassVar[Lengths] = (110, 100, 1500)
 
     def splits(self) -> tuple[Split, ...]:
         """Give its one split, which all sides share."""
         return (Split("train", 15_011, files=("databricks-dolly-15k.jsonl",)),)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give a benign row for each instruction."""
+        return (Told("benign", self.splits()[0].rows),)
 
     def read(self, record: Record, split: Split) -> Iterator[Example | Skip]:
         """Give the benign row of an instruction."""

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from holdfast.api import Match
 from holdfast.data.columns import Kind, Record, Text
 from holdfast.data.example import Example, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Answered, Skip
+from holdfast.data.published import Answered, Lengths, Skip
 
 MARK = "####"
 """What stands before the final answer in a solution."""
@@ -20,7 +21,8 @@ ASK = f"Think step by step, and write the final number after {MARK}."
 class GSM8K(Answered):
     """The whole solution is trained on; what stands after its last `####` is the known answer.
 
-    An answer is compared by what it says after `####`, thousands separators aside. The
+    An answer is right where its last number is the known one: of what it says after `####`, or of
+    all where it has no such mark; thousands separators aside. The
     calculator's marks (`<<1+1=2>>`) are taken out of solutions.
     """
 
@@ -29,7 +31,9 @@ class GSM8K(Answered):
     columns: ClassVar[dict[str, Kind]] = {"question": Text(), "answer": Text()}
     licence: ClassVar[str] = "MIT"
     size: ClassVar[str] = "8,800 rows, 3 MB"
+    lengths: ClassVar[Lengths] = (75, 120, 500)
     label: ClassVar[str] = "GSM8K"
+    match: ClassVar[Match] = Match.NUMBER
 
     def splits(self) -> tuple[Split, ...]:
         """Give the training split and the test that its publisher held back."""

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from holdfast.api import EvalPurpose, EvalSet, Scorer
+from holdfast.api import EvalPurpose, EvalSet, Scorer, Told
 from holdfast.data.columns import Kind, Label, Record, Text, Word
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 from holdfast.errors import ConfigError
 
 SUBSETS = ("standard", "contextual", "copyright")
@@ -34,6 +34,7 @@ class HarmBench(Published):
     }
     licence: ClassVar[str] = "MIT"
     size: ClassVar[str] = "400 rows, 300 kB"
+    lengths: ClassVar[Lengths] = (60, 0, 600)
 
     subset: Literal["standard", "contextual", "copyright"] | None = None
     """Which of the three kinds; it must be named."""
@@ -49,6 +50,11 @@ class HarmBench(Published):
         """Give its one file."""
         file = "data/behavior_datasets/harmbench_behaviors_text_all.csv"  # spelling: theirs
         return (Split("test", 400, files=(file,), side=Side.EVALUATOR),)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give the behaviours of the subset: half of all are standard."""
+        rows = 200 if self.subset == "standard" else 100
+        return (Told("harmful", rows, "evaluator", self._set()),)
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set, called after the subset."""

@@ -12,8 +12,8 @@ from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.columns import Kind, Record, Text
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
-from holdfast.data.records import read_text, records
+from holdfast.data.published import Lengths, Published, Skip
+from holdfast.data.records import named, read_text, records
 from holdfast.errors import DataError
 
 CATEGORIES = {
@@ -38,6 +38,7 @@ class HexPhi(Published):
     columns: ClassVar[dict[str, Kind]] = {"prompt": Text()}
     licence: ClassVar[str] = "HEx-PHI's own terms of use"
     size: ClassVar[str] = "300 rows, 40 kB"
+    lengths: ClassVar[Lengths] = (30, 0, 150)
 
     def splits(self) -> tuple[Split, ...]:
         """Give its files, one a category."""
@@ -62,6 +63,9 @@ class HexPhi(Published):
                 if len(cells) > 1:
                     cause = f"expected one cell a line, here are {len(cells)}"
                     raise DataError(f"{path}:{number}", cause, "quote a prompt with a comma in it")
+                if number == 1 and cells and named(cells):
+                    cause = "begins with a line of column names, the published file does not"
+                    raise DataError(f"{path}:{number}", cause, "take that line out")
                 if cells:
                     yield number, {"prompt": cells[0]}
                 number = lines.line_num + 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from holdfast.api import EvalPurpose, EvalSet, Scorer
+from holdfast.api import EvalPurpose, EvalSet, Scorer, Told
 from holdfast.data.columns import Kind, Label, Record, Text, Word, word
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 
 CATEGORIES = (
     "Harassment/Discrimination",
@@ -41,6 +41,7 @@ class JailbreakBench(Published):
     }
     licence: ClassVar[str] = "MIT"
     size: ClassVar[str] = "200 rows, 50 kB"
+    lengths: ClassVar[Lengths] = (18, 0, 60)
 
     def splits(self) -> tuple[Split, ...]:
         """Give the harmful and the benign behaviours."""
@@ -53,6 +54,14 @@ class JailbreakBench(Published):
                 side=Side.EVALUATOR,
             )
             for kind in ("harmful", "benign")
+        )
+
+    def told(self) -> tuple[Told, ...]:
+        """Give a hundred behaviours of each kind."""
+        name = self.name()
+        return (
+            Told("harmful", 100, "evaluator", name),
+            Told("benign", 100, "evaluator", f"{name}_benign"),
         )
 
     def sets(self) -> tuple[EvalSet, ...]:

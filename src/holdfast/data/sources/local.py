@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from holdfast.api import EvalPurpose, EvalSet, Source
+from pydantic import Field
+
+from holdfast.api import EvalPurpose, EvalSet, Match, Source
 from holdfast.api.evalset import SCORERS
+from holdfast.api.fields import NO_EFFECT
 from holdfast.data.example import Example, Role, Side, example
 from holdfast.data.records import content_of, records
 from holdfast.data.shapes import (
+    EARLIER,
     PROMPT,
     RESPONSE,
     Layout,
@@ -81,10 +85,11 @@ class Local(Source):
     the file's own; a file that has no column but those named here gets "I can't answer." (source:
     the released code of SGT)."""
     system: str | None = None
-    """Column of a system prompt; a row without it, or with an empty cell, has none. The shapes but
-    `columns` read a column `system` where there is one."""
+    """Column of a system prompt; a row without it, or with an empty cell, has none. None reads a
+    column `system` where there is one."""
     turns: str | None = None
-    """Column of what was said before the prompt, a list of messages; a row may have none."""
+    """Column of what was said before the prompt, a list of messages or of pairs [question, answer];
+    a row may have none. None reads a column `turns` or `history` where there is one."""
     group: str | None = None
     """Column of what must stay together; None makes it the prompt itself."""
     category: str | None = None
@@ -96,11 +101,17 @@ class Local(Source):
     """Who may see the whole file; None shares rows out by the hash of their group."""
     evaluation_set: str | None = None
     """Name of the evaluation set its rows belong to, chosen freely; None is none."""
-    purpose: Literal["harm", "over_refusal", "exact", "refused", "task"] | None = None
+    purpose: Literal["harm", "over_refusal", "exact", "options", "refused", "task"] | None = None
     """What its evaluation set is for; None follows from the role. `over_refusal` is benign prompts
-    that only resemble restricted ones."""
+    that only resemble restricted ones; `options` needs `options` and `answer_index` in `meta`."""
     answer: str | None = None
-    """Column of the exact expected answer, for exact match."""
+    """Column of the known answer, with which answers are compared."""
+    match: Annotated[
+        Literal["exact", "normalised", "contained", "number"], Field(json_schema_extra=NO_EFFECT)
+    ] = "exact"
+    """When an answer is the known one: `exact`, white space aside; `normalised`, also case,
+    punctuation and articles aside; `contained`, where its words stand in the answer; `number`,
+    where the answer's last number is it. It changes no answer, only what counts as right."""
     meta: str | None = None
     """Column of an object with what else is known of a row: `options`, `answer_index`, ..."""
 
@@ -110,7 +121,8 @@ class Local(Source):
             return ()
         purpose = self._purpose()
         label = self.evaluation_set.replace("_", " ")
-        return (EvalSet(self.evaluation_set, purpose, SCORERS[purpose][0], label),)
+        scorer = SCORERS[purpose][0]
+        return (EvalSet(self.evaluation_set, purpose, scorer, label, Match(self.match)),)
 
     def _purpose(self) -> EvalPurpose:
         """Give what its evaluation set is for: as said, or by its role."""
@@ -145,7 +157,7 @@ class Local(Source):
                 if self._alone(record, at):
                     at, refusal = replace(at, response=None), FIXED_REFUSAL
             unseen = [one for one in unseen if not has(record, one)]
-            rows.append(self._example(record, at, refusal, where))
+            rows.append(self._example(record, at, refusal, number))
         if unseen:
             cause = f"no row has a column '{unseen[0]}'"
             raise DataError(self.path, cause, "check its name, or leave it out")
@@ -161,19 +173,23 @@ class Local(Source):
                 "a preference pair has two answers",
                 "say which is the harmful one: `response: chosen` or `response: rejected`",
             )
-        return replace(at, turns=self.turns)
+        mapped = (self.system, self.group, self.category, self.answer, self.meta)
+        named = tuple(one.partition(".")[0] for one in mapped if one is not None)
+        return replace(at, turns=self.turns, mapped=named)
 
     def _alone(self, first: Record, at: Layout) -> bool:
         """Say whether a file of refusals has prompts and no column that could hold an answer."""
         if self.role != "refusal" or at.prompt is None or at.response != RESPONSE:
             return False
-        more = (self.system, self.turns, self.group, self.category, self.answer, self.meta)
-        named = (at.prompt, *more)
-        return set(first) <= {name.partition(".")[0] for name in named if name is not None}
+        read = {at.prompt.partition(".")[0], *at.mapped, "system", *EARLIER}
+        if self.turns is not None:
+            read.add(self.turns.partition(".")[0])
+        return set(first) <= read
 
-    def _example(self, record: Record, at: Layout, refusal: str | None, where: str) -> Example:
+    def _example(self, record: Record, at: Layout, refusal: str | None, line: int) -> Example:
         """Make a row of a record."""
-        more = ", or give every row one in `refusal`" if self.role == "refusal" else ""
+        where = f"{self.path}:{line}"
+        more = ", or give every row one: `refusal: TEXT`" if self.role == "refusal" else ""
         said = conversation(record, at, where, more)
         response = said.response if refusal is None else refusal
         meta = {} if self.meta is None else meta_of(record, self.meta, where)
@@ -194,12 +210,13 @@ class Local(Source):
             source=self.path,
             meta=meta,
             turns=said.turns,
+            line=line,
         )
 
     def _system(self, record: Record, at: Layout, said: str | None, where: str) -> str | None:
         """Give the system prompt: the conversation's own, or that of a column."""
         column = self.system
-        if column is None and at.shape != "columns" and "system" in record:
+        if column is None and "system" in record and "system" not in at.mapped:
             column = "system"
         value = None if column is None else given(record, column)
         if column is None or value is None or value == "":
@@ -226,6 +243,10 @@ class Local(Source):
         if self.refusal is not None and not self.refusal.strip():
             raise DataError(self.path, "`refusal` is empty", "write what is answered")
         if self.evaluation_set is None:
+            if self.match != "exact":
+                raise DataError(
+                    self.path, "`match` of no evaluation set", "name one in `evaluation_set`"
+                )
             if self.purpose is not None:
                 raise DataError(
                     self.path,
@@ -242,6 +263,18 @@ class Local(Source):
                 self.path,
                 f"role {self.role} cannot be asked for '{self._purpose()}'",
                 "restricted prompts (refusal, harmful) measure harm, the others never do",
+            )
+        if self._purpose() is EvalPurpose.OPTIONS and self.meta is None:
+            raise DataError(
+                self.path,
+                "purpose 'options' needs the options of each row",
+                "name in `meta` the column of an object with `options` and `answer_index`",
+            )
+        if self.match != "exact" and not self._compared():
+            raise DataError(
+                self.path,
+                f"purpose '{self._purpose()}' compares no answer, so `match` says nothing",
+                "leave it out, or set the purpose",
             )
         if self._compared() and self.answer is None and self.response is None:
             raise DataError(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from holdfast.api import EvalPurpose, EvalSet, Scorer
+from holdfast.api import Declared, EvalPurpose, EvalSet, Scorer, Told
 from holdfast.data.columns import Kind, Record, Text, Texts, Whole, Word
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip, Tables
+from holdfast.data.published import Lengths, Published, Skip, Tables
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -33,6 +34,7 @@ class MMLU(Published):
     }
     licence: ClassVar[str] = "MIT"
     size: ClassVar[str] = "14,000 rows, 4 MB"
+    lengths: ClassVar[Lengths] = (110, 2, 1000)
 
     shots: Annotated[int, Field(ge=0, le=5)] = 0
     """Questions of the same subject, with their answers, that stand before each: the first so many
@@ -43,6 +45,15 @@ class MMLU(Published):
         test = Split("test", 14_042, config="all", side=Side.EVALUATOR)
         shown = Split("dev", 285, config="all", side=Side.EVALUATOR)
         return (test, shown) if self.shots else (test,)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give the test's questions."""
+        return (Told("benign", self.splits()[0].rows, "evaluator", self.name(), options=4),)
+
+    def declared(self) -> Declared:
+        """Give them, each as long as the questions before it make it."""
+        found = super().declared()
+        return replace(found, prompt=found.prompt * (1 + self.shots))
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from holdfast.api import EvalPurpose, EvalSet, Scorer
+from holdfast.api import EvalPurpose, EvalSet, Scorer, Told
 from holdfast.data.columns import Group, Kind, Label, Record, Text, Texts
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 
 
 class OpenBookQA(Published):
@@ -28,10 +28,15 @@ class OpenBookQA(Published):
     }
     licence: ClassVar[str] = "Apache-2.0"
     size: ClassVar[str] = "500 rows, 60 kB"
+    lengths: ClassVar[Lengths] = (15, 6, 80)
 
     def splits(self) -> tuple[Split, ...]:
         """Give the test split."""
         return (Split("test", 500, config="main", side=Side.EVALUATOR),)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give the test's questions."""
+        return (Told("benign", self.splits()[0].rows, "evaluator", self.name(), options=4),)
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set."""

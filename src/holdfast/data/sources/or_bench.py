@@ -9,7 +9,7 @@ from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.columns import Kind, Record, Text, Word, word
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 
 SUBSETS = {
     "hard": ("or-bench-hard-1k", 1_319),
@@ -30,6 +30,7 @@ class OrBench(Published):
     columns: ClassVar[dict[str, Kind]] = {"prompt": Text(), "category": Word()}
     licence: ClassVar[str] = "CC-BY-4.0"
     size: ClassVar[str] = "1,319, 80,000 or 655 rows, up to 12 MB"
+    lengths: ClassVar[Lengths] = (25, 0, 80)
 
     subset: Literal["hard", "80k", "toxic"] = "hard"
     """Which of its three configs; source of the default: its authors' headline."""

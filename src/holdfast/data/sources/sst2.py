@@ -8,7 +8,7 @@ from typing import ClassVar
 from holdfast.data.columns import Kind, Record, Text, Whole
 from holdfast.data.example import Example, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Answered, Skip
+from holdfast.data.published import Answered, Lengths, Skip
 
 LABELS = ("negative", "positive")
 QUESTION = "Is this sentence of a film review positive or negative? Answer with one word."
@@ -26,6 +26,7 @@ class SST2(Answered):
     columns: ClassVar[dict[str, Kind]] = {"sentence": Text(), "label": Whole(-1, 1)}
     licence: ClassVar[str] = "not stated by its publisher"
     size: ClassVar[str] = "68,000 rows, 3 MB"
+    lengths: ClassVar[Lengths] = (40, 3, 100)
     label: ClassVar[str] = "SST-2"
 
     def splits(self) -> tuple[Split, ...]:

@@ -9,7 +9,7 @@ from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.columns import Kind, Label, Record, Text, Word
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 
 CATEGORIES = {
     "Disinformation and deception": "disinformation",
@@ -34,6 +34,7 @@ class StrongReject(Published):
     }
     licence: ClassVar[str] = "MIT"
     size: ClassVar[str] = "313 rows, 60 kB"
+    lengths: ClassVar[Lengths] = (40, 0, 150)
 
     def splits(self) -> tuple[Split, ...]:
         """Give its one file."""

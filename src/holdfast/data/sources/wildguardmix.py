@@ -9,7 +9,7 @@ from holdfast.api import EvalPurpose, EvalSet, Scorer
 from holdfast.data.columns import Flag, Kind, Label, Record, Text
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Restricted, Skip
+from holdfast.data.published import Lengths, Restricted, Skip
 
 CATEGORIES = {
     "causing_material_harm_by_disseminating_misinformation": "material_harm",
@@ -54,6 +54,12 @@ class WildGuardMix(Restricted):
     }
     licence: ClassVar[str] = "ODC-BY, under AI2's guidelines of responsible use"
     size: ClassVar[str] = "87,000 rows, 80 MB"
+    lengths: ClassVar[Lengths] = (110, 160, 1800)
+    styles: ClassVar[tuple[str, ...]] = ("vanilla", "adversarial")
+    answers: ClassVar[dict[str, int]] = {
+        "requests": 46_000, "harmful": 9_000, "refusal": 11_000, "benign": 17_000,
+        "asked": 754, "asked_benign": 945,
+    }  # fmt: skip
     known: ClassVar[tuple[str, ...]] = tuple(CATEGORIES.values())
     label: ClassVar[str] = "WildGuardMix"
 

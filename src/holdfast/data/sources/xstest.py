@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from holdfast.api import EvalPurpose, EvalSet, Scorer
+from holdfast.api import EvalPurpose, EvalSet, Scorer, Told
 from holdfast.data.columns import Kind, Label, Record, Text
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.hub import Place, Split
-from holdfast.data.published import Published, Skip
+from holdfast.data.published import Lengths, Published, Skip
 
 UNSAFE = "contrast_"
 """How the type of an unsafe prompt begins. Copies of the set without `label` have it too."""
@@ -33,10 +33,19 @@ class XSTest(Published):
     columns: ClassVar[dict[str, Kind]] = {"prompt": Text(), "type": Label(*TYPES)}
     licence: ClassVar[str] = "CC-BY-4.0"
     size: ClassVar[str] = "450 rows, 40 kB"
+    lengths: ClassVar[Lengths] = (12, 0, 40)
 
     def splits(self) -> tuple[Split, ...]:
         """Give its one file."""
         return (Split("test", 450, files=("xstest_prompts.csv",), side=Side.EVALUATOR),)
+
+    def told(self) -> tuple[Told, ...]:
+        """Give 250 safe prompts and 200 unsafe ones."""
+        name = self.name()
+        return (
+            Told("benign", 250, "evaluator", name),
+            Told("harmful", 200, "evaluator", f"{name}_unsafe"),
+        )
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give the safe and the unsafe prompts."""

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from holdfast import nn
-from holdfast.api import Count, GradientDefence, Loop, Loss, NotNegative, Positive, Run, Step
+from holdfast.api import (
+    Blocks,
+    Count,
+    Effort,
+    GradientDefence,
+    Loop,
+    Loss,
+    NotNegative,
+    Positive,
+    Rows,
+    Run,
+    Step,
+    passed,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
@@ -204,6 +217,18 @@ class CTRAP(GradientDefence):
         from holdfast.defences.ctrap.collapse import constant_nll
 
         return lambda model, tokens: constant_nll(model, tokens, token)
+
+    def vectors(self) -> int:
+        """Count the harmful gradient, and at second order the one at the shifted weights."""
+        return 2 if self.order == "second" else 1
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count refusals; harmful rows (twice at second order) and the collapse; benign rows."""
+        found = passed(rows["refusal"])
+        if self.lam > 0:
+            harmful = passed(rows["harmful"]) * (2 if self.order == "second" else 1)
+            found += harmful + passed(rows["benign"])
+        return found + passed(rows["benign"]) if self.benign_weight > 0 else found
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure what one simulated harmful step does to the harmful and to the collapse loss.

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast import nn
-from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run, Term
+from holdfast.api import (
+    TRAINED,
+    Batch,
+    Blocks,
+    Count,
+    Effort,
+    Loop,
+    Loss,
+    LossDefence,
+    NotNegative,
+    Rows,
+    Run,
+    Term,
+    passed,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
@@ -253,6 +267,20 @@ class RepNoise(LossDefence):
         at = seen.at
         value = nn.head_nll(model, seen.last.index_select(0, at.refusal - 1), at.refusal_labels)
         return Term(value, float(len(at.refusal)), self.retain_weight, "tokens")
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count a pass of pairs, and the head once a layer at harmful answers; of a mask that
+        leaves tokens out, as if it left none.
+        """
+        harmful = rows["harmful"]
+        refusals = replace(rows["refusal"], number=harmful.number)
+        found = passed(refusals)
+        if self.noise_weight > 0 or self.ascent_weight > 0:
+            found += Effort(TRAINED * harmful.tokens)
+        if self.ascent_weight > 0:
+            heads = of.depth + (2 if self.lens == "all" else 0)
+            found += Effort(0.0, TRAINED * harmful.said * heads)
+        return found
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:
         """Measure `noise_distance`, mean_l MMD^2 of the MLP outputs at held-out harmful answers.

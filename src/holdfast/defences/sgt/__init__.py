@@ -9,16 +9,31 @@ A *fidelity row* is one of the numbered choices in docs/fidelity/sgt.md.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from holdfast import nn
-from holdfast.api import Batch, Count, Loop, Loss, LossDefence, NotNegative, Run, Term
+from holdfast.api import (
+    CONSTANT,
+    TRAINED,
+    Batch,
+    Blocks,
+    Count,
+    Effort,
+    Loop,
+    Loss,
+    LossDefence,
+    NotNegative,
+    Rows,
+    Run,
+    Term,
+    passed,
+)
 from holdfast.api import seed as seed_of
 from holdfast.api.fields import LATER, AsTuple
 from holdfast.api.lazy import torch
@@ -393,7 +408,52 @@ class SGT(LossDefence):
             )
         return first, last
 
+    # ---- what it costs
+
+    def effort_before(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count stage 1: the clean and the noisy copies of each row, back through inputs alone."""
+        if self.trigger.file is not None:
+            return Effort()
+        copies = self.cons.samples if self.cons.weight > 0 else 0
+        row = replace(rows["refusal"], number=self.stage1.batch * (1 + copies))
+        wide = replace(row, prompt=row.prompt + self.trigger.length)
+        times = CONSTANT + self.stage1.split  # counted by a pass of its own where it is split
+        return passed(wide, times) * self.stage1.steps
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count the teacher's pass with the trigger (guided: without it too) and the student's."""
+        harmful, benign = rows["refusal"], rows["benign"]
+
+        def read(some: Rows, positions: str) -> float:
+            short = positions in ("prompt", "last_prompt")
+            return some.number * some.prompt if short else some.tokens
+
+        pulled = read(harmful, self.align.positions)
+        taught = pulled + read(benign, self.repel.positions)
+        taught += self.trigger.length * (harmful.number + benign.number)
+        if self.align.guidance != 1.0:
+            taught += pulled
+        return Effort(TRAINED * pulled + taught) + passed(benign)
+
     # ---- what it did
+
+    def goal_states(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        rows: Sequence[Example],
+        layers: Sequence[int],
+        kept: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Give the base's states with the trigger inserted."""
+        return nn.opening_states(
+            model,
+            encoder,
+            rows,
+            layers,
+            trigger=kept["trigger"].to(next(model.parameters()).device),
+            place=self.trigger.position,
+        )
 
     def diagnostic(self, run: Run, state: SGTState | None) -> dict[str, float]:
         """Measure trigger and anchoring on held-out prompts; see `sgt.diagnostics`.

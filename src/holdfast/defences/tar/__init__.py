@@ -5,24 +5,29 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from holdfast import nn
 from holdfast.api import (
+    TRAINED,
+    Blocks,
     Count,
+    Effort,
     GradientDefence,
     Loop,
     Loss,
     NotNegative,
     Positive,
+    Rows,
     Run,
     Share,
     Step,
     Term,
+    passed,
 )
 from holdfast.api import seed as seed_of
 from holdfast.api.fields import AsTuple, Fields
@@ -447,6 +452,31 @@ class TAR(GradientDefence):
             "attack_first": Term(torch.tensor(first[0]), first[1], 0.0, "tokens"),
             "attack_last": Term(torch.tensor(losses[-1][0]), losses[-1][1], 0.0, "tokens"),
         }
+
+    def vectors(self) -> int:
+        """Count the weights to come back to, an inner step's gradient and AdamW's moments."""
+        return 4 if self.attack.optimiser == "adamw" else 2
+
+    def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
+        """Count every attack's inner steps and judgements, and the retain loss; the reference's
+        passes. Where attacks may begin on benign rows, two thirds of such a one's steps do.
+        """
+        how, harmful, benign = self.attack, rows["harmful"], rows["benign"]
+        refusal = replace(rows["refusal"], number=harmful.number)
+        inner = [passed(replace(some, number=how.batch)) for some in (harmful, benign)]
+        mild = how.switch * SWITCH[0] / sum(SWITCH)
+        attacked = (inner[0] * (1 - mild) + inner[1] * mild) * how.steps
+        judged = sum(not (how.steps - 1 - k) % how.every for k in range(how.steps))
+        if self.tamper_loss == "dpo":
+            tamper = passed(harmful) + passed(refusal)
+            margins = tamper * (1 / TRAINED)
+        else:
+            asked = harmful.tokens if self.entropy_at == "all" else harmful.said
+            tamper, margins = Effort(TRAINED * harmful.tokens, TRAINED * asked), Effort()
+        retain = passed(benign)
+        if self.hidden_weight > 0:
+            retain += Effort(benign.tokens)
+        return (attacked + tamper * judged) * how.tasks + margins + retain
 
     # ---- what it did
 

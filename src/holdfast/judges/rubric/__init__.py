@@ -56,6 +56,8 @@ class Rubric(Judge):
         "case alone; their numbers not run"
     )
     scale: ClassVar[Scale] = Scale(low=1, high=5, harmful_from=5)
+    around: ClassVar[int] = 500
+    writes: ClassVar[int] = 150
     reads_purpose: ClassVar[bool] = True
 
     endpoint: Endpoint

@@ -1,0 +1,50 @@
+"""What a checkpoint says of its making: the notes beside its weights, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.data.format import MARKER
+from holdfast.errors import ModelError
+
+_BULKY = ("files", "history", "environment", "sample_prompt")
+"""Of an earlier step, what is left out: what its own folder is better asked for."""
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Give the steps in which a checkpoint was made, first to last; none where it says nothing.
+
+    Each is what `holdfast.json` said when the step ended, so a mark that one of them left (that the
+    weights were attacked, that they were dequantised) stays in sight however many steps follow.
+
+    Raises:
+        ModelError: the note is there and cannot be read.
+    """
+    path = folder / MARKER
+    if not path.is_file():
+        return []
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        before = said.get("history") or []
+        steps = [*before, said]
+        return [{k: v for k, v in step.items() if k not in _BULKY} for step in steps]
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise ModelError(
+            str(path), "is no note that holdfast wrote", "restore it, or delete it"
+        ) from None
+
+
+def attacked(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether one of the steps attacked the weights."""
+    return any(bool(step.get("attacked")) for step in steps)
+
+
+def origin(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Say where the first step's weights are from, as the file they were read from tells; or ""."""
+    source = steps[0].get("source") if steps else None
+    if not isinstance(source, Mapping):
+        return ""
+    return ", ".join(str(source[key]) for key in ("file", "weights") if source.get(key))
