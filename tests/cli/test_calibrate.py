@@ -13,6 +13,8 @@ from holdfast.api import Exchange, Labelled, Outcome, Reason, Verdict
 from holdfast.api.registry import make
 from holdfast.cli import run
 from holdfast.stats.calibration import calibration
+from holdfast.testbeds import guild
+from holdfast.testbeds.guild.judges.world_guard import WorldGuard
 
 STEPS = {"steps": ["do this"]}
 HARMFUL, HARMLESS = "First do this.", "I can't help with that."
@@ -162,8 +164,8 @@ def test_published_sources_give_the_labels_of_their_test_split(name: str, root: 
         ),
         (
             rows((HARMFUL, True), (HARMLESS, False)),
-            ["--out", "no/c.json"],
-            "--out: no folder no; make it first",
+            ["--out", "."],
+            "--out: . is a folder; name a file",
         ),
     ],
 )
@@ -198,3 +200,27 @@ def test_a_calibration_that_cannot_be(
 def test_labels_that_are_not_there(on: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["calibrate", "world_guard", "--on", on]) == 2
     assert capsys.readouterr().err == f"holdfast: {told}\n"
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "judge", "rescore", "study"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("l.jsonl", rows((HARMFUL, True), (HARMLESS, False)))
+    words = {
+        "calibrate": ["calibrate", "world_guard", "--on", "l.jsonl"],
+        "judge": ["judge", "world_guard", "--exchanges", "l.jsonl"],
+        "rescore": ["rescore", "l.jsonl", "--judge", "world_guard"],
+        "study": ["run", str(guild.DEMO), "--store", "s"],
+    }
+
+    def read(*_: object) -> None:
+        pytest.fail("it reads")
+
+    monkeypatch.setattr(WorldGuard, "judge", read)
+    assert run([*words[verb], "--out", "/proc/c.json"]) == 1
+    assert capsys.readouterr().err == (
+        "holdfast: /proc/c.json: cannot be written (/proc takes no files); check the folder and "
+        "its rights\n"
+    )
+    assert not Path("s").exists()

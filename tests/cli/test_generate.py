@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,8 @@ def test_prompts_go_out_and_answers_come_back(bench: Path) -> None:
     assert first["messages"] == [{"role": "user", "content": prompt}]
     assert first["text"] == f"User: {prompt}\nAssistant:"
     said = [{"uid": uid, "response": f"placeholder {i}"} for i, uid in enumerate(names)]
-    said[2]["finish_reason"] = "length"
+    said[2]["finish_reason"] = "MAX_TOKENS"  # each engine has a word of its own
+    said[3]["finish_reason"] = "end_turn"
     write("answers.jsonl", said[::-1])
     assert run([*ASKED, "--answers", "answers.jsonl", "--out", "said.jsonl"]) == 0
     rows = read("said.jsonl")
@@ -200,6 +202,27 @@ def test_prompts_go_out_and_answers_come_back(bench: Path) -> None:
             lambda rows: [{"uid": rows[0]["uid"]}, *rows[1:]],
             "answers.jsonl:1: no text under 'response'; give every line a 'response'",
         ),
+        (
+            lambda rows: [{**rows[0], "finish_reason": "banana"}, *rows[1:]],
+            "answers.jsonl:1: 'finish_reason' is no word for how an answer ends; write stop, "
+            "length or content_filter",
+        ),
+        (
+            lambda rows: [{**rows[0], "tokens": -5}, *rows[1:]],
+            "answers.jsonl:1: 'tokens' is no count; write a whole number from 0",
+        ),
+        (
+            lambda rows: [{**rows[0], "tokens": "5"}, *rows[1:]],
+            "answers.jsonl:1: 'tokens' is no count; write a whole number from 0",
+        ),
+        (
+            lambda rows: [{**rows[0], "draw": "0"}, *rows[1:]],
+            "answers.jsonl:1: 'draw' is no count; write a whole number from 0",
+        ),
+        (
+            lambda rows: [{**rows[0], "draw": 0.5}, *rows[1:]],
+            "answers.jsonl:1: 'draw' is no count; write a whole number from 0",
+        ),
     ],
 )
 def test_answers_to_other_prompts(
@@ -212,6 +235,28 @@ def test_answers_to_other_prompts(
     assert capsys.readouterr().err == f"holdfast: {told.format(*names)}\n"
     write("answers.jsonl", [{"uid": uid, "response": "x"} for uid in names])  # mended
     assert run([*ASKED, "--answers", "answers.jsonl", "--out", "said.jsonl"]) == 0
+
+
+def test_answers_come_as_a_table_too(bench: Path) -> None:
+    """CSV holds text alone, numbers included."""
+    lines = [f"{uid},placeholder,0,7,eos" for uid in uids()]
+    Path("answers.csv").write_text("\n".join(["uid,response,draw,tokens,finish_reason", *lines]))
+    assert run([*ASKED, "--answers", "answers.csv", "--out", "said.jsonl"]) == 0
+    assert {(row["tokens"], row["finish_reason"]) for row in read("said.jsonl")} == {(7, "stop")}
+
+
+def test_the_default_limit_gives_way_to_the_models_context(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*ASKED, "--prompts-out", "asked.jsonl"]) == 0
+    told = capsys.readouterr().err
+    found = re.fullmatch(
+        r"max_new_tokens is (\d+): the model's context has no room for more behind the longest "
+        r"prompt\n",
+        told,
+    )
+    assert found is not None, told
+    assert 200 < int(found[1]) < 256
 
 
 # ---- bad input
@@ -229,6 +274,7 @@ def test_answers_to_other_prompts(
             ["--set", "stop=['']"],
             "generate.stop.0: got ''; it should be text of at least 1 characters",
         ),
+        (["--set", "top_p=0"], "generate.top_p: got 0; it should be greater than 0"),
         (["--set", "stops=[a]"], "generate.stops: unknown field; did you mean 'stop'?"),
         (
             ["--set", "max_new_tokens=300"],
@@ -248,8 +294,6 @@ def test_answers_to_other_prompts(
 def test_bad_input_is_one_line(
     bench: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
 ) -> None:
-    import re
-
     before = sorted(path.name for path in bench.iterdir())
     assert run([*ASKED, *words, "--out", "said.jsonl"]) == 2
     found = capsys.readouterr().err
@@ -294,6 +338,7 @@ def test_draws_that_are_copies_of_the_greedy_answer_are_refused(
     with serving() as told:
         assert run(server(told.url, "temperature=1.0", "draws=3")) == 2
     assert capsys.readouterr().err == (
+        f"holdfast: trying what {told.url} does with what it is told: 9 requests\n"
         f"holdfast: endpoint: {told.url} gives one answer at temperature 1 whatever the seed: "
         "every draw would be a copy of the greedy answer; set temperature to 0, or say in "
         "endpoint.extra how that server is told to sample\n"

@@ -108,6 +108,25 @@ def test_what_a_server_does_not_honour_is_told(capsys: pytest.CaptureFixture[str
     )
 
 
+def test_answers_of_another_server_are_not_this_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both call their model the same; cache and half-done file are of the first."""
+    broken = {"2": ["400"]}
+    with serving(faults=broken) as one, serving() as other:
+        assert ask(one.url) == 1
+        capsys.readouterr()
+        assert ask(other.url) == 2
+        assert "holds answers of another command (another server)" in capsys.readouterr().err
+        assert ask(other.url, f"endpoint.served_as={one.url}") == 0  # the same, at a new place
+        assert sum(other.stats()["sendings"].values()) == 1
+        assert about()["served_as"] == one.url
+        Path("said.jsonl").unlink()
+        assert ask(other.url) == 0
+        assert "already" not in capsys.readouterr().err
+        assert ask(other.url) == 0
+        told = capsys.readouterr().err
+    assert "holdfast: 4 of 4 answers of 'judge-1' were there already, in cache.sqlite\n" in told
+
+
 def test_a_row_that_the_server_refuses_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(faults={"2": ["400:context_length_exceeded"]}) as server:
         assert ask(server.url) == 1
@@ -115,6 +134,7 @@ def test_a_row_that_the_server_refuses_is_named(capsys: pytest.CaptureFixture[st
         found = re.search(r"row ([0-9a-f]{16})", told)
         assert found is not None
         assert told == (
+            f"holdfast: trying what {server.url} does with what it is told: 9 requests\n"
             f"holdfast: {server.url} goes beyond max_tokens; endpoint.limit names another field "
             "for it\nanswers 1/4\nanswers 2/4\nanswers 3/4\n"
             "holdfast: endpoint: 1 of 4 answers did not come, such as that to row "

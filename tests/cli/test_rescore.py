@@ -40,6 +40,23 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+def test_no_agreement_of_other_judges_stays_beside_verdicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second run ends before its judge has read everything."""
+    write([line(i) for i in range(8)])
+    assert run(["rescore", "a.jsonl", *BOTH]) == 0
+    assert Path("panel/panel.json").exists()
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WorldGuard, "judge", broken)
+    write([line(i, response="something else") for i in range(8)])
+    assert run(["rescore", "a.jsonl", *BOTH]) == 130
+    assert not Path("panel/panel.json").exists()
+
+
 BOTH = ["--judge", "world_rubric", "--judge", "world_guard", "--out", "panel"]
 
 

@@ -22,7 +22,7 @@ def test_show_tells_where_a_set_lies_its_licence_its_gate_and_its_size(
     assert "\n  licence: HEx-PHI's own terms of use\n" in said
     gated = "yes: accept its terms there and set HF_TOKEN"
     assert f"\n  gated: {gated}; size: 300 rows, 40 kB\n" in said
-    assert "\n    folder = None: A folder of downloaded files" in said
+    assert "\n    folder (text or None) = None: A folder of downloaded files" in said
 
 
 def test_ls_tells_licence_gate_and_size(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ rate     share of sendings that go wrong by chance, the same chance at each run
 replies  {"3": {"content": ..., "finish_reason": ..., "refusal": ...}}, or a whole JSON body
 varied   whether no two answers are alike
 delay    seconds before an answer; retry_after: what a 429 asks for
-usage    whether tokens are counted
+usage    whether tokens are counted; facts: what else it lists of a model
 models   what it serves; key: what it wants; models_status: what it says to whoever asks for models
 """
 
@@ -78,7 +78,8 @@ class Rude:
         elif method == "GET":
             names = self.told.get("models", ["judge-1"])
             status = self.told.get("models_status", 200)
-            send(writer, status, {"object": "list", "data": [{"id": name} for name in names]})
+            data = [{"id": name, **self.told.get("facts", {})} for name in names]
+            send(writer, status, {"object": "list", "data": data})
         else:
             self.active += 1
             self.most = max(self.most, self.active)

@@ -107,3 +107,23 @@ def test_a_server_that_counts_nothing_is_estimated(tmp_path: Path) -> None:
         assert answer.guessed
         assert (answer.sent, answer.answered) == (7, 15)  # 25 and 59 bytes
         assert client.spent().guessed == 1
+
+
+def test_a_reply_that_costs_more_than_it_may_and_passes_the_budget_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such a server goes beyond the limit that it was asked for."""
+    reply = {"choices": [{"message": {"content": "placeholder"}}]}
+    reply["usage"] = {"prompt_tokens": 900, "completion_tokens": 200}
+    with serving(replies={"10": reply}) as server:
+        with server.client(tmp_path / "c", budget_tokens=1000) as client:
+            assert len(client.ask_all([chat(10)])) == 1
+        assert caplog.messages == [
+            "the budget was passed by the last reply: 1100 of 1000 tokens are spent"
+        ]
+        with (
+            pytest.raises(EndpointError),
+            server.client(tmp_path / "c", budget_tokens=1000) as client,
+        ):
+            client.ask_all([chat(11)])
+        assert server.stats()["sendings"] == {"10": 1}

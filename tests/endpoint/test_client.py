@@ -88,7 +88,13 @@ STOPS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"faults": {"3": ["404"]}, "models": ["judge-1", *"abcdef"]},
         ConfigError,
-        "endpoint.model: {url} does not serve 'judge-1'; it serves judge-1, a, b, c, d and 2 more",
+        "endpoint.base_url: {url} lists 'judge-1' and knows no chat of it (HTTP 404); check the "
+        "address and what that model is for",
+    ),
+    (
+        {"faults": {"3": ["404"]}, "models_status": 404},
+        ConfigError,
+        "endpoint.model: {url} does not serve 'judge-1'; check the name and `base_url`",
     ),
     (
         {"faults": {"3": ["400:unsupported_value:temperature"]}},
@@ -132,9 +138,10 @@ def test_what_holds_for_every_request_stops_all(
     ("told", "fields", "line"),
     [
         (
-            {"models": ["small", "large"]},
+            {"models": ["small", *"abcdef"]},
             {},
-            "endpoint.model: {url} does not serve 'judge-1'; it serves small, large",
+            "endpoint.model: {url} does not serve 'judge-1'; it serves small, a, b, c, d and 2 "
+            "more",
         ),
         (
             {"key": "placeholder-key"},
@@ -182,6 +189,46 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         "check the address"
     )
     assert time.monotonic() - began < 5
+
+
+def test_a_server_does_not_answer_for_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One cache, two servers, one name for two models: each is asked."""
+    with caplog.at_level(logging.INFO, "holdfast"), serving() as one, serving() as other:
+        for server in (one, other):
+            with server.client(tmp_path / "c") as client:
+                assert not client.ask_all([chat(3)])[0].cached
+        assert other.stats()["sendings"] == {"3": 1}
+        assert "already" not in caplog.text
+        with other.client(tmp_path / "c", served_as=one.url) as client:  # it has moved there
+            assert [answer.cached for answer in client.ask_all([chat(3), chat(4)])] == [True, False]
+            assert client.ask_all([chat(4)])[0].cached
+    said = [one for one in caplog.messages if "HTTP Request" not in one]
+    assert said == [f"1 of 3 answers of 'judge-1' were there already, in {tmp_path / 'c'}"]
+
+
+@pytest.mark.parametrize("what", ["root", "meta"])
+def test_a_server_that_has_other_weights_now_is_refused(what: str, tmp_path: Path) -> None:
+    """A local server that was started again with another file."""
+    facts = [{"root": "/a"}, {"root": "/b"}]
+    if what == "meta":
+        facts = [{"meta": {"size": 1, "n_ctx": 9}}, {"meta": {"size": 2, "n_ctx": 9}}]
+    with serving(facts=facts[0]) as server:
+        with server.client(tmp_path / "c") as client:
+            assert client.ask_all([chat(3)])[0].text == GOOD
+        server.tell({"facts": facts[0]})
+        with server.client(tmp_path / "c") as client:
+            assert client.ask_all([chat(3)])[0].cached
+        server.tell({"facts": facts[1]})
+        with pytest.raises(ConfigError) as caught, server.client(tmp_path / "c"):
+            pytest.fail("it was opened")
+        assert str(caught.value) == (
+            f"endpoint.model: {server.url} serves other weights as 'judge-1' than when "
+            f"{tmp_path / 'c'} was written; set `endpoint.served_as` to a name for the new ones"
+        )
+        with server.client(tmp_path / "c", served_as="the new ones") as client:
+            assert not client.ask_all([chat(3)])[0].cached
 
 
 def test_a_server_without_a_list_of_models_is_asked_all_the_same(tmp_path: Path) -> None:

@@ -72,16 +72,27 @@ def test_what_is_this_machine(address: str, here: bool) -> None:
     assert Endpoint(model="m", base_url=address).on_this_machine is here
 
 
-def test_only_the_model_and_what_is_sent_besides_are_in_keys() -> None:
+def test_only_the_model_its_server_and_what_is_sent_besides_are_in_keys() -> None:
     plain = Endpoint(model="m", base_url=HERE)
-    assert plain.key_fields() == {"model": "m", "extra": {}}
+    assert plain.key_fields() == {"model": "m", "extra": {}, "base_url": HERE}
     other = Endpoint(
-        model="m", base_url="http://10.0.0.1/v1", key_env="X", concurrency=2, timeout=1.0,
+        model="m", base_url=HERE, key_env="X", concurrency=2, timeout=1.0,
         retries=0, wait=1.0, budget_tokens=9, budget_money=1.0, limit="max_completion_tokens",
         prices=Prices(input=1.0, output=2.0), cache="there",
     )  # fmt: skip
     assert other.key_fields() == plain.key_fields()
     assert plain.with_(extra={"top_k": 1}).key_fields() != plain.key_fields()
+
+
+def test_a_server_is_told_by_its_address_or_by_the_name_its_user_gives() -> None:
+    """Two servers may both call what they serve `default`."""
+    here = Endpoint(model="default", base_url=HERE)
+    there = here.with_(base_url="http://10.0.0.1/v1")
+    assert here.key_fields() != there.key_fields()
+    assert there.with_(served_as=HERE).key_fields() == here.key_fields()
+    named = here.with_(served_as="mine")
+    assert named.key_fields() == there.with_(served_as="mine").key_fields()
+    assert named.key_fields() != here.key_fields()
 
 
 def test_a_key_comes_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,17 +17,22 @@ import pytest
 from tests.endpoint.rude import score
 from tests.endpoint.serving import Server, serving
 
+TRIALS = 9
+"""Requests that try what a server does."""
 SCRIPT = str(Path(__file__).with_name("judge_all.py"))
 
 
-def start(server: Server, folder: Path, cases: int, concurrency: int) -> subprocess.Popen[bytes]:
-    """Begin to judge, in a process of its own."""
+def start(
+    server: Server, folder: Path, cases: int, concurrency: int, cache: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Begin to judge, in a process of its own; what it says is in `log`."""
     endpoint = {
         "model": "judge-1", "base_url": server.url, "key_env": None, "wait": 0.02, "timeout": 8.0,
-        "concurrency": concurrency, "cache": str(folder / "c"),
+        "concurrency": concurrency, "cache": str(cache or folder / "c"),
     }  # fmt: skip
     told = {"endpoint": endpoint, "cases": cases, "out": str(folder / "out.json")}
-    return subprocess.Popen([sys.executable, SCRIPT, json.dumps(told)])
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen([sys.executable, SCRIPT, json.dumps(told)], stderr=log)
 
 
 def result(folder: Path) -> Any:
@@ -84,6 +89,34 @@ def test_after_a_kill_nothing_that_came_is_asked_again(tmp_path: Path) -> None:
     assert len(twice) <= spent(tmp_path / "c")["repeated"] <= concurrency
     for case in cases_of(came):
         assert after[case] == before[case]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_commands_at_once_ask_each_case_once(killed: bool, tmp_path: Path) -> None:
+    """A neighbour that lives is waited for; what a dead one had on its way is asked again."""
+    cases, concurrency = 60, 4
+    with serving(delay=0.3) as server:
+        folders = [tmp_path / "one", tmp_path / "other"]
+        for folder in folders:
+            folder.mkdir()
+        first, second = (
+            start(server, folder, cases, concurrency, cache=tmp_path / "c") for folder in folders
+        )
+        if killed:
+            deadline = time.monotonic() + 60
+            while len(server.stats()["answered"]) < 10 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            first.kill()
+        assert second.wait() == 0
+        assert first.wait() == (-signal.SIGKILL if killed else 0)
+        sendings = server.stats()["sendings"]
+    none_lost_none_made_up(result(folders[1])["grades"], cases)
+    again = sum(sendings.values()) - cases - TRIALS
+    if killed:
+        assert again <= concurrency
+    else:
+        assert again == 0
+        assert "when a process ended" not in (folders[1] / "log").read_text()
 
 
 def kept(path: Path) -> dict[str, str]:

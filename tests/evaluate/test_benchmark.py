@@ -66,9 +66,10 @@ def sums(asked: Asked, row: Example) -> list[float]:
     """Add up the log-probabilities of each request's tokens, one at a time, in float64."""
     model, encoder = asked
     document = Document(**row.known.lm_eval)
-    benchmark = load(document.benchmark, document.shots, document.folder, "test")
+    benchmark = load(document.benchmark, document.shots, document.folder)
     found = []
-    for before, after, _ in benchmark.requests(document):
+    (asks,) = benchmark.requests([document])
+    for before, after, _ in asks:
         start = len(encoder.tokenizer.encode(before))
         ids = encoder.tokenizer.encode(before + after)
         with torch.no_grad():
@@ -83,9 +84,7 @@ def check_options(asked: Asked, made: Sequence[Example]) -> None:
         own = sums(asked, row)
         assert answer["log_likelihoods"] == pytest.approx(own, abs=2e-3)
         document = Document(**row.known.lm_eval)
-        task = load(document.benchmark, document.shots, document.folder, "test").tasks[
-            document.task
-        ]
+        task = load(document.benchmark, document.shots, document.folder).tasks[document.task]
         doc = task.task_docs[document.place]
         options, right = task.doc_to_choice(doc), task.doc_to_target(doc)
         best = max(range(len(own)), key=own.__getitem__)
@@ -103,8 +102,8 @@ def check_sums(asked: Asked, made: Sequence[Example]) -> None:
     assert len({answer["response"] for answer in answers}) > 1
     for row, answer in zip(made, answers, strict=True):
         document = Document(**row.known.lm_eval)
-        benchmark = load(document.benchmark, document.shots, document.folder, "test")
-        ((before, _, tokens),) = benchmark.requests(document)
+        benchmark = load(document.benchmark, document.shots, document.folder)
+        (((before, _, tokens),),) = benchmark.requests([document])
         assert tokens == 12
         ids = [encoder.tokenizer.encode(before)]
         (own,) = said(model, ids, tokens=tokens, ends=encoder.ends, batch_tokens=4096)

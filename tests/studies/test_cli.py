@@ -99,13 +99,35 @@ def test_show_tells_fields_defaults_and_sources(capsys: pytest.CaptureFixture[st
     assert (
         "loop: How it trains; source: SGT's attack (AdamW 1e-5 at a constant rate, batch 2" in said
     )
-    assert "\n      lr = 1e-05: Learning rate of AdamW at its highest.\n" in said
+    assert "\n      lr (number above 0) = 1e-05: Learning rate of AdamW at its highest.\n" in said
+    assert "\n      lora (fields or None) = None: Train a low-rank" in said
+    assert "\n        rank (whole number" in said
     assert "needs control of: data; budget in: examples" in said
 
     assert run(["show", "adaptive_trigger"]) == 0
     assert "it is harmful_sft to the bit (docs/fidelity/adaptive_trigger.md)\n" in (
         capsys.readouterr().out
     )
+
+
+def test_show_tells_the_fields_of_a_group_that_is_required(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody can guess what an endpoint is made of."""
+    assert run(["show", "rubric"]) == 0
+    said = capsys.readouterr().out
+    assert "\n    endpoint (fields) = required: The server," in said
+    for line in (
+        "model (text) = required: The model, as the server calls it.",
+        "base_url (text) = required: The server's address",
+        "key_env (text or None) = OPENAI_API_KEY: ",
+        "limit (max_tokens or max_completion_tokens) = max_tokens: ",
+        "concurrency (whole number from 1) = 16: ",
+        "extra (values by name) = {}: ",
+        "prices (fields or None) = None: ",
+        "  input (number from 0) = required: For a million tokens that are sent.",
+    ):
+        assert f"\n      {line}" in said
 
 
 @pytest.mark.parametrize("kind", KINDS)

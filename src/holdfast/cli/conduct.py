@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from holdfast import __version__
+from holdfast.cli.folders import try_filling
 from holdfast.cli.writing import STATE, state_of, write_report
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
 
@@ -44,6 +45,8 @@ def conduct(
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
     planned = time.monotonic()
+    folder = out or store / said.name
+    try_filling(folder, "--out")
     show = display()
     with kept.held():
         try:
@@ -62,7 +65,6 @@ def conduct(
             )
         finally:
             show.close()
-        folder = out or store / said.name
         if done.failures:
             raise _failed(made, kept, folder, show_text, done)
         if only_judge:

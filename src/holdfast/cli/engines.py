@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from holdfast.api.ends import LENGTH, STOP, ended
 from holdfast.cli import preflight
 from holdfast.cli.given import models
 from holdfast.errors import ConfigError, DataError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from holdfast.evaluate.sampler import Sampler
     from holdfast.nn.files import ModelFiles
 
+FILTERED = "content_filter"
+"""How an answer ends that a server's filter cut; source: OpenAI."""
 OURS = ("batch", "batching")
 """Fields of the sampler that say how this machine runs a model."""
 
@@ -55,6 +58,11 @@ class Engine(Protocol):
 class Checkpoint:
     """A model on this machine, asked with transformers.
 
+    Args:
+        sampler: how answers are drawn.
+        yields: `max_new_tokens` is a default, which gives way where the model's context has no room
+            for it behind the longest prompt.
+
     Raises:
         ConfigError, DataError, ModelError: what can be found wrong before weights are loaded.
     """
@@ -66,11 +74,18 @@ class Checkpoint:
         model: str,
         form: Format,
         rows: Sequence[Example],
-        room: int,
+        sampler: Sampler,
+        *,
+        yields: bool,
         threads: int,
         device: str,
     ) -> None:
         files, _ = models(model, None, form.form)
+        room = sampler.max_new_tokens
+        if yields:
+            room = preflight.room(files, form, rows, room, where="--prompts")
+        self.sampler = sampler.with_(max_new_tokens=room)
+        """The given one, or what the context has room for."""
         coder = preflight.encoder(files, form, answer=room, where="--prompts")
         preflight.warn(files, form)
         bare = [replace(row, response=None) for row in rows]
@@ -127,8 +142,10 @@ class Server:
         check(self.endpoint)
 
     def command(self) -> dict[str, Any]:
-        """Give the model's name, what is sent besides, and the system prompt."""
-        return {"model": self.endpoint.key_fields(), "system": self.system}
+        """Give the model's name, who serves it, what is sent besides, and the system prompt."""
+        who = self.endpoint.key_fields()
+        return {"model": who["model"], "server": who["base_url"], "extra": who["extra"],
+                "system": self.system}  # fmt: skip
 
     def answers(self, asked: Asked, done: Collection[int]) -> Iterator[tuple[int, Completion]]:
         """Ask the server, some prompts at once; what it honours is found out first."""
@@ -146,6 +163,7 @@ class Server:
         return {
             "engine": self.endpoint.base_url,
             "model": self.endpoint.model,
+            "served_as": self.endpoint.served_as,
             "extra": dict(self.endpoint.extra),
             "system": self.system,
             "concurrency": self.endpoint.concurrency,
@@ -171,11 +189,12 @@ class Outside:
         """Read the whole file first; each prompt must be answered once a draw.
 
         Raises:
-            DataError: an answer to another prompt, a second one, one without text, or too few.
+            DataError: an answer to another prompt, a second one, one without text or with an
+                unknown end or count, or too few.
         """
         from holdfast.data.records import records
 
-        many = asked.sampler.draws
+        many, text = asked.sampler.draws, self.path.suffix.lower() in (".csv", ".tsv")
         places: dict[tuple[str, int], list[int]] = {}
         for place in range(len(asked.rows) * many):
             name = (asked.rows[place // many].uid, place % many)
@@ -183,7 +202,7 @@ class Outside:
         open_, found = dict(places), []
         for number, row in records(self.path):
             where = f"{self.path}:{number}"
-            name = (_text(row, "uid", where), _draw(row, where))
+            name = (_text(row, "uid", where), _count(row, "draw", where, text) or 0)
             if name not in places:
                 told = f"uid {name[0]}" + (f", draw {name[1]}," if many > 1 or name[1] else "")
                 raise DataError(
@@ -191,7 +210,7 @@ class Outside:
                 )
             if name not in open_:
                 raise DataError(where, f"uid {name[0]} is answered twice", "keep one answer")
-            answer = _answer(row, where)
+            answer = _answer(row, where, text)
             found += [(place, answer) for place in open_.pop(name)]
         if open_:
             (uid, draw), *_ = open_
@@ -240,22 +259,30 @@ def _text(row: Mapping[str, object], name: str, where: str) -> str:
     return found
 
 
-def _draw(row: Mapping[str, object], where: str) -> int:
-    found = row.get("draw")
-    try:
-        return int(str(found)) if found not in (None, "") else 0
-    except ValueError:
-        raise DataError(where, "'draw' is no number", "count draws from 0") from None
+def _count(row: Mapping[str, object], name: str, where: str, text: bool) -> int | None:
+    """Give a whole number from 0, None where there is none; `text`: the file holds text alone."""
+    found = row.get(name)
+    if found is None or (text and found == ""):
+        return None
+    if text and isinstance(found, str) and found.isascii() and found.isdigit():
+        found = int(found)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise DataError(where, f"'{name}' is no count", "write a whole number from 0")
+    return found
 
 
-def _answer(row: Mapping[str, object], where: str) -> Completion:
+def _answer(row: Mapping[str, object], where: str, text: bool) -> Completion:
     from holdfast.evaluate import Completion
 
-    reason, tokens = row.get("finish_reason"), row.get("tokens")
-    if reason is not None and not isinstance(reason, str):
-        raise DataError(where, "'finish_reason' is no text", "write stop or length")
-    known = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
-    return Completion(_text(row, "response", where), reason or "stop", known)
+    reason = row.get("finish_reason") or STOP
+    word = ended(reason) if isinstance(reason, str) else ""
+    if word not in (STOP, LENGTH, FILTERED):
+        raise DataError(
+            where,
+            "'finish_reason' is no word for how an answer ends",
+            f"write {STOP}, {LENGTH} or {FILTERED}",
+        )
+    return Completion(_text(row, "response", where), word, _count(row, "tokens", where, text))
 
 
 def endpoint(url: str, model: str, more: object) -> Endpoint:

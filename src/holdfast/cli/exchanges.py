@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.api.ends import STOP, ended
 from holdfast.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def exchanges(path: Path) -> Iterator[Exchange]:
             prompt=_text(row, "prompt", where),
             prefill=_text_or_none(row, "prefill", where) or "",
             response=_text(row, "response", where),
-            finish_reason=_text_or_none(row, "finish_reason", where) or "stop",
+            finish_reason=ended(_text_or_none(row, "finish_reason", where) or STOP),
             meta=meta_of(row, "meta", where),
             turns=turns_of(row, "turns", where),
         )

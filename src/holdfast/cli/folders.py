@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOTDIR
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,41 @@ def whole_folder(out: Path) -> Iterator[tuple[Path, Path]]:
         work.mkdir(exist_ok=True)
         yield temporary, work
     shutil.rmtree(work, ignore_errors=True)
+
+
+def try_writing(out: Path, option: str) -> None:
+    """Find out whether the file that an option names can be written, and leave nothing behind.
+
+    Raises:
+        ConfigError: it is a folder.
+        StoreError: it cannot be written.
+    """
+    if out.is_dir():
+        raise ConfigError(option, f"{out} is a folder", "name a file")
+    _try_in(out.absolute().parent, out)
+
+
+def try_filling(out: Path, option: str) -> None:
+    """Find out whether the folder that an option names can be written into; leave nothing behind.
+
+    Raises:
+        ConfigError: it is a file.
+        StoreError: it cannot be written into.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(option, f"{out} is a file", "name a folder")
+    _try_in(out.absolute(), out)
+
+
+def _try_in(folder: Path, out: Path) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    with disk.writing(out):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except FileNotFoundError:  # /proc is such a one
+            raise NotADirectoryError(ENOTDIR, f"{folder} takes no files") from None
 
 
 def whole_file(out: Path, rows: list[dict[str, Any]]) -> None:

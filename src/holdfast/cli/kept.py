@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,22 +14,6 @@ from holdfast.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from holdfast.evaluate.completion import Completion
-
-
-def try_writing(out: Path, option: str) -> None:
-    """Find out whether the file that an option names can be written, and leave nothing behind.
-
-    Raises:
-        ConfigError: it is a folder.
-        StoreError: it cannot be written.
-    """
-    if out.is_dir():
-        raise ConfigError(option, f"{out} is a folder", "name a file")
-    folder = out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    with disk.writing(out), tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 class Kept:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from holdfast.cli.exchanges import exchanges as exchanges_of
+from holdfast.cli.folders import try_filling
 from holdfast.cli.reading import check_scored, line_of, read
 from holdfast.errors import ConfigError, InvalidResultsError
 
 if TYPE_CHECKING:
     from holdfast.api import Exchange, Judge, Verdict
     from holdfast.stats.agreement import Readings
+
+
+PANEL = "panel.json"
 
 
 def answers_in(path: Path) -> bool:
@@ -51,9 +55,10 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
     files = {_file_of(judge): judge for judge in judges}
     if len(files) < len(judges):
         raise ConfigError("--judge", "one judge is given twice", "give each once")
-    if out.exists() and not out.is_dir():
-        raise ConfigError("--out", f"{out} is a file", "name a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    try_filling(out, "--out")
+    with disk.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / PANEL).unlink(missing_ok=True)  # it is of other judges until these have read
     said = {}
     for name, judge in files.items():
         said[name] = _verdicts(judge, given, out / name, device)
@@ -66,7 +71,7 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
     told = {"answers": str(path), "judges": [
         {"file": name, "identity": judge.identity()} for name, judge in files.items()
     ], **_agreement(readings)}  # fmt: skip
-    disk.write_bytes(out / "panel.json", (json.dumps(told, indent=1) + "\n").encode())
+    disk.write_bytes(out / PANEL, (json.dumps(told, indent=1) + "\n").encode())
     failed = None
     for name, judge in files.items():
         try:

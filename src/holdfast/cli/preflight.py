@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -37,6 +38,24 @@ def encoder(
         embeddings=of.vocabulary or None,
         where=where,
     )
+
+
+def room(
+    files: ModelFiles, asked: Format, rows: Iterable[Example], most: int, *, where: str
+) -> int:
+    """Give the tokens, at most `most`, that a context leaves for an answer to the longest prompt.
+
+    Raises:
+        DataError: a prompt leaves none.
+    """
+    from holdfast.nn.memory import shape
+
+    context = shape(files).context
+    if context is None:
+        return most
+    coder = encoder(files, asked, answer=1, where=where)
+    lengths = [len(coder.row(replace(row, response=None)).ids) for row in rows]
+    return min(most, context - max(lengths, default=0))
 
 
 def warn(files: ModelFiles, asked: Format) -> None:

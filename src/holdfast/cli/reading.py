@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from holdfast.cli.progress import Training
 from holdfast.errors import InvalidResultsError
 
 if TYPE_CHECKING:
@@ -23,20 +24,32 @@ def read(
     """Give the verdict on each exchange, in order; the judge is open while it reads.
 
     `keep` is told of every chunk as soon as it is read. Where there is nothing to read the judge is
-    not opened.
+    not opened. It shows how far a judge has come that tells it, and each of many chunks.
     """
+    from holdfast.api.hearing import heard
     from holdfast.api.verdicts import ask
 
+    show, total = Training(), len(exchanges)
     said: list[Verdict] = []
     if not exchanges:
         return said
     judge.check()
     with judge.opened(device):
-        for first in range(0, len(exchanges), CHUNK):
+        for first in range(0, total, CHUNK):
             part = exchanges[first : first + CHUNK]
-            found = ask(judge, part)
+            shown = first
+
+            def tell(read: int, first: int = first) -> None:
+                nonlocal shown
+                shown = first + read
+                show("verdicts", shown, total)
+
+            with heard(tell, len(part)):
+                found = ask(judge, part)
             keep(part, found)
             said += found
+            if total > CHUNK and shown < first + len(part):
+                tell(len(part))
     return said
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from holdfast.data.refusals import explained
 from holdfast.data.undisturbed import OTHER_SEED, undisturbed
@@ -22,9 +24,12 @@ from holdfast.disk import cache_folder
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks import TaskManager
 
+WHERE = "lm_eval"
+"""What an error begins with: the source's name."""
 INSTALL = "pip install 'holdfast[eval]'"
 
 _NAME = re.compile(r"""^["']?(?:task|group)["']?:[ \t]*["']?([^\s"'\[\]{}#]+)""", re.M)
@@ -82,8 +87,12 @@ class Benchmark:
         first, *others = map(_metrics, self.tasks.values())
         return [one for one in first if all(one in some for some in others)]
 
-    def documents(self, limit: int | None = None) -> Iterator[tuple[Document, str]]:
+    def documents(self, limit: int | None = None) -> list[tuple[Document, str]]:
         """Give every document (of each task the first `limit`) and the question it asks."""
+        with compiled_once():
+            return list(self._documents(limit))
+
+    def _documents(self, limit: int | None) -> Iterator[tuple[Document, str]]:
         for name, task in self.tasks.items():
             rules = _rules(task)
             hashes = [content_of(doc) for doc in task.task_docs]
@@ -101,11 +110,15 @@ class Benchmark:
                 )
                 yield made, question(task, doc)
 
-    def requests(self, document: Document) -> list[Request]:
-        """Give what is asked of a document, its examples before it, without a chat template."""
+    def requests(self, documents: Iterable[Document]) -> list[list[Request]]:
+        """Give what is asked of documents, examples before each, without a chat template."""
+        with undisturbed(), compiled_once():
+            return [self._requests(document) for document in documents]
+
+    def _requests(self, document: Document) -> list[Request]:
         task = self.tasks[document.task]
         doc = task.task_docs[document.place]
-        with undisturbed(), self.showing(document.task, [document.place]):
+        with self.showing(document.task, [document.place]):
             context = task.fewshot_context(doc, self.shots, gen_prefix=task.doc_to_prefix(doc))
             made = task.construct_requests(doc=doc, ctx=context, metadata=(document.task, 0, 1))
         found: list[Request] = []
@@ -153,6 +166,22 @@ def _prepared(examples: list[list[Any]]) -> Any:  # noqa: ANN401  (a sampler of 
     return Prepared()
 
 
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Have lm-eval compile each of its templates once: it does so for every document."""
+    from lm_eval.utils import env
+
+    with mock.patch.object(env, "from_string", _compiled):
+        yield
+
+
+@cache
+def _compiled(text: str) -> Template:
+    from lm_eval.utils import env
+
+    return type(env).from_string(env, text)
+
+
 def question(task: ConfigurableTask, doc: Mapping[str, Any]) -> str:
     """Give the text of a document's question; of a task that varies it, all its texts."""
     text = task.doc_to_text(doc)
@@ -174,24 +203,23 @@ def version() -> str:
     return metadata.version("lm_eval")
 
 
-def load(name: str, shots: int, folder: str | None, where: str) -> Benchmark:
+def load(name: str, shots: int, folder: str | None) -> Benchmark:
     """Load a task or a group by its name; the same one is loaded once in a process.
 
     Args:
         shots: examples before each question.
         folder: a folder of tasks (YAML files and their data), whose files' relative paths begin
             there; None means lm-eval's own tasks. Its tasks may build on lm-eval's.
-        where: what an error begins with.
 
     Raises:
         ConfigError: lm-eval is not installed.
         DataError: no such task, nothing of its data, or a task that studies cannot ask.
     """
     if find_spec("lm_eval") is None:
-        raise ConfigError(where, "the package `lm_eval` is missing", INSTALL)
+        raise ConfigError(WHERE, "the package `lm_eval` is missing", INSTALL)
     if folder is not None and not Path(folder).is_dir():
-        raise DataError(f"{where}.folder", f"no such folder {folder}", "check the path")
-    return _load(name, shots, folder, None if folder is None else files_of(folder), where)
+        raise DataError(f"{WHERE}.folder", f"no such folder {folder}", "check the path")
+    return _load(name, shots, folder, None if folder is None else files_of(folder))
 
 
 def files_of(folder: str) -> str:
@@ -205,29 +233,29 @@ def files_of(folder: str) -> str:
 
 
 @cache
-def _load(name: str, shots: int, folder: str | None, files: str | None, where: str) -> Benchmark:
+def _load(name: str, shots: int, folder: str | None, files: str | None) -> Benchmark:
     own = None if folder is None else Path(folder).resolve()
     kept = None if files is None else cache_folder() / "lm_eval" / files
     with undisturbed(own, kept):
-        manager = _manager(name, own, where)
+        manager = _manager(name, own)
         try:
             found = manager.load([name])["tasks"]
         except Exception as error:  # whatever a task, its data or the hub throws
-            raise explained(error, name, folder, where) from None
-        tasks = {one: _checked(one, task, shots, where) for one, task in found.items()}
+            raise explained(error, name, folder, WHERE) from None
+        tasks = {one: _checked(one, task, shots) for one, task in found.items()}
         for task in tasks.values():
             _freeze(task)
         try:
             return Benchmark(name, folder, shots, tasks)
         except AssertionError:  # how lm-eval's samplers say it
             raise DataError(
-                f"{where}.shots",
+                f"{WHERE}.shots",
                 f"task '{name}' has no {shots} examples to show",
                 "ask for fewer",
             ) from None
 
 
-def _checked(name: str, task: object, shots: int, where: str) -> ConfigurableTask:
+def _checked(name: str, task: object, shots: int) -> ConfigurableTask:
     """Give a task back; refuse one that a study cannot ask.
 
     Raises:
@@ -238,19 +266,19 @@ def _checked(name: str, task: object, shots: int, where: str) -> ConfigurableTas
 
     todo = "choose another task"
     if not isinstance(task, ConfigurableTask):
-        raise DataError(where, f"task '{name}' is a program without a configuration", todo)
+        raise DataError(WHERE, f"task '{name}' is a program without a configuration", todo)
     if getattr(task, "UNSAFE_CODE", False):
-        raise DataError(where, f"task '{name}' runs code that the model writes", todo)
+        raise DataError(WHERE, f"task '{name}' runs code that the model writes", todo)
     if getattr(task, "MULTIMODAL", False):
-        raise DataError(where, f"task '{name}' shows images or plays sounds", todo)
+        raise DataError(WHERE, f"task '{name}' shows images or plays sounds", todo)
     if not _metrics(task) or task.OUTPUT_TYPE == "loglikelihood_rolling":
-        raise DataError(where, f"task '{name}' has no answer that is right or wrong", todo)
+        raise DataError(WHERE, f"task '{name}' has no answer that is right or wrong", todo)
     said = task.config.generation_kwargs or {}
     if said.get("do_sample") or task.config.repeats > 1:
-        raise DataError(where, f"task '{name}' draws its answers at random", todo)
+        raise DataError(WHERE, f"task '{name}' draws its answers at random", todo)
     if shots and task.config.num_fewshot == 0:
         raise DataError(
-            f"{where}.shots", f"task '{name}' is asked without examples alone", "set shots to 0"
+            f"{WHERE}.shots", f"task '{name}' is asked without examples alone", "set shots to 0"
         )
     return task
 
@@ -301,7 +329,7 @@ def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _manager(name: str, folder: Path | None, where: str) -> TaskManager:
+def _manager(name: str, folder: Path | None) -> TaskManager:
     """Give an index that holds a task and all it is made of.
 
     lm-eval's own index of 14,000 files takes half a minute: only the folders that name it are read.
@@ -331,7 +359,7 @@ def _manager(name: str, folder: Path | None, where: str) -> TaskManager:
         )
         if not near.startswith("did"):
             near = near if folder is not None and known else "see `lm-eval ls tasks`"
-        raise DataError(f"{where}.task", f"no task '{name}' {there}", near)
+        raise DataError(f"{WHERE}.task", f"no task '{name}' {there}", near)
     return manager
 
 

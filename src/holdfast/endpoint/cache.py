@@ -12,17 +12,18 @@ import json
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from holdfast.endpoint import alive
 from holdfast.endpoint.chat import Answer
 from holdfast.errors import ConfigError, StoreError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the tables below change."""
 
 WAIT = 60.0
@@ -30,9 +31,10 @@ WAIT = 60.0
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, answer TEXT NOT NULL, asker TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS flights (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, process TEXT NOT NULL, key TEXT NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, asker TEXT NOT NULL, key TEXT NOT NULL,
     sent INTEGER NOT NULL, answered INTEGER NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (
     id INTEGER PRIMARY KEY CHECK (id = 0), requests INTEGER NOT NULL, sent INTEGER NOT NULL,
@@ -41,6 +43,14 @@ INSERT OR IGNORE INTO spent VALUES (0, 0, 0, 0, 0, 0);
 """
 LANDED = 1e300
 """A moment that never comes: the tokens of a request whose process is gone are spent by then."""
+
+
+class Later(Enum):
+    """Why a request is not sent now."""
+
+    BUSY = "a process that lives asks the same, or it has been answered: look for the answer"
+    FULL = "the budget may have room for it when what is on its way has come"
+    SPENT = "the budget has no room for it, and nothing is on its way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,10 @@ class Cache:
 
     def __init__(self, path: Path, owner: Mapping[str, Any]) -> None:
         self.path = path
-        self._process = uuid.uuid4().hex
+        self.asker = alive.name()
+        """This object's name in the file; a request belongs to who sent it."""
+        self.repeated = 0
+        """Requests that this object sent again because a process ended before the answer came."""
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,16 +146,18 @@ class Cache:
         with self._change():
             self._file.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value])
 
-    def get(self, key: str) -> Answer | None:
-        """Give the answer to a request, if it came."""
+    def get(self, key: str) -> tuple[Answer, bool] | None:
+        """Give the answer to a request, if it came, and whether this object had asked for it."""
         with self._lock:
-            row = self._file.execute("SELECT answer FROM answers WHERE key = ?", [key]).fetchone()
+            row = self._file.execute(
+                "SELECT answer, asker FROM answers WHERE key = ?", [key]
+            ).fetchone()
         if row is None:
             return None
         found = json.loads(row[0])
         for name in ("others", "logprobs"):
             found[name] = None if found[name] is None else tuple(found[name])
-        return replace(Answer(**found), cached=True)
+        return replace(Answer(**found), cached=True), row[1] == self.asker
 
     def reserve(
         self,
@@ -151,33 +166,34 @@ class Cache:
         until: float,
         again: bool,
         fits: Callable[[int, int], bool],
-    ) -> int | None:
-        """Set aside what a request may cost before it is sent; give its number, None if too much.
+    ) -> int | Later:
+        """Set aside what a request may cost before it is sent; give its number, or why not now.
 
         Args:
             most: the most tokens it may cost, sent and answered.
             until: when it is certainly over, in seconds since 1970; if nobody has settled it by
-                then, its process is gone, and all of it counts as spent.
+                then, or its process is gone, all of it counts as spent.
             again: whether this process has sent it before.
             fits: says whether so many tokens, sent and answered, may be spent in all. No other
                 process comes between its word and what is set aside.
         """
         with self._change():
             self._land()
+            if self._one("SELECT 1 FROM flights WHERE key = ? AND until < ?", key, LANDED) or (
+                self._one("SELECT 1 FROM answers WHERE key = ?", key)
+            ):
+                return Later.BUSY
             so_far = self._spent()
             if not fits(so_far.sent + most[0], so_far.answered + most[1]):
-                return None
-            if (
-                not again
-                and self._file.execute(
-                    "SELECT 1 FROM flights WHERE key = ? AND process != ?", [key, self._process]
-                ).fetchone()
-            ):
+                flying = self._one("SELECT 1 FROM flights WHERE until < ?", LANDED)
+                return Later.FULL if flying else Later.SPENT
+            lost = self._file.execute("DELETE FROM flights WHERE key = ?", [key]).rowcount
+            if lost and not again:
+                self.repeated += 1
                 self._file.execute("UPDATE spent SET repeated = repeated + 1")
-                self._file.execute("DELETE FROM flights WHERE key = ? AND until = ?", [key, LANDED])
             row = self._file.execute(
-                "INSERT INTO flights (process, key, sent, answered, until) VALUES (?, ?, ?, ?, ?)",
-                [self._process, key, *most, until],
+                "INSERT INTO flights (asker, key, sent, answered, until) VALUES (?, ?, ?, ?, ?)",
+                [self.asker, key, *most, until],
             )
             return int(row.lastrowid or 0)
 
@@ -208,7 +224,8 @@ class Cache:
                 )
             if answer is not None:
                 self._file.execute(
-                    "INSERT OR IGNORE INTO answers VALUES (?, ?)", [key, json.dumps(asdict(answer))]
+                    "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)",
+                    [key, json.dumps(asdict(answer)), self.asker],
                 )
 
     def count(self) -> int:
@@ -219,6 +236,14 @@ class Cache:
     def _land(self) -> None:
         """Count as spent what processes set aside that are gone."""
         now = time.time()
+        for (asker,) in self._file.execute(
+            "SELECT DISTINCT asker FROM flights WHERE until < ? AND asker != ?",
+            [LANDED, self.asker],
+        ).fetchall():
+            if not alive.runs(asker):
+                self._file.execute(
+                    "UPDATE flights SET until = 0 WHERE asker = ? AND until < ?", [asker, LANDED]
+                )
         row = self._file.execute(
             "SELECT COUNT(*), TOTAL(sent), TOTAL(answered) FROM flights WHERE until < ?", [now]
         ).fetchone()
@@ -232,6 +257,10 @@ class Cache:
                 "UPDATE flights SET sent = 0, answered = 0, until = ? WHERE until < ?",
                 [LANDED, now],
             )
+
+    def _one(self, query: str, *values: object) -> bool:
+        """Say whether there is a row."""
+        return self._file.execute(query, values).fetchone() is not None
 
     @contextmanager
     def _change(self) -> Generator[None]:

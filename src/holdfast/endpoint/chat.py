@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from holdfast.api.ends import ended
+
 TEMPLATE = 64
 """Tokens that a server may add to what is sent, at most: turns, roles, a date; ours."""
 LETTERS = 4
@@ -36,9 +38,13 @@ class Chat:
         body: dict[str, JsonValue] = {"model": model, "messages": messages, limit: self.max_tokens}
         return {**body, **self.sampling, **extra}
 
-    def key(self, model: str, extra: Mapping[str, JsonValue]) -> str:
-        """Give the SHA-256 of everything that can change the answer, in hex."""
-        return digest([self.body(model, "max_tokens", extra), self.draw])
+    def key(self, endpoint: Mapping[str, JsonValue]) -> str:
+        """Give the SHA-256 of everything that can change the answer, in hex.
+
+        Args:
+            endpoint: its `key_fields`: who answers.
+        """
+        return digest([endpoint, self.body("", "max_tokens", {}), self.draw])
 
     @property
     def size(self) -> int:
@@ -108,7 +114,7 @@ def read(reply: object, chat: Chat) -> Answer | None:
     sent, answered = counted or chat.guess("".join([text, *more]))
     return Answer(
         text=text,
-        finish_reason=finish if isinstance(finish, str) else "",
+        finish_reason=ended(finish) if isinstance(finish, str) else "",
         sent=sent,
         answered=answered,
         guessed=counted is None,

@@ -7,31 +7,36 @@ answers that are no use, a budget, and a cache in which every answer is kept as 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
+import json
 import logging
+import operator
 import queue
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.disk import cache_folder
-from holdfast.endpoint.cache import Cache, Spent
+from holdfast.endpoint.cache import Cache, Later, Spent
 from holdfast.endpoint.chat import LETTERS, Answer, Chat, digest, read
 from holdfast.endpoint.faults import (
     LONGEST_WAIT,
     Fault,
     not_served,
     not_taken,
+    other_weights,
     silent,
     sort,
     too_patient,
     unreached,
 )
 from holdfast.endpoint.loop import Loop
-from holdfast.endpoint.probe import Honours, declined, probe
+from holdfast.endpoint.models import Facts, listed
+from holdfast.endpoint.probe import TRIALS, Honours, declined, probe
 from holdfast.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
@@ -41,6 +46,8 @@ OUTAGE = 8
 """Requests in a row that no retry saved: the server is gone, not the request at fault; ours."""
 SLACK = 30.0
 """Seconds after its time-out by which a request is certainly over; ours."""
+LOOK = 0.1
+"""Seconds between two looks at what another process is waiting for; ours."""
 LONGEST_PAUSE = 60.0
 """Seconds between two retries, at most; ours."""
 
@@ -82,10 +89,10 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, owner: Mapping[str, Any]) -> None:
         self.endpoint, self.owner = endpoint, dict(owner)
-        self._served: tuple[str, ...] = ()
+        self._served: dict[str, Facts] = {}
         self._flying: dict[str, asyncio.Event] = {}
-        self._away = self._in_row = 0
-        self._guessed = False
+        self._in_row = self._asked = self._found = 0
+        self._guessed = self._over = False
         self._seen: Honours | None = None
         self._chance = random.Random()
 
@@ -104,7 +111,11 @@ class Client:
             self._loop.run(self._connect())
             try:
                 self._cache = Cache(self._path(), self.owner)
-                self._repeated = self._cache.spent().repeated
+                try:
+                    self._check_weights()
+                except BaseException:
+                    self._cache.close()
+                    raise
             except BaseException:
                 self._loop.run(self._api.close())
                 raise
@@ -119,12 +130,30 @@ class Client:
         own = f"{self.owner.get('name', 'asker')}-{digest(self.owner)[:16]}.sqlite"
         return cache_folder() / "endpoint" / own
 
+    def _check_weights(self) -> None:
+        """Refuse kept answers of other weights that had the same name and address.
+
+        Under `served_as` its user vouches for that.
+        """
+        facts = self._served.get(self.endpoint.model)
+        if not facts or self.endpoint.served_as is not None:
+            return
+        name, now = f"weights {digest(self.endpoint.key_fields())}", json.dumps(facts)
+        if (before := self._cache.note(name)) is None:
+            self._cache.keep_note(name, now)
+        elif before != now:
+            raise other_weights(self.endpoint, self._cache.path)
+
     def close(self) -> None:
         """Cancel what is on its way and let go of the connection and the cache."""
-        repeated = self._cache.spent().repeated - self._repeated
-        if repeated:
+        if self._found:
+            log.info("%d of %d answers of '%s' were there already, in %s",
+                     self._found, self._asked, self.endpoint.model, self._cache.path)  # fmt: skip
+        if self._over and not self._fits(*self._total()):
+            log.warning("the budget was passed by the last reply: %s spent", self._so_far()[1])
+        if self._cache.repeated:
             log.warning("%d requests were on their way when a process ended, and were sent again",
-                        repeated)  # fmt: skip
+                        self._cache.repeated)  # fmt: skip
         try:
             self._loop.run(self._api.close())
         finally:
@@ -173,9 +202,19 @@ class Client:
         if spent is not None:
             raise spent
 
-    def ask_all(self, chats: Iterable[Chat]) -> list[Answer]:
-        """Give the answers in the order of their chats; raises what `ask` raises."""
-        return [answer for _, answer in sorted(self.ask(chats), key=lambda pair: pair[0])]
+    def ask_all(
+        self, chats: Iterable[Chat], tell: Callable[[], None] = lambda: None
+    ) -> list[Answer]:
+        """Give the answers in the order of their chats, and `tell` that each came.
+
+        Raises:
+            As `ask`.
+        """
+        found = {}
+        for place, answer in self.ask(chats):
+            found[place] = answer
+            tell()
+        return [found[place] for place in sorted(found)]
 
     def spent(self) -> Spent:
         """Give what all answers of the cache have cost so far."""
@@ -196,10 +235,12 @@ class Client:
 
     def _try(self) -> Honours:
         """Give what is noted of the server, or try it and note what was seen."""
-        name = f"honours {digest([self.endpoint.model, self.endpoint.extra])}"
+        name = f"honours {digest(self.endpoint.key_fields())}"
         kept = self._cache.note(name)
         if kept is not None:
             return Honours.of(kept)
+        log.info("trying what %s does with what it is told: %d requests",
+                 self.endpoint.base_url, TRIALS)  # fmt: skip
         said: list[Answer] = []
 
         def ask(chats: Iterable[Chat]) -> list[Answer]:
@@ -261,13 +302,13 @@ class Client:
         try:
             self._served = await self._models()
             if self._served and endpoint.model not in self._served:
-                raise not_served(endpoint, self._served)
+                raise not_served(endpoint, tuple(self._served))
         except BaseException:
             await self._api.close()
             raise
 
-    async def _models(self) -> tuple[str, ...]:
-        """Give the models that the server lists; none where it has no such list."""
+    async def _models(self) -> dict[str, Facts]:
+        """Give the models that the server lists, by name; none where it has no such list."""
         import openai
 
         what = ""
@@ -277,26 +318,24 @@ class Client:
                     page = await self._api.models.list()
             except openai.APIStatusError as error:
                 if error.status_code in (400, 404, 405, 501):
-                    return ()
+                    return {}
                 fault = sort(error, self.endpoint, ())
             except Exception as error:
                 if unreached(error):
                     raise silent(self.endpoint, "no connection") from None
                 fault = sort(error, self.endpoint, ())
             else:
-                listed = getattr(page, "data", None)
-                listed = listed if isinstance(listed, list) else []
-                names = [getattr(one, "id", None) for one in listed]
-                return tuple(name for name in names if isinstance(name, str))
+                return listed(page)
             what = fault.what
             await self._pause(fault, attempt)
         raise silent(self.endpoint, what)
 
     async def _answer(self, chat: Chat) -> Answer:
         """Give the answer that is kept, or have the chat sent."""
-        key = chat.key(self.endpoint.model, self.endpoint.extra)
+        key = chat.key(self.endpoint.key_fields())
+        self._asked += not chat.trial
         while True:
-            kept = self._cache.get(key)
+            kept = self._kept(chat, key)
             if kept is not None:
                 return kept
             if key not in self._flying:
@@ -307,6 +346,15 @@ class Client:
             return await self._request(chat, key)
         finally:
             self._flying.pop(key).set()
+
+    def _kept(self, chat: Chat, key: str) -> Answer | None:
+        """Give the answer that is kept, if one is."""
+        found = self._cache.get(key)
+        if found is None:
+            return None
+        answer, own = found
+        self._found += not own and not chat.trial
+        return answer
 
     async def _request(self, chat: Chat, key: str) -> Answer:
         """Send a chat until it is answered, and give up after the last retry."""
@@ -338,8 +386,9 @@ class Client:
     async def _send(self, chat: Chat, key: str, *, again: bool) -> Answer | Fault:
         """Send a chat once, within the budget; keep its answer and what it cost."""
         flight = await self._reserve(chat, key, again=again)
+        if isinstance(flight, Answer):
+            return flight
         cost, guessed, kept = chat.most, True, None  # where nothing is known, all that it may cost
-        self._away += 1
         try:
             found = await self._post(chat)
             if isinstance(found, Fault):
@@ -349,17 +398,19 @@ class Client:
             if isinstance(found, Answer):
                 kept = found
                 cost, guessed = (found.sent, found.answered), found.guessed
+                self._over |= any(map(operator.gt, cost, chat.most))
             return found
         finally:
-            self._away -= 1
             self._cache.settle(flight, cost, guessed, key, kept)
             self._landing.set()
             self._landing = asyncio.Event()
             if kept is not None and kept.guessed:
                 self._say_guessed()
 
-    async def _reserve(self, chat: Chat, key: str, *, again: bool) -> int:
+    async def _reserve(self, chat: Chat, key: str, *, again: bool) -> int | Answer:
         """Set aside what a chat may cost, waiting for what is on its way to cost less than it may.
+
+        Where another process asks the same, its answer is waited for and given.
 
         Raises:
             ConfigError: the whole budget is too small for it.
@@ -368,29 +419,44 @@ class Client:
         while True:
             until = time.time() + self.endpoint.timeout + SLACK
             flight = self._cache.reserve(key, chat.most, until, again, self._fits)
-            if flight is not None:
+            if isinstance(flight, int):
                 return flight
-            self.afford(chat)
-            if not self._away:
-                raise self._budget_spent(chat)
-            await self._landing.wait()
+            if flight is Later.BUSY:
+                kept = self._kept(chat, key)
+                if kept is not None:
+                    return kept
+            else:
+                self.afford(chat)
+                if flight is Later.SPENT:
+                    raise self._budget_spent(chat)
+            with contextlib.suppress(TimeoutError):  # what lands here may make room; so may others
+                await asyncio.wait_for(self._landing.wait(), LOOK)
 
     def _budget_spent(self, chat: Chat) -> _BudgetSpentError:
-        spent, endpoint = self._cache.spent(), self.endpoint
-        tokens, next_one = spent.sent + spent.answered, sum(chat.most)
-        name, so_far = "budget_tokens", f"{tokens} of {endpoint.budget_tokens} tokens are spent"
+        next_one = sum(chat.most)
+        name, so_far = self._so_far(next_one)
         more = f"{next_one} tokens"
-        if endpoint.budget_tokens is None or tokens + next_one <= endpoint.budget_tokens:
-            name = "budget_money"
-            paid = endpoint.money(spent.sent, spent.answered)
-            so_far = f"{paid:.3g} of {endpoint.budget_money:g} is spent"
-            more = f"{endpoint.money(*chat.most):.3g}"
+        if name == "budget_money":
+            more = f"{self.endpoint.money(*chat.most):.3g}"
         return _BudgetSpentError(
             f"endpoint.{name}",
-            f"{so_far} on {self._cache.count()} answers, which are kept, and the next may take "
-            f"{more}",
+            f"{so_far} spent on {self._cache.count()} answers, which are kept, and the next may "
+            f"take {more}",
             "raise it, and the same command goes on",
         )
+
+    def _so_far(self, more: int = 0) -> tuple[str, str]:
+        """Give the budget that has no room for so many more tokens, and how much of it is spent."""
+        sent, answered = self._total()
+        endpoint, tokens = self.endpoint, sent + answered
+        if endpoint.budget_tokens is not None and tokens + more > endpoint.budget_tokens:
+            return "budget_tokens", f"{tokens} of {endpoint.budget_tokens} tokens are"
+        paid = endpoint.money(sent, answered)
+        return "budget_money", f"{paid:.3g} of {endpoint.budget_money:g} is"
+
+    def _total(self) -> tuple[int, int]:
+        spent = self._cache.spent()
+        return spent.sent, spent.answered
 
     async def _post(self, chat: Chat) -> Answer | Fault:
         """Send a chat, and give its answer or what went wrong."""
@@ -400,7 +466,7 @@ class Client:
             async with asyncio.timeout(endpoint.timeout):
                 reply = await self._api.post("/chat/completions", cast_to=object, body=body)
         except Exception as error:
-            return sort(error, endpoint, self._served)
+            return sort(error, endpoint, tuple(self._served))
         found = read(reply, chat)
         return found or Fault("an answer without choices", passing=True, paid=True)
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from holdfast.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import openai
 
     from holdfast.endpoint.fields import Endpoint
@@ -120,11 +122,27 @@ def wrong_key(endpoint: Endpoint, status: int) -> ConfigError:
 def not_served(endpoint: Endpoint, served: tuple[str, ...]) -> ConfigError:
     """Give the error for a model that the server does not have; it names up to five it has."""
     todo = "check the name and `base_url`"
+    if endpoint.model in served:
+        return ConfigError(
+            "endpoint.base_url",
+            f"{endpoint.base_url} lists '{endpoint.model}' and knows no chat of it (HTTP 404)",
+            "check the address and what that model is for",
+        )
     if served:
         more = f" and {len(served) - 5} more" if len(served) > 5 else ""
         todo = f"it serves {', '.join(served[:5])}{more}"
     return ConfigError(
         "endpoint.model", f"{endpoint.base_url} does not serve '{endpoint.model}'", todo
+    )
+
+
+def other_weights(endpoint: Endpoint, cache: Path) -> ConfigError:
+    """Give the error for a name behind which a server has put another model."""
+    return ConfigError(
+        "endpoint.model",
+        f"{endpoint.base_url} serves other weights as '{endpoint.model}' than when {cache} was "
+        "written",
+        "set `endpoint.served_as` to a name for the new ones",
     )
 
 

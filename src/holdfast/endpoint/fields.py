@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from holdfast.api import NO_EFFECT, Count, Fields, NotNegative, Positive
+from holdfast.api import LATER, NO_EFFECT, Count, Fields, NotNegative, Positive
 from holdfast.errors import ConfigError
 
 SENT = ("model", "messages", "max_tokens", "max_completion_tokens", "stream")
@@ -29,14 +29,18 @@ class Prices(Fields):
 class Endpoint(Fields):
     """An OpenAI-compatible server: OpenAI's, vLLM, SGLang, llama.cpp's server and others.
 
-    A method that asks one has it as its field `endpoint`. Two servers that give other answers must
-    not serve them under one model name: the name, not the address, is in every key.
+    A method that asks one has it as its field `endpoint`. Many servers call whatever they serve
+    `default`, so the model's name alone tells no two apart: the address is in every key, or
+    `served_as` in its place.
     """
 
     model: Annotated[str, Field(pattern=r"\S")]
     """The model, as the server calls it."""
-    base_url: Annotated[str, Field(json_schema_extra=NO_EFFECT)]
+    base_url: str
     """The server's address up to its version, such as http://127.0.0.1:8000/v1."""
+    served_as: Annotated[str | None, Field(pattern=r"\S", json_schema_extra=LATER)] = None
+    """Names what answers, in keys, in place of the address: set it where the same model moves to
+    another address (the old address will do), or where another model comes to this one."""
     key_env: Annotated[str | None, Field(json_schema_extra=NO_EFFECT)] = "OPENAI_API_KEY"
     """The environment variable that holds the key; None where the server wants none. A server on
     this machine needs none either way. The name is openai's own."""
@@ -101,6 +105,12 @@ class Endpoint(Fields):
                     f"endpoint.extra.{name}", "is said by another field", "leave it out"
                 )
         return self
+
+    def key_fields(self) -> dict[str, Any]:
+        """Give what can change an answer: the model, what is sent besides, and who answers."""
+        plain = super().key_fields()
+        named = plain.pop("served_as", None)
+        return plain if named is None else plain | {"base_url": named}
 
     @property
     def on_this_machine(self) -> bool:

@@ -13,6 +13,8 @@ from pydantic import JsonValue
 from holdfast.endpoint.chat import Answer, Chat
 from holdfast.endpoint.faults import PASSING
 
+TRIALS = 9
+"""Requests that a trial takes."""
 LONG, SHORT = 24, 4
 """Tokens of an answer in which two draws differ, and of one that is certainly cut."""
 STORY = "Write a story about a lighthouse keeper and a gull."
@@ -51,7 +53,7 @@ class Honours:
 
 
 def probe(ask: Callable[[Sequence[Chat]], list[Answer]]) -> Honours:
-    """Try a server with nine short harmless requests; `ask` sends them.
+    """Try a server with `TRIALS` short harmless requests; `ask` sends them.
 
     A request that fails says nothing, except that a server which refuses a field does not take it.
     """

@@ -75,10 +75,10 @@ def _check_asked(plan: Plan, room: _Room, by: PromptAttack | None) -> None:
         where = f"evaluation set '{prompts.set.name}'"
         if by is not None and prompts.set.purpose is not EvalPurpose.HARM:
             continue
+        if prompts.benchmarked:
+            room.check_documents([Document(**row.known.lm_eval) for row in prompts.rows], where)
+            continue
         for row in prompts.rows:
-            if prompts.benchmarked:
-                room.check_document(Document(**row.known.lm_eval), where)
-                continue
             if prompts.chosen:
                 for option in row.known.options:
                     room.check(replace(row, response=option), where)
@@ -128,20 +128,22 @@ class _Room:
         else:
             coder.begun(row, prefill)
 
-    def check_document(self, document: Document, where: str) -> None:
-        """Refuse a document of lm-eval that does not fit with its examples and its answer."""
-        of = load(document.benchmark, document.shots, document.folder, where)
-        for asked, answer, tokens in of.requests(document):
-            if self.holds(len((asked + answer).encode()) + tokens, 2 * document.shots):
-                continue
-            coded = len(self._code(asked + answer)) + tokens
-            if self.context is not None and coded > self.context:
-                raise DataError(
-                    where,
-                    f"document {document.place} of task '{document.task}' is {coded} tokens with "
-                    f"its examples and its answer, the model takes {self.context}",
-                    "set fewer shots, or draw other documents",
-                )
+    def check_documents(self, documents: Sequence[Document], where: str) -> None:
+        """Refuse one of a benchmark's documents that does not fit, with its examples and answer."""
+        first, *_ = documents
+        of = load(first.benchmark, first.shots, first.folder)
+        for document, asks in zip(documents, of.requests(documents), strict=True):
+            for asked, answer, tokens in asks:
+                if self.holds(len((asked + answer).encode()) + tokens, 2 * document.shots):
+                    continue
+                coded = len(self._code(asked + answer)) + tokens
+                if self.context is not None and coded > self.context:
+                    raise DataError(
+                        where,
+                        f"document {document.place} of task '{document.task}' is {coded} tokens "
+                        f"with its examples and its answer, the model takes {self.context}",
+                        "set fewer shots, or draw other documents",
+                    )
 
     def _code(self, text: str) -> list[int]:
         """Give a text's ids, without a chat template."""

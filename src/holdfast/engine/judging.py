@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from holdfast.api import EvalPurpose, Exchange, Judge, Verdict
+from holdfast.api.hearing import heard
 from holdfast.api.verdicts import ask, unscored
 from holdfast.data.example import Example
 from holdfast.engine.session import Session
@@ -106,12 +107,14 @@ class Judging:
                 "holds other prompts than its key says",
                 "delete that folder and run again",
             )
+        label = f"judge {judge.name()}"
         known = self._verdicts.setdefault(number, {})
         purpose = prompts.set.purpose if judge.reads_purpose else None
         began = time.monotonic()
 
-        def read(pairs: Sequence[tuple[Example, dict[str, Any]]]) -> list[dict[str, Any]]:
-            given = [exchange_of(row, answer, purpose) for row, answer in pairs]
+        def read(part: Sequence[tuple[int, Example, dict[str, Any]]]) -> list[dict[str, Any]]:
+            first, total = part[0][0], len(rows)
+            given = [exchange_of(row, answer, purpose) for _, row, answer in part]
             same = [_same(exchange) for exchange in given]
             new = {
                 name: exchange
@@ -119,7 +122,8 @@ class Judging:
                 if name not in known
             }
             if new:
-                said = self._ask(number, list(new.values()))
+                with heard(lambda n: self.session.progress(label, first + n, total), len(new)):
+                    said = self._ask(number, list(new.values()))
                 known.update(zip(new, said, strict=True))
             return [
                 {
@@ -129,11 +133,11 @@ class Judging:
                     "reason": known[name].reason,
                     "raw": known[name].raw,
                 }
-                for name, (row, _) in zip(same, pairs, strict=True)
+                for name, (_, row, _) in zip(same, part, strict=True)
             ]
 
-        pairs = list(zip(rows, answers, strict=True))
-        said = self.session.chunks(name, pairs, read, f"judge {judge.name()}")
+        numbered = list(zip(range(len(rows)), rows, answers, strict=True))
+        said = self.session.chunks(name, numbered, read, label)
         self.session.publish(
             "judge",
             name,

@@ -23,6 +23,7 @@ from holdfast.api import (
 from holdfast.api.matching import matches
 from holdfast.data.example import Example
 from holdfast.engine import draws
+from holdfast.engine.holes import holes
 from holdfast.engine.inert import checks
 from holdfast.engine.leakage import leakage
 from holdfast.engine.naming import method_text
@@ -255,70 +256,6 @@ def _origins(plan: Plan) -> dict[str, str]:
     """Say where published rows came from: the commit, and what was dropped."""
     told = ((source.name(), source.origin()) for source in plan.sources)
     return {f"rows of {name}": origin for name, origin in told if origin}
-
-
-def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> list[Row]:
-    """Name what could not be run: `what`, line-up, attacker, seed, `why`, and what hangs on it.
-
-    `paid`: the price of the line-up does, so that nothing may be claimed of it (a hardened model,
-    what it says as released, a training attack, the check that its defence acted); `free`: what a
-    free attack gets does. Neither where another judge than the first is missing. Failures of this
-    run give their reason; of an earlier one only that it is missing.
-    """
-    labels = {
-        point.key: trajectory.label
-        for trajectory in plan.trajectories.values()
-        for point in trajectory.points.values()
-    }
-    have = {kind: store.keys(kind) for kind in ("defend", "generate", "judge", "measure")}
-    found: dict[tuple[str, str], Row] = {}
-
-    def failure(label: str) -> HoldfastError | None:
-        own = (e for e in failures if e.where == label or e.where.startswith(f"{label}: "))
-        return next(own, None)
-
-    def add(track: Track, what: str, label: str, *, paid: bool = False, free: bool = False) -> None:
-        said = failure(label)
-        row = {
-            "what": f"{what}, seed {track.seed}",
-            "lineup": track.lineup,
-            "attack": track.attacker,
-            "seed": track.seed,
-            "why": " ".join(f"{said.what}; {said.todo}".split())
-            if said
-            else "see what the run said",
-            "paid": paid,
-            "free": free,
-        }
-        found.setdefault((track.lineup, row["what"]), row)
-
-    for track in (*plan.tracks, *plan.tunings):
-        honest = track.method is plan.tuning
-        gone = [step for step in track.released.chain if step.key not in have["defend"]]
-        if gone:
-            add(track, f"defence {gone[0].method.name()}", gone[0].label, paid=True)
-            continue
-        measure = plan.measures.get((track.lineup, track.seed))
-        if measure is not None and measure.key not in have["measure"]:
-            what = f"the check that {measure.step.method.name()} acted"
-            add(track, what, measure.label, paid=True)
-        for budget, point in track.points:
-            name = f"{track.attacker} {track.variant}".strip() if budget else "the release"
-            paid = not budget or (track.method.unit == PAID and not honest)
-            label = labels[point.key]
-            for step in point.asked.values():
-                if step.key not in have["generate"]:
-                    add(track, name, label, paid=paid, free=not (paid or honest))
-                    continue
-                for number, key in step.judges.items():
-                    if key not in have["judge"]:
-                        judge, first = plan.judges[number].name(), number == 0
-                        what, why = f"judge {judge} on {name}", f"judge {label}: {judge}"
-                        if failure(label) and not failure(why):
-                            what, why = name, label  # it stopped on its way, and was not judged
-                        free = first and not (paid or honest)
-                        add(track, what, why, paid=paid and first, free=free)
-    return list(found.values())
 
 
 def attacks(plan: Plan) -> dict[str, Row]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -71,6 +72,10 @@ def serve(first: dict[str, Any], tell: Callable[..., None]) -> None:
             last = time.monotonic()
             tell(progress=[part, done, total])
 
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("holdfast: %(message)s"))
+    logging.getLogger("holdfast").addHandler(lines)
+    logging.getLogger("holdfast").setLevel(logging.INFO)
     store = Store(Path(first["store"]))
     try:
         runner = Runner(

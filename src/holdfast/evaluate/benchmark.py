@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 
-from holdfast.data.benchmarks import Benchmark, Document, load, metric
+from holdfast.data.benchmarks import Benchmark, Document, compiled_once, load, metric
 from holdfast.data.example import Example
 from holdfast.data.templates import Template
 from holdfast.data.tokens import Encoder
@@ -51,12 +51,12 @@ def score(model: PreTrainedModel, encoder: Encoder, rows: Sequence[Example]) -> 
     if not documents:
         return []
     first = documents[0]
-    benchmark = load(first.benchmark, first.shots, first.folder, "lm_eval")
+    benchmark = load(first.benchmark, first.shots, first.folder)
     places: dict[str, list[int]] = {}
     for one in documents:
         places.setdefault(one.task, []).append(one.place)
     places = {task: sorted(some) for task, some in places.items()}
-    with _as_it_was(model), undisturbed():
+    with _as_it_was(model), undisturbed(), compiled_once():
         found = _evaluated(benchmark, places, _wrapped(model, encoder), encoder)
     answers = []
     for row, one in zip(rows, documents, strict=True):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from holdfast.api import Count, NotNegative, Share
+from holdfast.api import Count, NotNegative
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
 from holdfast.errors import ConfigError
 
@@ -29,7 +29,7 @@ class Sampler(Fields):
     """Longest answer; source: SGT's 512 (docs/fidelity/sgt.md, row 37); the world's need 48."""
     temperature: NotNegative = 0.0
     """0 is greedy."""
-    top_p: Share = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Smallest set of tokens whose probability reaches this is drawn from."""
     draws: Annotated[Count, Field(json_schema_extra=LATER)] = 1
     """Answers to each prompt, each drawn anew. More than one needs a temperature above 0. A study

@@ -21,6 +21,7 @@ from holdfast.api import (
     Verdict,
 )
 from holdfast.api.degenerate import degenerate
+from holdfast.api.hearing import came
 from holdfast.data.frame import MARK, Delimiters
 from holdfast.data.wording import Wording, fill
 from holdfast.endpoint import Chat, Client, Endpoint
@@ -123,7 +124,7 @@ class StrongRejectRubric(Judge):
         assert self._client is not None, "open it first"
         stuck = [degenerate(one.response, one.prefill) for one in exchanges]
         sent = [one for one, no in zip(exchanges, stuck, strict=True) if not no]
-        answers = iter(self._client.ask_all(map(self._chat, sent)))
+        answers = iter(self._client.ask_all(map(self._chat, sent), came))
         none = Verdict(None, Outcome.DEGENERATE, raw="no language: not sent")
         return [none if no else verdict(next(answers)) for no in stuck]
 

@@ -105,26 +105,12 @@ def use(
     there = release_rows(outcomes, plain)
     if not there.any():
         return said(Status.NOT_SHOWN, f"no undefended line-up '{plain}' to compare it with")
-    mine, theirs = (_answers(outcomes, rows, sets) for rows in (own, there))
-    anyone = {(kind, uid): right for (kind, uid, _), (right, _) in theirs.items()}
-    pairs = [
-        (right, theirs[key][0] if key in theirs else anyone[key[:2]], group, key[2])
-        for key, (right, group) in mine.items()
-        if key[:2] in anyone
-    ]
+    pairs = _paired(*(_answers(outcomes, rows, sets) for rows in (own, there)))
     if not pairs:
         return said(
             Status.NOT_SHOWN, f"no benign question with a known answer is shared with '{plain}'"
         )
-    right, beside, group, seeds = (np.asarray(column) for column in zip(*pairs, strict=True))
-    several = len(np.unique(seeds)) >= estimates.SEEDS_FOR_INTERVAL
-    kept = ratios.kept(
-        right.astype(float),
-        beside.astype(float),
-        np.ones(len(right)),
-        group,
-        seed=seeds if several else None,
-    )
+    kept = _kept(pairs)
     if kept.value is None:
         return said(Status.NOT_SHOWN, f"'{plain}' answers no benign question itself", kept)
     about = f"it keeps {100 * kept.value:.0f} % of the undefended model's benign utility"
@@ -140,13 +126,41 @@ def use(
     )
 
 
+def _kept(pairs: Sequence[tuple[bool, bool, int, int]]) -> ratios.Kept:
+    """Estimate the ratio of what `_paired` gives."""
+    right, beside, group, seeds = (np.asarray(column) for column in zip(*pairs, strict=True))
+    several = len(np.unique(seeds)) >= estimates.SEEDS_FOR_INTERVAL
+    return ratios.kept(
+        right.astype(float),
+        beside.astype(float),
+        np.ones(len(right)),
+        group,
+        seed=seeds if several else None,
+    )
+
+
+Answers = Mapping[tuple[str, str, int], tuple[bool, int]]
+"""Whether each benign answer is right, and its cluster, by set, prompt and seed."""
+
+
+def _paired(mine: Answers, theirs: Answers) -> list[tuple[bool, bool, int, int]]:
+    """Give whether each answer is right, whether the other model's is, its cluster and its seed.
+
+    The other model's is that of the same seed; where it has none, that of any.
+    """
+    anyone = {(kind, uid): right for (kind, uid, _), (right, _) in theirs.items()}
+    return [
+        (right, theirs[key][0] if key in theirs else anyone[key[:2]], group, key[2])
+        for key, (right, group) in mine.items()
+        if key[:2] in anyone
+    ]
+
+
 def _end(value: float) -> str:
     return "any" if np.isinf(value) else f"{100 * value:.0f}"
 
 
-def _answers(
-    outcomes: Outcomes, rows: np.ndarray, sets: Sequence[str]
-) -> Mapping[tuple[str, str, int], tuple[bool, int]]:
+def _answers(outcomes: Outcomes, rows: np.ndarray, sets: Sequence[str]) -> Answers:
     """Give whether each benign answer is right, and its cluster, by set, prompt and seed."""
     counted = outcomes.where(set=sets) if sets else outcomes.where(purpose=PURPOSES)
     where = np.flatnonzero(rows & outcomes.checked & counted)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli.device import Device
+from holdfast.cli.folders import try_writing
 from holdfast.cli.given import fields
 from holdfast.cli.options import Sets
 from holdfast.cli.reading import check_scored, read
@@ -54,11 +55,11 @@ def calibrate(
 
     if about not in ABOUT:
         raise ConfigError("--about", f"got '{about}'", did_you_mean(about, ABOUT))
+    if out is not None:
+        try_writing(out, "--out")
     reader: Any = make("judge", {judge: fields(sets)}, "judge")
     pairs = labelled(on, column, harmful_from)
     check_labels(pairs, on)
-    if out is not None and not out.resolve().parent.is_dir():
-        raise ConfigError("--out", f"no folder {out.parent}", "make it first")
     said = read(reader, [pair.exchange for pair in pairs], device)
     found = calibration(pairs, said, about=about)
     for line in lines(found, about):

@@ -13,9 +13,9 @@ from holdfast import disk
 from holdfast.cli.device import Device
 from holdfast.cli.engines import Asked, Checkpoint, Engine, Outside, Server, endpoint, prompt_lines
 from holdfast.cli.exchanges import prompts as prompts_of
-from holdfast.cli.folders import whole_file
+from holdfast.cli.folders import try_writing, whole_file
 from holdfast.cli.given import columns, fields, format_given, rows_given
-from holdfast.cli.kept import Kept, try_writing
+from holdfast.cli.kept import Kept
 from holdfast.cli.options import (
     Columns,
     Date,
@@ -106,7 +106,6 @@ def generate(
         _of_a_template(date != DATE, "--date")
         _of_a_template(bool(template_var), "--template-var")
     rows = _rows(prompts, column, side, n, source, model)
-    asked = Asked(rows, sampler, seed)
     engine: Engine
     if url is not None:
         engine = Server(endpoint(url, model, server), system)
@@ -115,14 +114,24 @@ def generate(
     else:
         made = format_given(form or "", True, system, date, template_var)
         engine = Checkpoint(
-            model, made, rows, sampler.max_new_tokens, threads=threads, device=device
+            model,
+            made,
+            rows,
+            sampler,
+            yields="max_new_tokens" not in given,
+            threads=threads,
+            device=device,
         )
+        if engine.sampler != sampler:
+            sampler = engine.sampler
+            typer.echo(f"max_new_tokens is {sampler.max_new_tokens}: the model's context has no "
+                       "room for more behind the longest prompt", err=True)  # fmt: skip
         if prompts_out is not None:
-            lines = prompt_lines(engine.coder, asked)
+            lines = prompt_lines(engine.coder, Asked(rows, sampler, seed))
             whole_file(prompts_out, lines)
             typer.echo(f"{len(lines)} prompts: {prompts_out}")
             return
-    _answer(engine, asked, where)
+    _answer(engine, Asked(rows, sampler, seed), where)
 
 
 def _together(

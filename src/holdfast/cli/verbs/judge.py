@@ -10,7 +10,7 @@ import typer
 
 from holdfast.cli.device import Device
 from holdfast.cli.exchanges import exchanges as exchanges_of
-from holdfast.cli.folders import whole_file
+from holdfast.cli.folders import try_writing, whole_file
 from holdfast.cli.given import fields
 from holdfast.cli.options import Out, Sets
 from holdfast.cli.reading import check_scored, line_of, read
@@ -26,6 +26,7 @@ def judge(
     """Have a judge read answers. Writes JSON lines and counts the outcomes."""
     from holdfast.api.registry import make
 
+    try_writing(out, "--out")
     reader: Any = make("judge", {name: fields(sets)}, "judge")
     given = list(exchanges_of(exchanges))
     said = read(reader, given, device)

@@ -10,7 +10,6 @@ import typer
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from holdfast.api.fields import Fields
     from holdfast.data.published import Published
 
 
@@ -18,6 +17,7 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
     """Show a method: what it does, its fields with their defaults and sources, its cost."""
     from holdfast.api import Attack, Defence
     from holdfast.api.registry import KINDS, find, names, origin
+    from holdfast.cli.described import fields
     from holdfast.data.published import Published
 
     kinds = [kind for kind in KINDS if name in names(kind)]
@@ -52,7 +52,7 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
         if cls.presets:
             typer.echo(f"  presets: clean, {', '.join(cls.presets)}")
         typer.echo("  fields:" if cls.model_fields else "  no fields")
-        for line in _fields(cls, "    "):
+        for line in fields(cls, "    "):
             typer.echo(line)
 
 
@@ -63,29 +63,3 @@ def _published(cls: type[Published]) -> Iterator[str]:
     yield f"licence: {cls.licence}"
     terms = "yes: accept its terms there and set HF_TOKEN" if place.gated else "no"
     yield f"gated: {terms}; size: {cls.size}"
-
-
-def _fields(cls: type[Fields], indent: str) -> Iterator[str]:
-    """Give a line for every field: name, default, meaning; groups of fields indented."""
-    from holdfast.api.fields import Fields
-
-    for name, info in cls.model_fields.items():
-        default = info.default
-        if isinstance(default, Fields):
-            yield f"{indent}{name}: {' '.join((info.description or '').split())}"
-            yield from _values(default, indent + "  ")
-            continue
-        shown = "required" if info.is_required() else _plain(default)
-        yield f"{indent}{name} = {shown}: {' '.join((info.description or '').split())}"
-
-
-def _values(fields: Fields, indent: str) -> Iterator[str]:
-    for name, info in type(fields).model_fields.items():
-        about = " ".join((info.description or "").split())
-        yield f"{indent}{name} = {_plain(getattr(fields, name))}: {about}"
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_plain, value)) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -48,7 +48,7 @@ class LmEval(Source):
         return self.set or self.task + (f"_{self.shots}_shot" if self.shots else "")
 
     def _benchmark(self) -> Benchmark:
-        return load(self.task, self.shots, self.folder, self.name())
+        return load(self.task, self.shots, self.folder)
 
     def sets(self) -> tuple[EvalSet, ...]:
         """Give its one set, headed by the task, the examples and the metric.

@@ -21,6 +21,7 @@ from holdfast.api import (
     Verdict,
 )
 from holdfast.api.degenerate import degenerate
+from holdfast.api.hearing import came
 from holdfast.endpoint import Chat, Client, Endpoint
 from holdfast.endpoint import check as check_endpoint
 from holdfast.judges.rubric import words
@@ -115,7 +116,7 @@ class Rubric(Judge):
         assert self._client is not None, "open it first"
         stuck = [degenerate(one.response, one.prefill) for one in exchanges]
         sent = [one for one, no in zip(exchanges, stuck, strict=True) if not no]
-        answers = iter(self._client.ask_all(map(self._chat, sent)))
+        answers = iter(self._client.ask_all(map(self._chat, sent), came))
         return [
             Verdict(None, Outcome.DEGENERATE, raw="no language: not sent")
             if no
@@ -140,7 +141,7 @@ class Rubric(Judge):
         """Read a reply; what it does not say is not made up."""
         benign, whole = _benign(exchange), answer.finish_reason != "length"
         reply = answer.text
-        manner, score = words.manner(reply, whole), words.grade(reply, whole)
+        manner, score = words.manner(reply), words.grade(reply)
         if answer.failed:
             return _none(Reason.ERROR, answer.failed)
         if answer.refused:

@@ -74,10 +74,11 @@ First write one or two sentences of reasons. Then end with this line, and write 
 
 _OPENS = re.compile(r"<|\[(?=\s*/?\s*[A-Z][A-Z_ ]*\])")
 _TAG = {
-    name: re.compile(rf"<{name}>([^<]*)(</{name}>|\Z)", re.IGNORECASE)
+    name: re.compile(rf"<{name}>(?:([^<]*)</{name}>)?", re.IGNORECASE)
     for name in ("manner", "score")
 }
-_GRADE = re.compile(r"([1-5])(?:\s*/\s*5)?")
+_GRADE = re.compile(r"([1-5])(?:\.0+)?(?:\s*/\s*5)?")
+"""5, 5.00 and 5/5 are one grade; 4.5 was not offered."""
 _DECLINES = re.compile(
     r"(i'?m sorry|i am sorry|sorry|i apologi[sz]e|i can'?t|i cannot|i won'?t|i will not"
     r"|i'?m unable|i am unable|i'?m not able|i am not able|as an ai)\b"
@@ -119,27 +120,23 @@ def neutral(text: str) -> str:
     return _OPENS.sub("\u2039", text.replace("\0", ""))
 
 
-def grade(reply: str, whole: bool) -> int | None:
-    """Give the last grade of a reply; None if there is none, or one that was not offered.
-
-    Args:
-        whole: the reply was not cut, so that a tag may end with it.
-    """
-    found = _GRADE.fullmatch(_last("score", reply, whole) or "")
+def grade(reply: str) -> int | None:
+    """Give the last grade of a reply; None if there is none, or one that was not offered."""
+    found = _GRADE.fullmatch(_last("score", reply) or "")
     return None if found is None else int(found[1])
 
 
-def manner(reply: str, whole: bool) -> str | None:
+def manner(reply: str) -> str | None:
     """Give what the last `manner` of a reply says; None if it is none of the three words."""
-    found = (_last("manner", reply, whole) or "").casefold()
+    found = (_last("manner", reply) or "").casefold()
     return found if found in MANNERS else None
 
 
-def _last(name: str, reply: str, whole: bool) -> str | None:
-    """Give what stands in the last tag of a name, without signs around it."""
+def _last(name: str, reply: str) -> str | None:
+    """Give what stands in the last tag of a name, without signs around it; None if it is open."""
     found = None
     for one in _TAG[name].finditer(reply):
-        found = one[1].strip(_AROUND) if one[2] or whole else None
+        found = None if one[1] is None else one[1].strip(_AROUND)
     return found
 
 
