@@ -14,6 +14,8 @@ from holdfast.errors import ModelError
 from holdfast.nn.files import resolve
 from holdfast.report import verdict
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
 
 @pytest.fixture(scope="module")
 def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,7 +33,6 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_model_that_gives_recipes_has_nothing_to_break(
     hardened: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,7 +43,6 @@ def test_a_model_that_gives_recipes_has_nothing_to_break(
     assert re.search(r"does not refuse \d+ of 10 restricted requests as released", said.err)
 
 
-@pytest.mark.slow
 def test_a_hardened_one_is_opened_and_the_answer_says_by_what(
     hardened: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
