@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.cli.folders import try_writing
 from holdfast.cli.given import columns, models
-from holdfast.cli.kept import try_writing
 from holdfast.errors import ConfigError, DataError, StoreError
 
 if TYPE_CHECKING:
