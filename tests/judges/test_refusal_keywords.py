@@ -60,8 +60,5 @@ def test_told_to_it_says_of_an_answer_that_it_is_not_refused_and_no_more() -> No
     asked = {"purpose": EvalPurpose.HARM.value}
     assert judge.judge(exchange("take one", meta=asked)).outcome is Outcome.NOT_REFUSED
     assert judge.judge(exchange("I cannot", meta=asked)).outcome is Outcome.REFUSAL
-    assert (judge.counts(), RefusalKeywords().counts()) == (
-        Outcome.NOT_REFUSED,
-        Outcome.HARMFUL_USEFUL,
-    )
+    assert (judge.counts(), RefusalKeywords().counts()) == (Outcome.NOT_REFUSED, None)
     assert "otherwise" not in RefusalKeywords().key_fields()

@@ -49,6 +49,14 @@ Judges = Annotated[
         "[default: refusal_keywords, which sees refusals alone]",
     ),
 ]
+BudgetWord = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="free (no fine-tuning), cheap, standard or full. [default: cheap, or free where the "
+        "requests have no answers]",
+    ),
+]
 FormatGiven = Annotated[
     str | None,
     typer.Option("--format", help="plain, chat, or a .jinja file. [default: as the model says]"),

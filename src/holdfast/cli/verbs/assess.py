@@ -12,6 +12,7 @@ from holdfast.cli.conduct import conduct, workers_of
 from holdfast.cli.device import Device
 from holdfast.cli.drafting import (
     Benign,
+    BudgetWord,
     FormatGiven,
     Given,
     Judges,
@@ -32,6 +33,13 @@ from holdfast.errors import ConfigError
 if TYPE_CHECKING:
     from holdfast.cli.drafting import Drafted
 
+Folder = Annotated[
+    Path | None, typer.Option("--out", help="Folder of study and report. [default: assess-NAME]")
+]
+Anyway = Annotated[
+    bool, typer.Option("--anyway", help="Go on though the model answers as released.")
+]
+
 STUDY = "study.yaml"
 """The study that was made, in the folder of its report."""
 
@@ -44,24 +52,12 @@ def assess(
     benign: Benign = None,
     original: Original = None,
     judge: Judges = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            help="free (no fine-tuning), cheap, standard or full. [default: cheap, or free where "
-            "the requests have no answers]",
-        ),
-    ] = None,
+    budget: BudgetWord = None,
     form: FormatGiven = None,
     column: Columns = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder of study and report. [default: assess-NAME]"),
-    ] = None,
+    out: Folder = None,
     store: StoreFolder = Path("runs"),
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Go on though the model answers as released.")
-    ] = False,
+    anyway: Anyway = False,
     workers: Workers = None,
     threads: WorkerThreads = 1,
     device: Device = "cpu",

@@ -9,6 +9,7 @@ import typer
 
 from holdfast.cli.drafting import (
     Benign,
+    BudgetWord,
     FormatGiven,
     Given,
     Judges,
@@ -27,9 +28,7 @@ def init(
     benign: Benign = None,
     original: Original = None,
     judge: Judges = None,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="free, cheap, standard or full.")
-    ] = None,
+    budget: BudgetWord = None,
     purpose: Annotated[
         str,
         typer.Option("--for", help="compare (defences), harden (one of them) or assess (none)."),
