@@ -71,6 +71,11 @@ class InvalidResultsError(HoldfastError):
     exit_code = 3
 
 
+def install(extra: str) -> str:
+    """Give the command that installs an extra: from the clone, for no index has this package."""
+    return f"pip install '.[{extra}]' in the clone of holdfast"
+
+
 LONGEST = 300
 """Characters kept of what an exception says."""
 

@@ -227,7 +227,7 @@ def test_a_missing_package_is_named(online: None, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError) as error:
         fetch(PLACE, SPLIT, COMMIT, "source 'set'")
-    line = "needs the package datasets; install it: pip install 'holdfast[data]'"
+    line = "needs the package datasets; install it: pip install '.[data]' in the clone of holdfast"
     assert str(error.value) == f"source 'set': {line}"
 
 

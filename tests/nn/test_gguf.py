@@ -301,7 +301,7 @@ def test_a_package_that_is_not_there_is_named(
         nn.resolve(str(path))
     assert str(caught.value) == (
         "model: a GGUF file is read with the packages gguf and accelerate (import of "
-        f"{package} halted; None in sys.modules); pip install 'holdfast[smol]'"
+        f"{package} halted; None in sys.modules); pip install '.[smol]' in the clone of holdfast"
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError
+from holdfast.errors import ConfigError, DataError, HoldfastError, ModelError, install
 
 if TYPE_CHECKING:
     from holdfast.api import Judge, Source
@@ -107,7 +107,7 @@ def _extras() -> Iterator[Seen]:
         if extra == "dev":
             continue
         lacking = [name for name in names if _version(name) is None]
-        how = f"install it where needed: pip install 'holdfast[{extra}]'" if lacking else "there"
+        how = f"install it where needed: {install(extra)}" if lacking else "there"
         yield Seen(f"extra {extra} ({', '.join(names)})", how)
 
 

@@ -21,7 +21,7 @@ from unittest import mock
 from holdfast.data.refusals import explained
 from holdfast.data.undisturbed import OTHER_SEED, undisturbed
 from holdfast.disk import cache_folder
-from holdfast.errors import ConfigError, DataError, did_you_mean
+from holdfast.errors import ConfigError, DataError, did_you_mean, install
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WHERE = "lm_eval"
 """What an error begins with: the source's name."""
-INSTALL = "pip install 'holdfast[eval]'"
+INSTALL = install("eval")
 
 _NAME = re.compile(r"""^["']?(?:task|group)["']?:[ \t]*["']?([^\s"'\[\]{}#]+)""", re.M)
 _TAG = re.compile(r"""^tag:(?:[ \t]*(\S+)[ \t]*$|[ \t]*\n((?:[ \t]*-[ \t]*\S+[ \t]*\n?)+))""", re.M)

