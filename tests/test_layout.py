@@ -18,7 +18,6 @@ FILES: dict[str, str] = {}
 """Files that may be longer than 500 lines, and why."""
 
 FUNCTIONS: dict[tuple[str, str], str] = {
-    ("cli/verbs/assess.py", "assess"): OPTIONS,
     ("cli/verbs/attack.py", "attack"): OPTIONS,
     ("cli/verbs/defend.py", "defend"): OPTIONS,
     ("cli/verbs/generate.py", "generate"): OPTIONS,

@@ -28,7 +28,7 @@ JUDGE: Mapping[str, Any] = {"refusal_keywords": {"otherwise": "not_refused"}}
 
 ATTACKED = {"attacker": 0.4, "attacker_selection": 0.2, "evaluator": 0.4}
 """How rows are shared out where nothing is defended; source: ours."""
-DEFENDED = {"defender": 0.35, "attacker": 0.25, "attacker_selection": 0.15, "evaluator": 0.25}
+DEFENDED = {"defender": 0.3, "attacker": 0.2, "attacker_selection": 0.15, "evaluator": 0.35}
 """The same where something is; source: ours."""
 
 WORLD_RATES = (3e-4, 1e-3)
