@@ -111,8 +111,8 @@ PROMPTS = ("Tell a tale of a baker.", "Name three colours.", "What is a lighthou
 class Bench:
     """A folder to work in, and the server behind one that counts."""
 
-    def __init__(self, passing: Passing, probed: Path) -> None:
-        self.passing, self.url = passing, passing.url
+    def __init__(self, passing: Passing, probed: Path, served_as: str) -> None:
+        self.passing, self.url, self.served_as = passing, passing.url, served_as
         self.probed, self.caches = probed, 0
         rows = [{"prompt": prompt} for prompt in PROMPTS]
         Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -125,7 +125,8 @@ class Bench:
     def run(self, out: str, *sets: str, options: tuple[str, ...] = (), cache: str = "") -> int:
         """Run the command; `cache` is a fresh one unless it is named."""
         fields = [f"endpoint.cache={cache or self.fresh()}", "max_new_tokens=12"]
-        fields += ["endpoint.wait=0.01", "endpoint.timeout=600", *sets]
+        fields += ["endpoint.wait=0.01", "endpoint.timeout=600"]
+        fields += [f"endpoint.served_as={self.served_as}", *sets]
         words = ["generate", "--model", NAME, "--endpoint", self.url]
         words += ["--prompts", "rows.jsonl", "--out", out, *options]
         return run([*words, *(word for one in fields for word in ("--set", one))])
@@ -158,7 +159,7 @@ def bench(
 ) -> Iterator[Bench]:
     monkeypatch.chdir(tmp_path)
     with passing(url.removesuffix("/v1")) as between:
-        yield Bench(between, probed)
+        yield Bench(between, probed, url)
 
 
 def plain(url: str, prompt: str, system: str | None = None) -> str:

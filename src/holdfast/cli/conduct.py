@@ -46,10 +46,10 @@ def conduct(
     made, kept = Plan(said), Store(store)
     planned = time.monotonic()
     folder = out or store / said.name
-    try_filling(folder, "--out")
     show = display()
     with kept.held():
         try:
+            try_filling(folder, "--out")
             fits = None if only_judge else (device, workers)
             if (line := _checked(made, kept, fits)) is not None:
                 show.say(line)
