@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +111,10 @@ def finished(data: dict[str, Any], folder: Path) -> Path:
     path = folder / "study.json"
     path.write_text(json.dumps(data))
     code = run(["run", str(path), "--store", str(folder / "runs"), "--workers", "1"])
+    if code == 1 and os.environ.get("ATEN_CPU_CAPABILITY") == "default":
+        told = folder / "runs" / "last-error.txt"
+        if told.is_file() and "pack_vnni2" in told.read_text():
+            pytest.skip("on a processor with AMX torch's bf16 attention fails with plain kernels")
     assert code in (0, 3), "3: a judge of random weights leaves answers unscored"
     report = folder / "runs" / data["name"]
     assert (report / "report.html").is_file()

@@ -360,9 +360,9 @@ def test_only_rows_that_could_be_too_long_are_encoded(monkeypatch: pytest.Monkey
     seen: list[str] = []
     inner = coder.encode
 
-    def encode(prompt: str, *rest: Any) -> Any:
+    def encode(prompt: str, *rest: Any, **more: Any) -> Any:
         seen.append(prompt)
-        return inner(prompt, *rest)
+        return inner(prompt, *rest, **more)
 
     monkeypatch.setattr(coder, "encode", encode)
     short, long = (example("ask" * n, "tell", role=Role.BENIGN) for n in (1, 30))

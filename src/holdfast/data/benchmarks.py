@@ -16,7 +16,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from holdfast.data.refusals import explained
 from holdfast.data.undisturbed import OTHER_SEED, undisturbed
@@ -169,6 +168,8 @@ def _prepared(examples: list[list[Any]]) -> Any:  # noqa: ANN401  (a sampler of 
 @contextmanager
 def compiled_once() -> Iterator[None]:
     """Have lm-eval compile each of its templates once: it does so for every document."""
+    from unittest import mock  # it brings asyncio, which light commands do without
+
     from lm_eval.utils import env
 
     with mock.patch.object(env, "from_string", _compiled):

@@ -30,8 +30,6 @@ from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import DataError, HoldfastError
-from holdfast.stats.rows import Outcomes
-from holdfast.stats.tuning import gains
 from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
@@ -356,6 +354,9 @@ def tuned(plan: Plan, store: Store) -> dict[str, Any]:
     rows = outcomes(plan, store, tracks=plan.tunings)
     loop = method.loop
     how = f"rate {loop.lr:g}, batch {loop.batch}{f', LoRA {loop.lora.rank}' if loop.lora else ''}"
+    from holdfast.stats.rows import Outcomes
+    from holdfast.stats.tuning import gains
+
     table = Outcomes(rows)
     found = gains(table, plan.judges[0].name(), plan.study.reference.none)
     return {"role": method.role, "loop": how, "gains": [asdict(one) for one in found]}
