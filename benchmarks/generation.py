@@ -21,6 +21,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class Result:
     seconds: float
     peak: float
     texts: list[str]
+    default: bool
 
 
 def prompts(count: int) -> list[Example]:
@@ -93,48 +95,53 @@ def plain(model: Any, encoder: Encoder, rows: Sequence[Example], new: int, batch
     return texts
 
 
-def ways(
-    model: Any, encoder: Encoder, rows: Sequence[Example], new: int
-) -> dict[str, Callable[[], list[str]]]:
-    """Give every way by its name."""
-
-    def ours(batching: Any) -> list[str]:
-        sampler = Sampler(max_new_tokens=new, batching=batching)
-        return [one.text for one in evaluate.generate(model, encoder, rows, sampler)]
-
-    default = evaluate.way(model, Sampler())
-    return {
-        "one by one": lambda: plain(model, encoder, rows, new, 1),
-        "padded by 8": lambda: plain(model, encoder, rows, new, 8),
-        **{
-            f"ours, {name}{'*' * (name == default)}": lambda name=name: ours(name)
-            for name in ("padded", "continuous")
-        },
-    }
+WAYS = ("one by one", "padded by 8", "ours, padded", "ours, continuous")
+Ready = tuple[Any, Encoder]
+"""A model and its encoder."""
 
 
-def measured(work: Callable[[], list[str]], device: str) -> Result:
-    """Run one way and give its seconds, its peak in MiB above what was held, and its texts."""
-    gc.collect()
+def answers(way: str, ready: Ready, rows: Sequence[Example], new: int) -> list[str]:
+    """Answer every prompt in one of the ways."""
+    if not way.startswith("ours"):
+        return plain(*ready, rows, new, 1 if way == "one by one" else 8)
+    batching: Any = way.removeprefix("ours, ")
+    sampler = Sampler(max_new_tokens=new, batching=batching)
+    return [one.text for one in evaluate.generate(*ready, rows, sampler)]
+
+
+def measured(
+    load: Callable[[], Ready], way: str, rows: Sequence[Example], new: int, device: str
+) -> Result:
+    """Run one way and give its seconds, its peak in MiB above what was held, and its texts.
+
+    On a CPU a process of its own loads the model: a fork of one in which torch has used its threads
+    would wait for them for ever.
+    """
     if device != "cpu":
+        ready = load()
+        gc.collect()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         began = time.perf_counter()
-        texts = work()
+        texts = answers(way, ready, rows, new)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-        return Result(seconds, (torch.cuda.max_memory_allocated() - before) / MIB, texts)
+        peak = (torch.cuda.max_memory_allocated() - before) / MIB
+        default = way == f"ours, {evaluate.way(ready[0], Sampler())}"
+        return Result(seconds, peak, texts, default)
     context = multiprocessing.get_context("fork")
     reads, writes = context.Pipe(duplex=False)
 
     def child() -> None:
+        ready = load()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.perf_counter()
-        texts = work()
+        texts = answers(way, ready, rows, new)
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        writes.send(Result(seconds, peak / 1024, texts))
+        default = way == f"ours, {evaluate.way(ready[0], Sampler())}"
+        writes.send(Result(seconds, peak / 1024, texts, default))
 
     process = context.Process(target=child)
     process.start()
@@ -160,7 +167,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def loaded(args: argparse.Namespace) -> tuple[Any, Encoder]:
+def loaded(args: argparse.Namespace) -> Ready:
     """Give the model and its encoder."""
     if args.self_check:
         return tiny.model("qwen3", spread=0.4, seed=3), tiny.encoder()
@@ -176,17 +183,16 @@ def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
     count, new = (6, 8) if args.self_check else (args.prompts, args.new)
     torch.set_num_threads(args.threads)
-    model, encoder = loaded(args)
     rows = prompts(count)
-    found = {
-        name: measured(work, args.device) for name, work in ways(model, encoder, rows, new).items()
-    }
+    load = cache(lambda: loaded(args))
+    found = {way: measured(load, way, rows, new, args.device) for way in WAYS}
     base, alone = found["padded by 8"], found["one by one"].texts
     name = "tiny" if args.self_check else args.model
     print(f"{name} on {args.device}: {count} prompts, {new} tokens at most")
     print(f"{'':<20}{'seconds':>9}{'ratio':>7}{'MiB':>9}{'differ':>8}")
     worst = 0
-    for label, one in found.items():
+    for way, one in found.items():
+        label = f"{way}{'*' * one.default}"
         differ = sum(a != b for a, b in zip(one.texts, alone, strict=True))
         worst = max(worst, differ)
         ratio = base.seconds / one.seconds

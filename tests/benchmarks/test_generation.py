@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,11 +25,11 @@ def test_other_answers_fail(loaded: Callable[[str], Any], monkeypatch: pytest.Mo
     module = loaded("generation")
     real = module.measured
 
-    def lying(work: Callable[[], list[str]], device: str) -> Any:
-        found = real(work, device)
+    def lying(*given: Any) -> Any:
+        found = real(*given)
         lying.calls += 1
         if lying.calls == 3:
-            return module.Result(found.seconds, found.peak, ["x"] * len(found.texts))
+            return replace(found, texts=["x"] * len(found.texts))
         return found
 
     lying.calls = 0
