@@ -320,7 +320,7 @@ def moved(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy.model(tmp_path_factory.mktemp("original") / "base", seed=1)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_study_of_all_of_them(
     toy: ModuleType, toy_model: Path, moved: Path, installed: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, workers: str,

@@ -85,6 +85,7 @@ def kill(start: Run, store: Path, inside: str) -> None:
     assert not (store / "toy").exists()
 
 
+@pytest.mark.slow
 def test_five_kills_inside_one_after_another_cost_nothing_but_time(
     start: Run, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
