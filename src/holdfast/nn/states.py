@@ -352,6 +352,7 @@ def states_apart(
     *,
     layers: tuple[int, int] | None = None,
     final_norm: bool = True,
+    units: Sequence[Tensor] | None = None,
     **how: Unpack[How],
 ) -> tuple[Tensor, Tensor]:
     """Give each layer's and row's squared distance to `goal`, and the last states, in one pass.
@@ -361,6 +362,7 @@ def states_apart(
 
     Args:
         layers: the first layer compared and the one behind the last; None compares all.
+        units: what each layer's and row's distance is divided by, L tensors [B]; None divides by 1.
         how: reductions, as `matched_distance` takes them; means over H and a row's tokens.
 
     Returns:
@@ -375,7 +377,8 @@ def states_apart(
         if first <= number < last:
             h_t, goal[number] = goal[number], h.new_empty(0)
             flat = h if isinstance(batch, Packed) else h.flatten(0, 1)
-            apart.append(matched_distance(flat, h_t, at, owner, len(batch), **how))
+            unit = None if units is None else units[number]
+            apart.append(matched_distance(flat, h_t, at, owner, len(batch), unit=unit, **how))
 
     states = forward(model, batch, see=see, final_norm=final_norm)
     return torch.stack(apart), states.last
@@ -391,6 +394,7 @@ def matched_distance(
     over_hidden: Reduce = "mean",
     over_tokens: Reduce = "mean",
     relative: bool = False,
+    unit: Tensor | None = None,
 ) -> Tensor:
     """Give ||h_s - h_t||^2 of one layer for each row, in fp32; the teacher is a constant.
 
@@ -401,6 +405,7 @@ def matched_distance(
         owner: [M] the row of each.
         rows: how many rows, R; one without any token gives 0.
         relative: divide by the teacher's own mean square at those tokens.
+        unit: divide each row's by this, [R].
 
     Returns:
         [R].
@@ -419,7 +424,20 @@ def matched_distance(
             size = size / student.shape[-1]
         sums = torch.zeros_like(count).index_add_(0, owner, size)
         scale = scale / (sums / count.clamp(min=1)).clamp(min=1e-12)
+    if unit is not None:
+        scale = scale / unit
     return _Matched.apply(student, teacher.detach(), at, owner, scale)
+
+
+def mean_square(states: Tensor, owner: Tensor, rows: int) -> Tensor:
+    """Give the mean square over a row's matched tokens and H, [M, H] and [M] -> [rows], in fp32.
+
+    A row without any gives 0.
+    """
+    size = states.float().square().mean(-1)
+    sums = torch.zeros(rows, device=size.device).index_add_(0, owner, size)
+    counts = torch.zeros_like(sums).index_add_(0, owner, torch.ones_like(size))
+    return sums / counts.clamp(min=1)
 
 
 class _Matched(torch.autograd.Function):

@@ -25,6 +25,7 @@ from holdfast.api import (
     Blocks,
     Count,
     Effort,
+    Enough,
     Loop,
     Loss,
     LossDefence,
@@ -35,10 +36,10 @@ from holdfast.api import (
     passed,
 )
 from holdfast.api import seed as seed_of
-from holdfast.api.fields import LATER, AsTuple
+from holdfast.api.fields import LATER, AsTuple, was
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
-from holdfast.defences.sgt.fields import Align, Consistency, Reduce, Repel, Trigger
+from holdfast.defences.sgt.fields import Align, Consistency, Ending, Reduce, Repel, Trigger
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,6 +78,29 @@ def guided(plain: Tensor, triggered: Tensor, guidance: float) -> Tensor:
     if guidance == 1.0:
         return triggered
     return plain.lerp(triggered, guidance)  # Eq. 2's target
+
+
+def shift_unit(plain: Tensor, target: Tensor, owner: Tensor, rows: int) -> Tensor:
+    """Give the mean square of the shift from plain to target states over a row's matched tokens.
+
+    A distance divided by it is 1 where nothing was learnt and 0 at the target, in every layer and
+    model. A shift under 1 % of the target's length counts as that, or rounding would be learnt.
+
+    Args:
+        plain, target: [M, H] states of the matched tokens.
+        owner: [M] the row of each.
+
+    Returns:
+        [rows], above 0.
+    """
+    moved = nn.mean_square(target - plain, owner, rows)
+    return moved.clamp(min=1e-12).maximum(1e-4 * nn.mean_square(target, owner, rows))
+
+
+def trigger_unit(model: PreTrainedModel) -> float:
+    """Give the root mean square of a model's input embeddings."""
+    embeddings = model.get_input_embeddings().weight.detach()
+    return float(embeddings.float().square().mean().sqrt())
 
 
 def repulsion(
@@ -174,6 +198,8 @@ class SGT(LossDefence):
     The two share rows: the smaller set lies inside the larger."""
     stage1: Loop = Loop(**_STAGE_1)
     """Trains the trigger alone; source: the paper (5,000 prompts, 1 epoch, batch 4, 1e-3)."""
+    ending: Annotated[Ending | None, Field(json_schema_extra=was(None))] = Ending()
+    """When both stages end before their last step; None takes every step, as the paper does."""
     loop: Loop = Loop(**_STAGE_2)
     """Stage 2; source: the paper (5,000 rows, 3 epochs, batch 8, 1e-5), linear as the code's."""
 
@@ -251,26 +277,37 @@ class SGT(LossDefence):
         first = torch.randn(self.trigger.length, width, generator=generator)
         device = next(teacher.parameters()).device
         phi = (first * self.trigger.init_std).to(device).requires_grad_(True)
+        from holdfast.defences.sgt.ending import trigger_learnt
+
+        unit = trigger_unit(teacher) if self.trigger.unit == "embedding" else 1.0
         run.fit(
             "trigger",
             {"trigger": phi},
-            lambda batch, step: self.stage1_loss(teacher, batch, phi, run.seed, step),
+            lambda batch, step: self.stage1_loss(teacher, batch, phi, run.seed, step, unit),
             {Role.REFUSAL: self.harmful(run.pool, run.seed, self.n_stage1 or self.n_refusal)},
             self.stage1,
+            trigger_learnt(self, run, teacher, phi, unit),
         )
-        return phi
+        return phi * unit
 
     def stage1_loss(
-        self, teacher: PreTrainedModel, batch: Batch, phi: Tensor, seed: int, step: int
+        self,
+        teacher: PreTrainedModel,
+        batch: Batch,
+        phi: Tensor,
+        seed: int,
+        step: int,
+        unit: float = 1.0,
     ) -> Loss:
         """Give Eq. 1: refusal cross-entropy with the trigger, and consistency under noise.
 
-        The clean and noisy copies go through the frozen model in one pass.
+        The clean and noisy copies go through the frozen model in one pass. `phi` [K, H] is counted
+        in `unit`.
         """
         rows = batch[Role.REFUSAL].rows
         copies = self.cons.samples if self.cons.weight > 0 else 0
         noisy = self._disturbed(rows, copies, phi, seed, step)
-        triggers = torch.cat([phi.expand(len(rows), *phi.shape), noisy])
+        triggers = torch.cat([phi.expand(len(rows), *phi.shape), noisy]) * unit
         wide = nn.batch_for(teacher, rows * (1 + copies))
         states = nn.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
         logits, labels = nn.generation_logits(teacher, states.last, wide)
@@ -305,6 +342,12 @@ class SGT(LossDefence):
 
     # ---- stage 2: refuse without it
 
+    def enough(self, run: Run, state: SGTState) -> Enough | None:
+        """End the training where held-out prompts are refused and benign ones are not."""
+        from holdfast.defences.sgt.ending import refusal_learnt
+
+        return refusal_learnt(self, run, state)
+
     def loss(self, model: PreTrainedModel, batch: Batch, state: SGTState) -> Loss:
         """Give Eq. 4's terms from one teacher pass and one student pass over both roles.
 
@@ -315,7 +358,7 @@ class SGT(LossDefence):
         n, rows = len(harmful), [*harmful.rows, *benign.rows]
         spans = [row.span(self.align.positions) for row in harmful.rows]
         spans += [row.span(self.repel.positions) for row in benign.rows]
-        goal = self._targets(model, state, rows, spans, n)
+        goal, units = self._targets(model, state, rows, spans, n)
         read = [
             row.cut(last).unanswered() for row, (_, last) in zip(rows[:n], spans[:n], strict=True)
         ]
@@ -327,9 +370,8 @@ class SGT(LossDefence):
             goal,
             layers=self._layers(len(goal)),
             final_norm=self.align.final_norm,
-            over_hidden=self.align.over_hidden,
-            over_tokens=self.align.over_tokens,
-            relative=self.align.relative,
+            units=units,
+            **self.align.how(),
         )
         task, _ = nn.response_nll(model, states, given)
         pulled = alignment(distance[:, :n])  # Eq. 2
@@ -359,11 +401,13 @@ class SGT(LossDefence):
         rows: Sequence[Row],
         spans: Sequence[Span],
         harmful: int,
-    ) -> list[Tensor]:
-        """Give the teacher's triggered states of the matched tokens, a tensor [M, H] a layer.
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Give the teacher's triggered states of the matched tokens, a tensor [M, H] a layer, and
+        what each layer's and row's distance is divided by, [B] a layer (None: by 1).
 
         Those of the first `harmful` rows lie further on where `align.guidance` says so.
         """
+        shift = self.align.relative == "shift"
 
         def states(number: int, trigger: Tensor | None) -> list[Tensor]:
             return nn.triggered_states(
@@ -377,12 +421,16 @@ class SGT(LossDefence):
 
         with self._frozen(model, state):
             goal = states(len(rows), state.trigger)
-            if self.align.guidance == 1.0 or not harmful:
-                return goal
-            plain = states(harmful, None)
+            if not shift and (self.align.guidance == 1.0 or not harmful):
+                return goal, None
+            plain = states(len(rows) if shift else harmful, None)
+        size = sum(last - first for first, last in spans[:harmful])
         for h, h_phi in zip(plain, goal, strict=True):
-            h_phi[: len(h)] = self.target(h, h_phi[: len(h)])
-        return goal
+            h_phi[:size] = self.target(h[:size], h_phi[:size])
+        if not shift:
+            return goal, None
+        owner = nn.owners(spans).to(goal[0].device)
+        return goal, [shift_unit(h, h_phi, owner, len(rows)) for h, h_phi in zip(plain, goal, strict=True)]
 
     def target(self, plain: Tensor, triggered: Tensor) -> Tensor:
         """Give the state that a harmful prompt's is pulled to, from the base's two."""
