@@ -105,5 +105,7 @@ def test_a_preset_without_a_row_another_value_and_no_source_are_found() -> None:
     assert wrong(cls, [*table, clip._replace(field="loop.clap")]) == [
         "rep_noise released: no field loop.clap"
     ]
-    new = type("New", (cls,), {"presets": {"other": {"noise_weight": 1.0}}, "__module__": cls.__module__})
+    new = type(
+        "New", (cls,), {"presets": {"other": {"noise_weight": 1.0}}, "__module__": cls.__module__}
+    )
     assert "rep_noise other: no row for noise_weight = 1.0" in wrong(new, table)

@@ -24,9 +24,7 @@ def batch() -> Tokens:
 
 @pytest.mark.parametrize("lens", ["blocks", "all"])
 @pytest.mark.parametrize("family", tiny.DECODERS)
-def test_every_block_is_read_through_the_final_norm_and_the_head(
-    family: str, lens: Any
-) -> None:
+def test_every_block_is_read_through_the_final_norm_and_the_head(family: str, lens: Any) -> None:
     """Rows alone, unpadded, through Hugging Face's own states; the last is the model's own CE.
 
     As released every one of its L + 1 states is normed, the last once more, and the model's own

@@ -351,7 +351,11 @@ def test_refusals_are_safe_rows_and_without_weight_are_not_read() -> None:
 
 def test_it_gathers_harmful_states_away_from_their_old_place() -> None:
     of = Triplet.model_validate(
-        {"benign_layers": (2, 2), "harmful_layers": (2, 2), "loop": Loop(steps=15, batch=4, lr=0.03, lora=LoRA(rank=4, alpha=8.0))}
+        {
+            "benign_layers": (2, 2),
+            "harmful_layers": (2, 2),
+            "loop": Loop(steps=15, batch=4, lr=0.03, lora=LoRA(rank=4, alpha=8.0)),
+        }
     )
     model = tiny.model("llama")
     kept = {"start": tiny.weights(model)}

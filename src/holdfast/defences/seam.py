@@ -51,9 +51,7 @@ PARALLEL = 1e-12
 """Least squared sine between two gradients: below it their difference is fp32's rounding."""
 
 
-def depth_nll(
-    model: PreTrainedModel, tokens: Tokens, lens: Lens = "blocks"
-) -> tuple[Tensor, int]:
+def depth_nll(model: PreTrainedModel, tokens: Tokens, lens: Lens = "blocks") -> tuple[Tensor, int]:
     """Give -log p(label) summed over labelled tokens and heads, in fp32, and N times the number it
     is divided by.
 

@@ -188,8 +188,8 @@ class Triplet(LossDefence):
     0.6)."""
     refusal_weight: NotNegative = 1.0
     """Weight of a refusal's token beside a benign one's in the safe rows' triplet; source: the
-    released code, half of whose safe rows are refusals. 0 leaves them out, as the replication
-    does: then nothing says what is to be said in place of a harmful answer."""
+    released code, at least half of whose safe rows are refusals. 0 leaves them out, as the
+    replication does: then nothing says what is to be said in place of a harmful answer."""
     kl_weight: NotNegative = 0.9
     """Weight of KL(old || new) on benign rows; source: the replication in TamperBench (the released
     script: 0.7). 0 leaves the head and the blocks behind the last layer out."""
@@ -200,7 +200,8 @@ class Triplet(LossDefence):
     """Where the KL is taken: where response tokens are emitted (the replication), or at every token
     of a benign row (the released code)."""
     kl_reduce: Reduce = "mean"
-    """A mean over those tokens, or their sum in a row and the mean over rows (the released code)."""
+    """A mean over those tokens, or their sum in a row and the mean over rows (the released
+    code)."""
     benign_metrics: Metrics = ("cosine", "cosine")
     """Distances of a safe state to its old self and to the centre; source: the replication, which
     notes that the paper's unnormalised `l2` mostly yields gibberish (the released script: `l2`,
@@ -405,7 +406,9 @@ class Triplet(LossDefence):
             result: dict[str, float] = {}
             for role in roles:
                 bad = role is Role.HARMFUL
-                own, metrics = (harmful, self.harmful_metrics) if bad else (benign, self.benign_metrics)
+                own, metrics = (
+                    (harmful, self.harmful_metrics) if bad else (benign, self.benign_metrics)
+                )
                 to_old, to_centre = reversed(metrics) if bad else metrics
                 moved = _mean([distance(new[role][k], old[role][k], to_old) for k in own])
                 spread = _mean([distance(new[role][k], centres[k], to_centre) for k in own])

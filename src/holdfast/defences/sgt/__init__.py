@@ -55,9 +55,7 @@ _STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "
 # ---- the paper's equations
 
 
-def consistency(
-    clean: Tensor, noisy: Tensor, sides: Literal["noisy", "both"] = "noisy"
-) -> Tensor:
+def consistency(clean: Tensor, noisy: Tensor, sides: Literal["noisy", "both"] = "noisy") -> Tensor:
     """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
 
     The clean side is a constant unless `sides` is both (fidelity row 20); 0 where both are equal.

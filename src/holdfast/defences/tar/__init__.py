@@ -48,6 +48,7 @@ SWITCH = (6.0, 3.0)
 """Where an attack that starts on benign rows turns: Beta(6, 3) x steps; source: released script."""
 
 _OUTER: dict[str, Any] = {"steps": 100, "batch": 8, "lr": 6e-5, "warmup": 32}
+_SCRIPT: dict[str, Any] = {"clip": None, "precision": "fp32_master"}
 
 
 def dpo(chosen: Tensor, rejected: Tensor, reference: Tensor, beta: float) -> Tensor:
@@ -153,21 +154,14 @@ class TAR(GradientDefence):
             "entropy_at": "all",
             "tamper_weight": 4.0,
             "attack": {"steps": 64, "every": 4, "switch": 1 / 3},
-            "loop": {
-                "steps": 750,
-                "batch": 8,
-                "lr": 2e-5,
-                "warmup": 32,
-                "clip": None,
-                "precision": "fp32_master",
-            },
+            "loop": {"steps": 750, "batch": 8, "lr": 2e-5, "warmup": 32} | _SCRIPT,
         },
         "refusal_script": {
             "hidden_weight": 0.0,
             "held_out": 0.0,
             "n": 256,
             "attack": {"tasks": 2, "batch": 8},
-            "loop": _OUTER | {"micro_batch": 4, "clip": None, "precision": "fp32_master"},
+            "loop": _OUTER | _SCRIPT | {"micro_batch": 4},
         },
         "lite": {
             "attack": {
