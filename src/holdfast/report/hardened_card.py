@@ -1,4 +1,4 @@
-"""A model card's metadata and a section: how one checkpoint was hardened, from its own provenance."""
+"""A model card of one checkpoint: metadata and how it was hardened, from its own provenance."""
 
 from __future__ import annotations
 
