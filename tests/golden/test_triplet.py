@@ -335,12 +335,12 @@ def test_refusals_are_safe_rows_and_without_weight_are_not_read() -> None:
         alone = without.loss(model, given, started(of, start))
     bare = given | {Role.REFUSAL: collate([], 0)}
     less = of.loss(model, bare, started(of, start))
-    assert {k: float(t.sum) for k, t in alone.items()} == {k: float(t.sum) for k, t in less.items()}
+    assert {k: t.sum.item() for k, t in alone.items()} == {k: t.sum.item() for k, t in less.items()}
     assert alone["benign"].count == less["benign"].count < mixed["benign"].count
     assert alone["kl"].sum.item() == pytest.approx(mixed["kl"].sum.item(), rel=1e-5)
     halved = of.with_(refusal_weight=0.5).loss(model, given, started(of, start))["benign"]
-    told = (float(alone["benign"].sum) + float(mixed["benign"].sum)) / 2
-    assert float(halved.sum) == pytest.approx(told, rel=1e-6)
+    told = (alone["benign"].sum.item() + mixed["benign"].sum.item()) / 2
+    assert halved.sum.item() == pytest.approx(told, rel=1e-6)
     read = sum(len(row.ids) for role in ROLES[:2] for row in given[role].rows)
     size = sum(p.numel() for block in nn.blocks(model) for p in block.parameters())
     head = model.get_output_embeddings().weight.numel()
