@@ -119,6 +119,14 @@ def test_kl_and_its_gradient_equal_the_twin() -> None:
     (expected,) = torch.autograd.grad((theirs * weights).sum(), noisy)
     assert found[0] is None  # the clean side is a constant
     torch.testing.assert_close(found[1], expected, atol=1e-6, rtol=1e-6)
+    both = consistency(clean, noisy, "both")
+    theirs = torch.stack([twin_kl(c, n) for c, n in zip(clean, noisy, strict=True)])
+    for a, b in zip(
+        torch.autograd.grad((both * weights).sum(), [clean, noisy]),
+        torch.autograd.grad((theirs * weights).sum(), [clean, noisy]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
 def by_hand() -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -289,9 +297,11 @@ CASES = [("qwen3", False), ("llama", True), ("mistral", True)]
 
 
 @pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
 @pytest.mark.parametrize(
     "cons",
     [
+        {"sigma": 0.3, "sides": "both"},
         {"weight": 0.0},
         {"sigma": 0.3},
         {"sigma": 0.3, "samples": 3, "weight": 0.5, "noise": "per_row"},
@@ -301,10 +311,16 @@ CASES = [("qwen3", False), ("llama", True), ("mistral", True)]
 @pytest.mark.parametrize(("family", "bos"), CASES)
 @pytest.mark.parametrize("k", [1, 2])
 def test_eq_1_and_its_gradient_by_the_trigger_equal_the_twin(
-    family: str, bos: bool, cons: dict[str, Any], k: int, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    bos: bool,
+    cons: dict[str, Any],
+    reduce: str,
+    k: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, teacher, harmful, _, _ = setting(family, bos)
-    method = SGT.model_validate({"trigger": {"length": k}, "cons": cons})
+    fields = {"trigger": {"length": k}, "cons": cons, "stage1_reduce": reduce}
+    method = SGT.model_validate(fields)
     used: list[Tensor] = []
     inner = nn.forward
 
@@ -333,10 +349,12 @@ def test_eq_1_and_its_gradient_by_the_trigger_equal_the_twin(
         for sample in range(samples):
             noisy = twin_states(teacher, row, twin + noise[1 + sample, number])[1]
             for i in range(row.start - 1, len(row.ids) - 1):
-                apart.append(twin_kl(clean[i].detach(), noisy[i]))
-    value = sum(task) / len(task)
+                side = clean[i] if method.cons.sides == "both" else clean[i].detach()
+                apart.append(twin_kl(side, noisy[i]))
+    count = len(task) if reduce == "mean" else rows
+    value = sum(task) / count
     if samples:
-        value = value + method.cons.weight * sum(apart) / len(apart)
+        value = value + method.cons.weight * sum(apart) / (count * samples)
     (expected,) = torch.autograd.grad(value, twin)
     assert total(terms) == pytest.approx(value.item(), rel=1e-6)
     compare([found["trigger"]], [expected])

@@ -161,6 +161,7 @@ def forward(
     final_norm: bool = True,
     at: Tensor | None = None,
     see: See | None = None,
+    embeddings: bool = False,
 ) -> States:
     """Run the body once; a trigger's columns are inserted before and cut out after.
 
@@ -171,12 +172,13 @@ def forward(
     Args:
         at: indices [M] of the tokens whose layers are kept; a padded batch is flat as [B * T].
         see: called with each block's number and states as they appear, in place of keeping them.
+        embeddings: also call it first with number -1 and what the first block reads.
 
     Raises:
         ModelError: a packed batch on a model whose attention cannot be packed.
     """
     if not len(tokens):
-        return _nothing(model, tokens, layers=layers, at=at, see=see)
+        return _nothing(model, tokens, layers=layers, at=at, see=see, embeddings=embeddings)
     given = _given(model, tokens, trigger, place)
     caught: list[Tensor] = []
 
@@ -190,7 +192,9 @@ def forward(
     wanted = layers or see is not None
     decoder = blocks(model)
     seen = list(decoder)[: len(decoder) - final_norm] if wanted else []
-    with _catching(seen, keep), given.around(), through(decoder, given.around):
+    around = given.around
+    entry = decoder[0] if embeddings else None
+    with _catching(seen, keep, entry), around(), through(decoder, around):
         out = body(model)(**given.inputs, use_cache=False)
         if isinstance(tokens, Packed):
             attended(len(decoder))
@@ -204,14 +208,20 @@ def forward(
 
 
 def _nothing(
-    model: PreTrainedModel, tokens: Batch, *, layers: bool, at: Tensor | None, see: See | None
+    model: PreTrainedModel,
+    tokens: Batch,
+    *,
+    layers: bool,
+    at: Tensor | None,
+    see: See | None,
+    embeddings: bool,
 ) -> States:
     """Give what a pass over no rows gives (a role that a mixed micro-batch lacks): empty states."""
     weight, width, depth = next(model.parameters()), embedding_width(model), len(blocks(model))
     last = weight.new_zeros((*tokens.ids.shape, width))
     none = last if at is None else last.reshape(-1, width)
     if see is not None:
-        for number in range(depth):
+        for number in range(-embeddings, depth):
             see(number, none)
     return States([none] * depth if layers and see is None else [], last)
 
@@ -264,15 +274,22 @@ def _given(model: PreTrainedModel, tokens: Batch, trigger: Tensor | None, place:
 
 
 @contextmanager
-def _catching(layers: Sequence[Module], keep: See) -> Generator[None]:
-    """Hand over each block's output, whether it returns a tensor or a tuple."""
+def _catching(layers: Sequence[Module], keep: See, entry: Module | None) -> Generator[None]:
+    """Hand over each block's output, whether it returns a tensor or a tuple, and before that what
+    `entry` reads, as number -1.
+    """
 
     def hook(number: int) -> Callable[..., None]:
         return lambda _module, _inputs, output: keep(
             number, output[0] if isinstance(output, tuple) else output
         )
 
+    def first(_module: Module, inputs: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+        keep(-1, inputs[0] if inputs else options["hidden_states"])
+
     handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
+    if entry is not None:
+        handles.append(entry.register_forward_pre_hook(first, with_kwargs=True))
     try:
         yield
     finally:

@@ -56,12 +56,12 @@ _STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "
 # ---- the paper's equations
 
 
-def consistency(clean: Tensor, noisy: Tensor) -> Tensor:
+def consistency(clean: Tensor, noisy: Tensor, sides: Literal["noisy", "both"] = "noisy") -> Tensor:
     """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
 
-    The clean side is a constant (fidelity row 20); 0 where both are equal.
+    The clean side is a constant unless `sides` is both (fidelity row 20); 0 where both are equal.
     """
-    p = clean.detach().float().log_softmax(-1)
+    p = (clean if sides == "both" else clean.detach()).float().log_softmax(-1)
     q = noisy.float().log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)  # Eq. 1, L_cons
 
@@ -152,6 +152,8 @@ class SGT(LossDefence):
             "align": {"positions": "prompt", "over_hidden": "sum"},
             "repel": {"positions": "prompt"},
             "task_reduce": "sum",
+            "stage1_reduce": "sum",
+            "cons": {"sides": "both"},
             "loop": _STAGE_2 | {"precision": "bf16_pure"},
         },
         "released": {
@@ -174,6 +176,8 @@ class SGT(LossDefence):
     """Weight of the repulsion in Eq. 3; source: the paper."""
     task_reduce: Reduce = "mean"
     """Benign cross-entropy as a mean over response tokens (code) or a sum a row (paper)."""
+    stage1_reduce: Annotated[Reduce, Field(json_schema_extra=LATER)] = "mean"
+    """Stage 1's cross-entropy and KL as means over response tokens (code) or sums a row (paper)."""
     trigger: Trigger = Trigger()
     """The soft trigger."""
     cons: Consistency = Consistency()
@@ -314,10 +318,11 @@ class SGT(LossDefence):
         n = len(labels) // (1 + copies)
         clean = logits[:n].float()
         task = torch.nn.functional.cross_entropy(clean, labels[:n], reduction="sum")  # Eq. 1
-        terms: Loss = {"refusal": Term(task, n, 1.0, "tokens")}
+        count, unit = (n, "tokens") if self.stage1_reduce == "mean" else (len(rows), "rows")
+        terms: Loss = {"refusal": Term(task, count, 1.0, unit)}
         if copies:
-            apart = consistency(clean.repeat(copies, 1), logits[n:])
-            terms["consistency"] = Term(apart.sum(), n * copies, self.cons.weight, "tokens")
+            apart = consistency(clean.repeat(copies, 1), logits[n:], self.cons.sides)
+            terms["consistency"] = Term(apart.sum(), count * copies, self.cons.weight, unit)
         return terms
 
     def _disturbed(

@@ -61,6 +61,9 @@ class Consistency(Fields):
     """Noise draws a step; source: the paper."""
     noise: Literal["per_batch", "per_row"] = "per_batch"
     """Whether rows share a draw; the released code's do."""
+    sides: Annotated[Literal["noisy", "both"], Field(json_schema_extra=LATER)] = "noisy"
+    """Through which side of the KL the gradient runs: the noisy one, the clean one being a constant
+    as in the released code, or both, as the paper's formula stands (fidelity row 20)."""
 
 
 class Align(Fields):
