@@ -29,7 +29,6 @@ LATER: dict[str, Any] = {"enters_key": "when changed"}
 always done: it enters the key only where it differs, so finished results stay valid."""
 
 
-
 def was(value: object) -> dict[str, Any]:
     """Give the `json_schema_extra` of a later choice whose default is another than `value`, which
     is what was done before there was one: it enters the key only where it differs from that.

@@ -42,6 +42,7 @@ def hardened_card(provenance: Mapping[str, Any], diagnostics: Mapping[str, float
     for method in methods:
         said += loops(method)
     said.append(f"- cost: {provenance['flops']:.3g} floating-point operations")
+    said += _held_out(provenance.get("held_out") or {})
     told = [
         f"- {words}: {diagnostics[name]:.3g}"
         for name, words in _TOLD.items()
@@ -55,3 +56,22 @@ def hardened_card(provenance: Mapping[str, Any], diagnostics: Mapping[str, float
         "section.",
     ]
     return "\n".join(said) + "\n"
+
+
+def _held_out(seen: Mapping[str, Any]) -> list[str]:
+    """Say what held-out prompts showed before and after; nothing where none were asked."""
+    lines = []
+    for what in ("restricted", "benign"):
+        one = seen.get(what) or {}
+        if asked := one.get("asked"):
+            was, now = one["refused_before"], one["refused_after"]
+            lines.append(
+                f"- {what}: {was} of {asked} ({was / asked:.0%}) refused before, {now} "
+                f"({now / asked:.0%}) after"
+            )
+    if not lines:
+        return []
+    fault = seen.get("fault")
+    head = ["", f"**It {plain(str(fault))}.**"] if fault else []
+    return [*head, "", f"Held-out prompts, refusals told by {plain(str(seen['told_by']))}:", "",
+            *lines]  # fmt: skip

@@ -39,6 +39,14 @@ from holdfast.api import seed as seed_of
 from holdfast.api.fields import LATER, AsTuple, was
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
+from holdfast.defences.sgt.equations import (
+    alignment,
+    consistency,
+    guided,
+    repulsion,
+    shift_unit,
+    trigger_unit,
+)
 from holdfast.defences.sgt.fields import Align, Consistency, Ending, Reduce, Repel, Trigger
 from holdfast.errors import ConfigError
 
@@ -51,68 +59,17 @@ if TYPE_CHECKING:
 
 _STAGE_1: dict[str, Any] = {"steps": 1250, "batch": 4, "lr": 1e-3, "clip": None}
 _STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "linear"}
-
-
-# ---- the paper's equations
-
-
-def consistency(clean: Tensor, noisy: Tensor, sides: Literal["noisy", "both"] = "noisy") -> Tensor:
-    """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
-
-    The clean side is a constant unless `sides` is both (fidelity row 20); 0 where both are equal.
-    """
-    p = (clean if sides == "both" else clean.detach()).float().log_softmax(-1)
-    q = noisy.float().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)  # Eq. 1, L_cons
-
-
-def alignment(distance: Tensor) -> Tensor:
-    """Give (1/L) sum over layers of the squared distance, [L, B] -> [B]."""
-    return distance.mean(0)  # Eq. 2
-
-
-def guided(plain: Tensor, triggered: Tensor, guidance: float) -> Tensor:
-    """Give h + g (h_phi - h), [..., H], [..., H] -> [..., H]: how far the trigger moves a state, g
-    times. At g = 1 it is the paper's target h_phi; ours beyond.
-    """
-    if guidance == 1.0:
-        return triggered
-    return plain.lerp(triggered, guidance)  # Eq. 2's target
-
-
-def shift_unit(plain: Tensor, target: Tensor, owner: Tensor, rows: int) -> Tensor:
-    """Give the mean square of the shift from plain to target states over a row's matched tokens.
-
-    A distance divided by it is 1 where nothing was learnt and 0 at the target, in every layer and
-    model. A shift under 1 % of the target's length counts as that, or rounding would be learnt.
-
-    Args:
-        plain, target: [M, H] states of the matched tokens.
-        owner: [M] the row of each.
-
-    Returns:
-        [rows], above 0.
-    """
-    moved = nn.mean_square(target - plain, owner, rows)
-    return moved.clamp(min=1e-12).maximum(1e-4 * nn.mean_square(target, owner, rows))
-
-
-def trigger_unit(model: PreTrainedModel) -> float:
-    """Give the root mean square of a model's input embeddings."""
-    embeddings = model.get_input_embeddings().weight.detach()
-    return float(embeddings.float().square().mean().sqrt())
-
-
-def repulsion(
-    distance: Tensor, eps: float, aggregate: Literal["log_of_mean", "mean_of_logs"]
-) -> Tensor:
-    """Give log(1 + 1 / (d_b + eps)), [L, B] -> [B]; finite at 0, falling in the distance.
-
-    `log_of_mean` averages layers first, as the paper writes; `mean_of_logs` as its code does.
-    """
-    if aggregate == "log_of_mean":
-        return (1.0 / (distance.mean(0) + eps)).log1p()  # Eq. 3, L_repel
-    return (1.0 / (distance + eps)).log1p().mean(0)
+_ABSOLUTE: dict[str, Any] = {
+    "alpha_align": 0.01,
+    "alpha_repel": 0.01,
+    "trigger": {"unit": "one"},
+    "cons": {"sigma": 0.01},
+    "align": {"relative": False},
+    "ending": None,
+    "stage1": _STAGE_1,
+    "loop": _STAGE_2,
+}
+"""The paper's weights, rates and steps, which count in the units of one model's states."""
 
 
 # ---- the method
@@ -148,18 +105,21 @@ class SGT(LossDefence):
     signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {
-            "align": {"positions": "prompt", "over_hidden": "sum"},
+        "absolute": _ABSOLUTE,
+        "paper": _ABSOLUTE
+        | {
+            "align": {"positions": "prompt", "over_hidden": "sum", "relative": False},
             "repel": {"positions": "prompt"},
             "task_reduce": "sum",
             "stage1_reduce": "sum",
-            "cons": {"sides": "both"},
+            "cons": {"sigma": 0.01, "sides": "both"},
             "loop": _STAGE_2 | {"precision": "bf16_pure"},
         },
-        "released": {
+        "released": _ABSOLUTE
+        | {
             "alpha_align": 1.0,
             "alpha_repel": 1.0,
-            "align": {"positions": "response"},
+            "align": {"positions": "response", "relative": False},
             "repel": {"positions": "response", "aggregate": "mean_of_logs"},
             "teacher_embeddings": "student",
             "refusal": "I can't answer.",
@@ -170,10 +130,11 @@ class SGT(LossDefence):
         "guided": {"align": {"guidance": 1.5}},
     }
 
-    alpha_align: NotNegative = 0.01
-    """Weight of Eq. 2; source: the paper. Its meaning depends on `align.over_hidden`."""
-    alpha_repel: NotNegative = 0.01
-    """Weight of the repulsion in Eq. 3; source: the paper."""
+    alpha_align: NotNegative = 1.0
+    """Weight of Eq. 2, whose distance is 1 before training where `align.relative` is shift; ours,
+    and 0.3 to 10 do alike (docs/hardening-a-model.md). The paper's is 0.01, of no such distance."""
+    alpha_repel: NotNegative = 0.1
+    """Weight of the repulsion in Eq. 3; ours. The paper's is 0.01."""
     task_reduce: Reduce = "mean"
     """Benign cross-entropy as a mean over response tokens (code) or a sum a row (paper)."""
     stage1_reduce: Annotated[Reduce, Field(json_schema_extra=LATER)] = "mean"
@@ -200,12 +161,14 @@ class SGT(LossDefence):
     n_stage1: Annotated[Count | None, Field(json_schema_extra=LATER)] = None
     """Distinct harmful prompts the trigger learns from; None takes stage 2's (fidelity row 22).
     The two share rows: the smaller set lies inside the larger."""
-    stage1: Loop = Loop(**_STAGE_1)
-    """Trains the trigger alone; source: the paper (5,000 prompts, 1 epoch, batch 4, 1e-3)."""
+    stage1: Loop = Loop(steps=300, batch=4, lr=0.1, clip=None)
+    """Trains the trigger alone, at a rate in its unit, at most so many steps (see `ending`); ours.
+    The paper's: 5,000 prompts, 1 epoch, batch 4, 1e-3."""
     ending: Annotated[Ending | None, Field(json_schema_extra=was(None))] = Ending()
     """When both stages end before their last step; None takes every step, as the paper does."""
-    loop: Loop = Loop(**_STAGE_2)
-    """Stage 2; source: the paper (5,000 rows, 3 epochs, batch 8, 1e-5), linear as the code's."""
+    loop: Loop = Loop(steps=300, batch=4, lr=5e-5, warmup=10)
+    """Stage 2, at most so many steps (see `ending`); ours, the rate as in the released code. The
+    paper's: 5,000 rows, 3 epochs, batch 8, 1e-5."""
 
     # ---- rows
 
@@ -301,17 +264,17 @@ class SGT(LossDefence):
         phi: Tensor,
         seed: int,
         step: int,
-        unit: float = 1.0,
+        size: float = 1.0,
     ) -> Loss:
         """Give Eq. 1: refusal cross-entropy with the trigger, and consistency under noise.
 
         The clean and noisy copies go through the frozen model in one pass. `phi` [K, H] is counted
-        in `unit`.
+        in `size`.
         """
         rows = batch[Role.REFUSAL].rows
         copies = self.cons.samples if self.cons.weight > 0 else 0
         noisy = self._disturbed(rows, copies, phi, seed, step)
-        triggers = torch.cat([phi.expand(len(rows), *phi.shape), noisy]) * unit
+        triggers = torch.cat([phi.expand(len(rows), *phi.shape), noisy]) * size
         wide = nn.batch_for(teacher, rows * (1 + copies))
         states = nn.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
         logits, labels = nn.generation_logits(teacher, states.last, wide)
@@ -435,7 +398,9 @@ class SGT(LossDefence):
         if not shift:
             return goal, None
         owner = nn.owners(spans).to(goal[0].device)
-        return goal, [shift_unit(h, h_phi, owner, len(rows)) for h, h_phi in zip(plain, goal, strict=True)]
+        return goal, [
+            shift_unit(h, h_phi, owner, len(rows)) for h, h_phi in zip(plain, goal, strict=True)
+        ]
 
     def target(self, plain: Tensor, triggered: Tensor) -> Tensor:
         """Give the state that a harmful prompt's is pulled to, from the base's two."""
@@ -506,6 +471,22 @@ class SGT(LossDefence):
             layers,
             trigger=kept["trigger"].to(next(model.parameters()).device),
             place=self.trigger.position,
+        )
+
+    def remedy(self, diagnostics: Mapping[str, float]) -> str:
+        """Say which stage is to be changed: a trigger that does not make the base refuse comes
+        first.
+        """
+        share = diagnostics.get("trigger_refusal_rate", 1.0)
+        if share < 0.8:
+            return (
+                f"the trigger makes the base refuse {share:.0%} of them: raise stage1.steps (now "
+                f"{self.stage1.steps}) or change stage1.lr (now {self.stage1.lr:g}), or give "
+                "refusals in the model's own words"
+            )
+        return (
+            f"the trigger does make the base refuse: raise loop.steps (now {self.loop.steps}), "
+            f"loop.lr (now {self.loop.lr:g}) or alpha_align (now {self.alpha_align:g})"
         )
 
     def diagnostic(self, run: Run, state: SGTState | None) -> dict[str, float]:

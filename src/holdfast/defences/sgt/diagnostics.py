@@ -25,7 +25,7 @@ from holdfast import nn
 from holdfast.api import seed as seed_of
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import IGNORE, Positions, Row, Tokens, collate
-from holdfast.defences.sgt import trigger_unit
+from holdfast.defences.sgt.equations import trigger_unit
 from holdfast.defences.sgt.fields import Reduce
 
 if TYPE_CHECKING:

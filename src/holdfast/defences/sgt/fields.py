@@ -31,9 +31,9 @@ class Trigger(Fields):
     length: Count = 1
     """Vectors, each learned; source: the paper's 1."""
     unit: Annotated[Literal["embedding", "one"], Field(json_schema_extra=was("one"))] = "embedding"
-    """What `init_std`, `stage1.lr` and `cons.sigma` are counted in: `embedding`, the root mean square
-    of the model's input embeddings, so that the same numbers suit every model (ours); `one`, as in
-    the paper."""
+    """What `init_std`, `stage1.lr` and `cons.sigma` are counted in: `embedding`, the root mean
+    square of the model's input embeddings, so that the same numbers suit every model (ours); `one`,
+    as in the paper."""
     init_std: Positive = 0.01
     """Standard deviation of the first draw, in units; source: the paper's appendix."""
     file: Annotated[str | None, Field(json_schema_extra=LATER)] = None
@@ -53,8 +53,9 @@ class Consistency(Fields):
 
     weight: NotNegative = 1.0
     """alpha_cons; source: the paper."""
-    sigma: NotNegative = 0.01
-    """Standard deviation of the noise, in the trigger's unit; source: the paper."""
+    sigma: NotNegative = 0.1
+    """Standard deviation of the noise, in the trigger's unit; ours. The paper's is 0.01
+    in no unit."""
     sigma_mode: Literal["absolute", "relative"] = "absolute"
     """`relative` multiplies sigma by |phi| / sqrt(H) (fidelity row 21)."""
     samples: Count = 2
@@ -82,13 +83,12 @@ class Align(Fields):
     over_tokens: Reduce = "mean"
     """Reduction over the matched tokens of a row."""
     relative: bool | Literal["shift"] = "shift"
-    """What each layer's distance is divided by: `shift`, the square of how far the trigger moves the
-    target from the plain state, so that it is 1 before training in every layer and model (ours);
+    """What each layer's distance is divided by: `shift`, the square of how far the trigger moves
+    the target from the plain state, so that it is 1 before training in every layer (ours);
     `true`, the teacher's own mean square (fidelity row 9); `false`, nothing, as in the paper."""
     guidance: Annotated[Positive, Field(json_schema_extra=LATER)] = 1.0
     """How many times the trigger's shift the target lies beyond the plain state; the paper's is 1.
     More gives the refusal a larger margin than the trigger has; ours (docs/results/sgt.md)."""
-
 
     def how(self) -> nn.How:
         """Give the reductions of a distance; those of one relative to a shift cancel out."""
@@ -119,8 +119,8 @@ class Ending(Fields):
     """
 
     refused: Share = 0.95
-    """Least share of held-out restricted prompts whose answer opens as a refusal: in stage 1 with the
-    trigger, and with the trigger under noise; in stage 2 without it. Ours."""
+    """Least share of held-out restricted prompts whose answer opens as a refusal: in stage 1 with
+    the trigger, and with the trigger under noise; in stage 2 without it. Ours."""
     refused_benign: Share = 0.1
     """Largest share of held-out benign prompts refused, in stage 2; ours."""
     benign_loss: Positive = 1.25
