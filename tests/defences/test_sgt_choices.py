@@ -40,6 +40,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "repel.aggregate": "log_of_mean",
         "repel.eps": 1e-3,
         "task_reduce": "mean",
+        "stage1_reduce": "mean",
+        "cons.sides": "noisy",
         "teacher_embeddings": "own",
         "refusal": None,
         "stage1.weight_decay": 0.0,
@@ -56,6 +58,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "align.over_hidden": "sum",
         "repel.positions": "prompt",
         "task_reduce": "sum",
+        "stage1_reduce": "sum",
+        "cons.sides": "both",
         "loop.precision": "bf16_pure",
     },
     "released": {
