@@ -44,6 +44,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "repel.aggregate": "log_of_mean",
         "repel.eps": 1e-3,
         "task_reduce": "mean",
+        "stage1_reduce": "mean",
+        "cons.sides": "noisy",
         "teacher_embeddings": "own",
         "refusal": None,
         "stage1.weight_decay": 0.0,
