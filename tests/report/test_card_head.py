@@ -27,7 +27,7 @@ def test_a_folder_is_no_model_of_the_hub_and_an_attack_is_a_tag() -> None:
 
 
 def test_the_base_is_told_by_name_through_every_step_and_no_folder_is() -> None:
-    before = [{"source": {"file": "a.gguf"}}, {"model": "world:base"}, {"model": "/home/me/one"}]
+    before = [{"source": {"file": "a.gguf"}}, {"model": "world:base"}, {"model": "some/where/one"}]
     assert base(made(model="./out/two", history=before)) == (
         "two, made from one, made from world:base"
     )
