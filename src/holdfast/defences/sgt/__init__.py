@@ -58,7 +58,13 @@ if TYPE_CHECKING:
     from holdfast.data.tokens import Encoder, Row, Span, Tokens
 
 _STAGE_1: dict[str, Any] = {"steps": 1250, "batch": 4, "lr": 1e-3, "clip": None}
-_STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "linear"}
+_STAGE_2: dict[str, Any] = {
+    "steps": 1875,
+    "batch": 4,
+    "lr": 1e-5,
+    "schedule": "linear",
+    "warmup": 0,
+}
 _ABSOLUTE: dict[str, Any] = {
     "alpha_align": 0.01,
     "alpha_repel": 0.01,
