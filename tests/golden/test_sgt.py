@@ -411,7 +411,7 @@ def test_consistency_is_0_without_noise() -> None:
 def twin_shift(
     distances: list[Tensor], plain: list[Tensor], moved: list[Tensor], where: list[int]
 ) -> list[Tensor]:
-    """Each layer's distance over the mean square of the trigger's shift, floored at 1 % of length."""
+    """Each layer's distance over the mean square of the shift, at least 1 % of the length."""
     found = []
     for distance, b, t in zip(distances, plain, moved, strict=True):
         far = sum(float(((t[i] - b[i]) ** 2).mean()) for i in where) / len(where)

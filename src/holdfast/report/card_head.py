@@ -53,6 +53,7 @@ def loops(method: Mapping[str, Any]) -> Iterator[str]:
     An edit has no part.
     """
     name, fields = plain(str(method["name"])), method["fields"]
+    most = "at most " if fields.get("ending") else ""
     for key in sorted(fields, key=lambda key: key == "loop"):  # the model's own comes last
         loop = fields[key]
         if not _is_loop(loop):
@@ -61,7 +62,7 @@ def loops(method: Mapping[str, Any]) -> Iterator[str]:
         if key == "loop":
             who, how = name, "a low-rank adapter, merged" if loop.get("lora") else "all weights"
         yield (
-            f"- {who}: {loop['steps']} steps of {loop['batch']} rows a role, learning rate "
+            f"- {who}: {most}{loop['steps']} steps of {loop['batch']} rows a role, learning rate "
             f"{loop['lr']:g}, {how}, precision {plain(loop['precision'])}"
         )
 

@@ -41,6 +41,7 @@ def hardened_card(provenance: Mapping[str, Any], diagnostics: Mapping[str, float
     said.append(f"- rows: {rows or 'none'}; seed {provenance['seed']}")
     for method in methods:
         said += loops(method)
+    said.append(f"- optimiser steps of the model itself: {provenance['steps']}")
     said.append(f"- cost: {provenance['flops']:.3g} floating-point operations")
     said += _held_out(provenance.get("held_out") or {})
     told = [
