@@ -119,7 +119,7 @@ def defend(
             "attacked": attacked(past),
             "held_out": seen.plain(),
         }
-        _describe(temporary, work, done, marker)
+        describe(temporary, work, done, marker)
     for line in seen.lines():
         typer.echo(line)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
@@ -127,7 +127,7 @@ def defend(
         raise InvalidResultsError(f"defend {name}", seen.fault, seen.remedy)
 
 
-def _describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
+def describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
     """Write what belongs beside the weights: log, diagnostics, state, their origin, a card."""
     from holdfast.engine.store import write_json
     from holdfast.report.hardened_card import hardened_card
