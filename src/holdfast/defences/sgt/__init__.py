@@ -482,20 +482,10 @@ class SGT(LossDefence):
         )
 
     def remedy(self, diagnostics: Mapping[str, float]) -> str:
-        """Say which stage is to be changed: a trigger that does not make the base refuse comes
-        first.
-        """
-        share = diagnostics.get("trigger_refusal_rate", 1.0)
-        if share < 0.8:
-            return (
-                f"the trigger makes the base refuse {share:.0%} of them: raise stage1.steps (now "
-                f"{self.stage1.steps}) or change stage1.lr (now {self.stage1.lr:g}), or give "
-                "refusals in the model's own words"
-            )
-        return (
-            f"the trigger does make the base refuse: raise loop.steps (now {self.loop.steps}), "
-            f"loop.lr (now {self.loop.lr:g}) or alpha_align (now {self.alpha_align:g})"
-        )
+        """Say which stage is to be changed."""
+        from holdfast.defences.sgt.ending import remedy
+
+        return remedy(self, diagnostics)
 
     def diagnostic(self, run: Run, state: SGTState | None) -> dict[str, float]:
         """Measure trigger and anchoring on held-out prompts; see `sgt.diagnostics`.

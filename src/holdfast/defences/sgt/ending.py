@@ -8,11 +8,16 @@ from holdfast.data.example import Role, Side
 from holdfast.defences.sgt.diagnostics import Held, disturbed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.api import Enough, Run
     from holdfast.defences.sgt import SGT, SGTState
+
+ENOUGH = 0.8
+"""Share of prompts that a trigger which is learnt makes the base refuse; ours."""
 
 
 def trigger_learnt(method: SGT, run: Run, teacher: PreTrainedModel, phi: Tensor, unit: float
@@ -74,3 +79,21 @@ def refusal_learnt(method: SGT, run: Run, state: SGTState) -> Enough | None:
         )
 
     return enough
+
+
+def remedy(method: SGT, diagnostics: Mapping[str, float]) -> str:
+    """Say which stage is to be changed where the model does not refuse.
+
+    A trigger that does not make the base refuse comes first: stage 2 can teach no more than it.
+    """
+    share = diagnostics.get("trigger_refusal_rate", 1.0)
+    if share < ENOUGH:
+        return (
+            f"the trigger makes the base refuse {share:.0%} of them: raise stage1.steps (now "
+            f"{method.stage1.steps}) or change stage1.lr (now {method.stage1.lr:g}), or give "
+            "refusals in the model's own words"
+        )
+    return (
+        f"the trigger does make the base refuse: raise loop.steps (now {method.loop.steps}), "
+        f"loop.lr (now {method.loop.lr:g}) or alpha_align (now {method.alpha_align:g})"
+    )
