@@ -22,6 +22,7 @@ from holdfast.api.defence import (
 from holdfast.api.effort import CONSTANT, TRAINED, Blocks, Effort, Rows, passed, to_outputs
 from holdfast.api.evalset import EvalPurpose, EvalSet, Match, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
+from holdfast.api.job import CustomerJob, Parts
 from holdfast.api.judge import (
     MOST_UNSCORED,
     Exchange,
@@ -43,6 +44,7 @@ from holdfast.api.loop import (
     Positive,
     Precision,
     Share,
+    Text,
 )
 from holdfast.api.machine import environment, set_threads
 from holdfast.api.method import Control, Method, Stage
@@ -63,6 +65,7 @@ __all__ = [
     "Chain",
     "Control",
     "Count",
+    "CustomerJob",
     "Defence",
     "EvalPurpose",
     "EvalSet",
@@ -83,6 +86,7 @@ __all__ = [
     "Method",
     "NotNegative",
     "Outcome",
+    "Parts",
     "Positive",
     "Precision",
     "PromptAttack",
@@ -97,6 +101,7 @@ __all__ = [
     "State",
     "Step",
     "Term",
+    "Text",
     "Trainable",
     "TrainedAttack",
     "TrainedDefence",
