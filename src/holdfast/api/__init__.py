@@ -17,6 +17,7 @@ from holdfast.api.defence import (
     GradientDefence,
     LossDefence,
     TrainedDefence,
+    TuneDefence,
     WeightDefence,
 )
 from holdfast.api.effort import CONSTANT, TRAINED, Blocks, Effort, Rows, passed, to_outputs
@@ -105,6 +106,7 @@ __all__ = [
     "Trainable",
     "TrainedAttack",
     "TrainedDefence",
+    "TuneDefence",
     "Verdict",
     "WeightAttack",
     "WeightDefence",

@@ -88,3 +88,9 @@ class WeightDefence(Defence):
     def edit(self, run: Run) -> dict[str, Tensor]:
         """Give the tensors that change, by name."""
         raise NotImplementedError
+
+
+class TuneDefence(TrainedDefence):
+    """A defence that acts while a host fine-tunes a model on a customer's rows."""
+
+    when: ClassVar[Stage] = Stage.TUNE

@@ -58,6 +58,10 @@ def write_report(
             write_table(looks["analysis"], inside.COLUMNS, temporary / "analysis")
             write_table(looks["scatter"], inside.SCATTER_COLUMNS, temporary / "scatter")
         about = tables.meta(made, kept, failures)
+        if made.hosting is not None:
+            hosted = tables.outcomes(made, kept, tracks=made.hosted)
+            looks["provider"] = columns.Outcomes(hosted)
+            write_table(hosted, columns.OUTCOME_COLUMNS, temporary / "provider", text=False)
         given = {"outcomes": table, "lineups": lineups, "meta": about, **looks}
         found["short"] = answer.short(write_findings(given, temporary, show_text=show_text))
         with writing(out):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.api import Chain, PromptAttack, Trainable
+from holdfast.api import Attack, Chain, PromptAttack, Trainable
 from holdfast.data.format import MARKER
 from holdfast.engine.asking import ask
 from holdfast.engine.session import Session, folder_of
 from holdfast.engine.store import write_json
 from holdfast.nn.content import content
 from holdfast.nn.history import history
+from holdfast.study.hosting import Hosted
 from holdfast.study.nodes import Point, Trajectory
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from holdfast.train.attacking import PointInfo
+    from holdfast.train.attacking import OnPoint, PointInfo
 
 
 def attack(session: Session, own: str) -> None:
@@ -60,19 +61,55 @@ def attack(session: Session, own: str) -> None:
             _keep(session, model, tokenizer, trajectory, point, spent)
         ask(session, model, tokenizer, start, point, spent)
 
-    train.attack(
-        trajectory.attack,
-        model,
-        nn.encoder(model, tokenizer, start.attack_format, where=trajectory.label),
-        session.plan.attack_pool,
-        seed=trajectory.seed,
-        work=session.store.work(trajectory.key),
-        sources=session.sources(trajectory.attack.needs),
-        points=list(missing),
-        on_point=on_point,
-        progress=session.progress,
-    )
+    if isinstance(method, Hosted):
+        _host(session, trajectory, method, model, tokenizer, list(missing), on_point)
+    else:
+        train.attack(
+            method,
+            model,
+            nn.encoder(model, tokenizer, start.attack_format, where=trajectory.label),
+            session.plan.attack_pool,
+            points=list(missing),
+            on_point=on_point,
+            **_around(session, trajectory, method),
+        )
     session.store.done(trajectory.key)
+
+
+def _around(session: Session, trajectory: Trajectory, method: Attack) -> dict[str, Any]:
+    """Give what surrounds any training: seed, work folder, other models, progress."""
+    return {
+        "seed": trajectory.seed,
+        "work": session.store.work(trajectory.key),
+        "sources": session.sources(method.needs),
+        "progress": session.progress,
+    }
+
+
+def _host(
+    session: Session,
+    trajectory: Trajectory,
+    method: Hosted,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    points: Sequence[float],
+    on_point: OnPoint,
+) -> None:
+    """Run a customer's job on the host's loop."""
+    from holdfast import nn, train
+
+    start = trajectory.released.start
+    train.tune(
+        method.defence,
+        model,
+        nn.encoder(model, tokenizer, start.format, where=trajectory.label),
+        method.customer(session.plan.attack_pool, trajectory.seed),
+        session.plan.pool,
+        loop=method.loop,
+        points=points,
+        on_point=on_point,
+        **_around(session, trajectory, method),
+    )
 
 
 def _keep(

@@ -8,6 +8,7 @@ from holdfast.api import (
     PAID,
     Attack,
     Chain,
+    CustomerJob,
     Defence,
     EvalPurpose,
     Outcome,
@@ -19,6 +20,7 @@ from holdfast.api import (
 from holdfast.data.example import Example, Side, check_answered
 from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError, did_you_mean
+from holdfast.study import hosting
 from holdfast.study.checks import known_roles
 from holdfast.study.file import Study
 from holdfast.study.keys import digest
@@ -35,6 +37,12 @@ def check_methods(study: Study, parts: Parts) -> None:
         start = parts.starts[study.lineups[name].start]
         for i, member in enumerate(members):
             where = f"study.lineups.{name}[{i}].{member.name()}"
+            if member.when is Stage.TUNE:
+                raise ConfigError(
+                    where,
+                    "acts while a host fine-tunes; whoever holds the weights fine-tunes without it",
+                    "name it under `tune.defences`, where customers supply rows alone",
+                )
             if member.when is not Stage.ALIGN:
                 raise ConfigError(
                     where,
@@ -85,6 +93,8 @@ def check_rows(study: Study, parts: Parts) -> None:
         for i, choice in enumerate(choices):
             where = f"study.attacks.{name}[{i}].{choice.name()}"
             _draw(parts.attack_pool, choice, seed, where, seen)
+    if parts.hosting is not None:
+        hosting.check_rows(parts.hosting, parts.attack_pool, parts.pool, seed)
     if parts.tuning is not None:
         _draw(parts.attack_pool, parts.tuning, seed, "study.tuning", seen)
 
@@ -129,6 +139,8 @@ def given_to(
         seen = part.sees(pool)
         roles = part.rows(seen, seed)
         found |= {id(row): row for row in seen.given(side) if row.role in roles}
+        if isinstance(part, CustomerJob):  # of other roles before they were handed in
+            found |= {id(row): row for some in roles.values() for row in some}
     return list(found.values())
 
 

@@ -71,6 +71,14 @@ def _say(study: Path, store: Path, device: str) -> None:
         f"{sum(len(track.points) for track in made.tracks)} cells, "
         f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
     )
+    if made.hosting is not None:
+        names = [
+            len({getattr(t, of) for t in made.hosted}) for of in ("lineup", "attacker", "variant")
+        ]
+        typer.echo(
+            f"tune: {names[0]} line-ups, {names[1]} jobs, {names[2]} defences = "
+            f"{len(made.hosted)} trajectories"
+        )
     for source in made.sources:
         if told := source.origin():
             typer.echo(f"source {source.name()}: {told}")
