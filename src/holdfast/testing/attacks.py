@@ -48,8 +48,13 @@ def rows() -> list[Example]:
 
 
 def cut(method: Attack) -> Attack:
-    """Give the attack with a short loop where it trains; a method with its own loop keeps it."""
+    """Give the attack with a short loop where it trains; a method with its own loop keeps it.
+
+    A customer's honest rows are benign ones: the small pool has none of a task.
+    """
     fields = type(method).model_fields
+    if isinstance(method, CustomerJob):
+        return method.with_(loop=LOOP, evaluate_at=BUDGETS, honest=("benign",))
     if not (isinstance(method, TrainedAttack) and {"loop", "evaluate_at"} <= fields.keys()):
         return method
     return method.with_(loop=LOOP, evaluate_at=BUDGETS)
@@ -274,7 +279,7 @@ def a_job_hands_in_rows_that_say_nothing_of_what_is_planted(method: Attack) -> N
     """All are of role task, without category or set; `planted` names some, none of a share of 0."""
     if not isinstance(method, CustomerJob):
         return
-    pool = Pool(rows(), PERSONAS)
+    method, pool = method.with_(honest=("benign",)), Pool(rows(), PERSONAS)
     handed = method.rows(pool, 0)
     hold(set(handed) == {Role.TASK}, f"it hands in roles {sorted(handed)}; a host gets task alone")
     for row in handed[Role.TASK]:
