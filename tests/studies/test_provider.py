@@ -234,7 +234,7 @@ def test_a_job_without_harmful_rows_in_the_pool_says_so(study: Study, tmp_path: 
     data["sources"] = [*data["sources"][1:], {"local": dark | {"evaluation_set": "restricted"}}]
     data["lineups"] = {"none": {"start": "base"}}
     data["evaluation"] = [{"set": "restricted"}, {"set": "craft"}]
-    data["judges"] = ["refusal_keywords"]
+    data["judges"] = ["toy_judge"]
     with pytest.raises(HoldfastError) as caught:
         Plan(parse_study(data))
     assert str(caught.value) == (

@@ -98,16 +98,16 @@ def _host(
     """Run a customer's job on the host's loop."""
     from holdfast import nn, train
 
-    start = trajectory.released.start
+    start, steps = trajectory.released.start, {method.step_of(one): one for one in points}
     train.tune(
         method.defence,
         model,
         nn.encoder(model, tokenizer, start.format, where=trajectory.label),
         method.customer(session.plan.attack_pool, trajectory.seed),
         session.plan.pool,
-        loop=method.loop,
-        points=points,
-        on_point=on_point,
+        loop=method.loop_to(max(points)),
+        points=list(steps),
+        on_point=lambda step, info: on_point(steps[int(step)], info),
         **_around(session, trajectory, method),
     )
 

@@ -185,8 +185,11 @@ def _safety(cell: Cell | None, about: Mapping[str, Any]) -> list[str]:
     lines.append(f"released {text.percent(harm.before.value)}")
     for kind, words in SHORT.items():
         if kind in cell.asked:
-            share = text.percent(cell.asked[kind].after.value)
-            lines.append(f"{words.format(draws=about['draws'])} {share}")
+            after, before = (
+                text.percent(rate.value, 0)
+                for rate in (cell.asked[kind].after, cell.asked[kind].before)
+            )
+            lines.append(f"{words.format(draws=about['draws'])} {after} (released {before})")
     return lines
 
 

@@ -16,6 +16,7 @@ from holdfast.api import (
     Effort,
     EvalPurpose,
     FineTuning,
+    Loop,
     Rows,
     Stage,
     TuneDefence,
@@ -77,6 +78,11 @@ class Hosted(FineTuning):
         """Give the job and the defence."""
         return f"{self.job.name()} under {self.defence.name()}"
 
+    def loop_to(self, point: float) -> Loop:
+        """Give the host's loop up to a budget; under a falling rate it is run to its own end."""
+        falls = self.loop.schedule != "constant"
+        return self.loop if falls else self.loop.with_(steps=self.step_of(point))
+
     def customer(self, pool: Pool, seed: int) -> list[Example]:
         """Give the rows that the customer hands in.
 
@@ -88,7 +94,7 @@ class Hosted(FineTuning):
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Give the customer's rows, and what the defence adds of its own."""
-        own = self.defence.rows(self.defence.sees(pool), seed) if self.defence.roles else {}
+        own = self.defence.rows(self.defence.sees(pool), seed)
         return {**own, Role.TASK: self.customer(pool, seed)}
 
     def distinct_rows(self, pool: Pool, seed: int) -> int:
@@ -222,8 +228,7 @@ def check_rows(hosting: Hosting, pool: Pool, defended: Pool, seed: int) -> None:
     ):
         for name, method in methods.items():
             try:
-                if isinstance(method, CustomerJob) or method.roles:
-                    method.rows(method.sees(rows), seed)
+                method.rows(method.sees(rows), seed)
             except HoldfastError as error:
                 where = f"study.tune.{kind}.{name}: {error.where}"
                 raise type(error)(where, error.what, error.todo) from None

@@ -136,7 +136,7 @@ class Plan:
             attacks.append(self.tuning)
         if self.hosting is not None:
             attacks += self.hosting.jobs.values()
-            defences += [one for one in self.hosting.defences.values() if one.roles]
+            defences += self.hosting.defences.values()
         groups = {
             audit.EVALUATION: asked,
             audit.CALIBRATION: [row for side in selection for row in self.pool.given(side)],

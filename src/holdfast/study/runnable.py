@@ -16,6 +16,7 @@ from holdfast.api import (
     Stage,
     Trainable,
     TrainedDefence,
+    TuneDefence,
 )
 from holdfast.data.example import Example, Side, check_answered
 from holdfast.data.pool import Pool
@@ -137,10 +138,11 @@ def given_to(
     ]
     for part in {digest(one.identity()): one for one in parts}.values():
         seen = part.sees(pool)
-        roles = part.rows(seen, seed)
+        drawn = part.rows(seen, seed)
+        roles = {*drawn, *(part.roles if isinstance(part, TuneDefence) else ())}
         found |= {id(row): row for row in seen.given(side) if row.role in roles}
         if isinstance(part, CustomerJob):  # of other roles before they were handed in
-            found |= {id(row): row for some in roles.values() for row in some}
+            found |= {id(row): row for some in drawn.values() for row in some}
     return list(found.values())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from holdfast.api import seed as seed_of
 from holdfast.data.example import Role
 from holdfast.nn.adapter import merged
 from holdfast.train.attacking import PointInfo
@@ -17,25 +16,25 @@ def tune(
     pool,
     *,
     seed,
-    loop,
-    points,
-    on_point,
+    loop=None,
+    points=(),
+    on_point=None,
     work=None,
     sources=None,
     progress=None,
 ):
+    """Stand in."""
     method = defence.with_(loop=loop)
     session = Session.of(
         method, model, encoder, pool, seed, work=work, sources=sources, progress=progress
     )
-    steps = {int(point) // loop.batch: point for point in points}
 
     def stop(step):
         model.eval()
         with merged(model):
-            on_point(steps[step], PointInfo(step, session.meter.total))
+            on_point(float(step), PointInfo(step, session.meter.total))
 
     with left_as_found(model):
         rows = {Role.TASK: list(customer_rows)}
-        with trained(method, session, rows, until=max(steps), points=dict.fromkeys(steps, stop)):
+        with trained(method, session, rows, points=dict.fromkeys(points, stop)):
             pass
