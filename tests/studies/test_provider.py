@@ -179,8 +179,8 @@ DISTINCT = {"jobs": {"p": {"harmful_share": {"distinct": 90}}}}
         ({"jobs": {"p": "harmful_shar"}}, {},
          "study.tune.jobs.p: no attack 'harmful_shar'; did you mean 'harmful_share'?"),
         ({"jobs": {"p": "harmful_sft"}}, {},
-         "study.tune.jobs.p.harmful_sft: is no customer's job: it does more than hand in rows; name "
-         "it under `attacks`, or take a job such as harmful_share"),
+         "study.tune.jobs.p.harmful_sft: is no customer's job: it does more than hand in rows; "
+         "name it under `attacks`, or take a job such as harmful_share"),
         ({"jobs": {"p": {"harmful_share": {"share": 1.5}}}}, {},
          "study.tune.jobs.p.harmful_share.share: got 1.5; it should be less than or equal to 1"),
         ({"jobs": {"p": {"harmful_share": {"share": -0.1}}}}, {},
@@ -198,8 +198,8 @@ DISTINCT = {"jobs": {"p": {"harmful_share": {"distinct": 90}}}}
         ({"evaluate_at": [3]}, {},
          "study.tune.evaluate_at: 3 is no multiple of loop.batch 2; use whole optimiser steps"),
         (DISTINCT, {},
-         "study.tune.jobs.p: harmful_share: 81 honest and 9 planted rows asked for, there are 6 and "
-         "24; lower distinct, or change share"),
+         "study.tune.jobs.p: harmful_share: 81 honest and 9 planted rows asked for, there are 6 "
+         "and 24; lower distinct, or change share"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_it_is_one_line(

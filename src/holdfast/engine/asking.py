@@ -136,7 +136,7 @@ def _answers(
         prefill = prefills[place // step.draws] if prefills else ""
         said = one.fields(prefill)
         if isinstance(changed, Way) and changed.job is not None:
-            said |= {"response": changed.read(said["response"]), "written": said["response"]}
+            said |= {"response": changed.read(one.text), "written": one.text}
         found.append(
             {
                 "uid": row.uid,

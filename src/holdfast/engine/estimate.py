@@ -247,7 +247,8 @@ class Estimator:
             line.add(0.0, moved, self.on.program + edited)
             return 4
         training = self._training(start, trains, seed)
-        size = self._fit(f"{trains.name()} on {start.name}", training)
+        name = trains.defence.name() if isinstance(trains, Hosted) else trains.name()
+        size = self._fit(f"{name} on {start.name}", training)
         steps = trains.step_of(budget)
         line.add(training.flops(steps), moved + training.seconds(steps, self.on), size)
         return memory.weight_width(trains.loop)

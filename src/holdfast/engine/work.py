@@ -104,8 +104,11 @@ def _by_kind(trajectories: Iterable[Trajectory]) -> Counter[str]:
 def loop_steps(method: Fields) -> int:
     """Give the optimiser steps of every loop among a method's fields.
 
-    Not of an attack's own loop, whose steps are those of its last budget.
+    Not of an attack's own loop, whose steps are those of its last budget; nor of a customer's job
+    and the defence it meets, which a host's loop trains.
     """
+    if isinstance(method, Hosted):
+        return 0
     if isinstance(method, Loop):
         return method.steps
     names = type(method).model_fields.keys() - ({"loop"} if isinstance(method, Attack) else set())

@@ -129,9 +129,16 @@ def find(outcomes: Outcomes, about: Mapping[str, Any], meta: Mapping[str, Any]) 
         for defence in about["defences"]
         for budget in made.budgets(lineup, job, defence)
     ]
-    risks = [Risk(**{**one, "planted": tuple(one["planted"]), "honest": tuple(one["honest"])})
-             for one in about.get("risks", ())]  # fmt: skip
+    risks = [_risk(one) for one in about.get("risks", ())]
     return Provider(about, cells, risks)
+
+
+def _risk(said: Mapping[str, Any]) -> Risk:
+    """Read what a meta says of one defence's risks."""
+    return Risk(
+        said["lineup"], said["job"], said["defence"], int(said["seed"]), tuple(said["planted"]),
+        tuple(said["honest"]), said["removed_planted"], said["removed_honest"],
+    )  # fmt: skip
 
 
 class _Maker:
