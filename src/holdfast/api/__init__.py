@@ -17,7 +17,6 @@ from holdfast.api.defence import (
     GradientDefence,
     LossDefence,
     TrainedDefence,
-    TuneDefence,
     WeightDefence,
 )
 from holdfast.api.effort import CONSTANT, TRAINED, Blocks, Effort, Rows, passed, to_outputs
@@ -106,7 +105,6 @@ __all__ = [
     "Trainable",
     "TrainedAttack",
     "TrainedDefence",
-    "TuneDefence",
     "Verdict",
     "WeightAttack",
     "WeightDefence",

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers.modeling_utils import PreTrainedModel
 
-    from holdfast.data.example import Example, Role
-    from holdfast.data.pool import Pool
+    from holdfast.data.example import Example
     from holdfast.data.tokens import Encoder
 
 
@@ -89,13 +88,3 @@ class WeightDefence(Defence):
     def edit(self, run: Run) -> dict[str, Tensor]:
         """Give the tensors that change, by name."""
         raise NotImplementedError
-
-
-class TuneDefence(TrainedDefence):
-    """A defence that acts while a host fine-tunes a model on a customer's rows."""
-
-    when: ClassVar[Stage] = Stage.TUNE
-
-    def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
-        """Draw the defender's own rows that are trained on beside the customer's; none."""
-        return {}

@@ -11,4 +11,3 @@ from .optimiser import Optimiser as Optimiser
 from .optimiser import stochastic as stochastic
 from .training import Hardened as Hardened
 from .training import harden as harden
-from .tuning import tune as tune
