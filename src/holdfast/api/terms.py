@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from holdfast.errors import ConfigError
@@ -114,6 +115,9 @@ class Run:
     where: str = "run"
     fit: Fit = no_trainer
     """Trains a stage of the method's own."""
+    work: Path | None = None
+    """A folder that lasts until the run is finished, for what must be found again when it
+    continues; None: nothing is kept."""
 
     def __setattr__(self, name: str, value: object) -> None:
         """Keep `models` as what says how a missing one is asked for."""

@@ -23,6 +23,7 @@ from holdfast.api import (
     Loop,
     Loss,
     Run,
+    Stage,
     State,
     TrainedAttack,
     TrainedDefence,
@@ -80,7 +81,7 @@ class Session:
         name = method.name()
         log = TrainLog(work / "log.jsonl" if work is not None else None)
         seen = method.sees(pool)
-        run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=name)
+        run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=name, work=work)
         made = cls(run, log, FlopMeter(), work, progress)
         run.log = lambda **values: log.write(part=name, **values)
         run.fit = made.fit
@@ -183,6 +184,12 @@ def harden(
     Raises:
         ConfigError, DataError, ModelError, TrainingError: see their texts.
     """
+    if defence.when is Stage.TUNE:
+        raise ConfigError(
+            defence.name(),
+            "acts while a customer's rows are trained on",
+            "use `holdfast tune`, or holdfast.train.tune",
+        )
     session = Session.of(
         defence, model, encoder, pool, seed, work=work, sources=sources, progress=progress
     )
@@ -190,19 +197,35 @@ def harden(
         if isinstance(defence, WeightDefence):
             return _edit(defence, session.run)
         if isinstance(defence, TrainedDefence):
-            return _train(defence, session)
+            return train(defence, session, defence.rows(session.run.pool, seed))
     raise ConfigError(
         defence.name(), "has no shape", "derive it from Loss-, Gradient- or WeightDefence"
     )
 
 
-def _train(defence: TrainedDefence, session: Session) -> Hardened:
-    """Train, then measure what the training did."""
+def train(
+    defence: TrainedDefence,
+    session: Session,
+    rows: Mapping[Role, list[Example]],
+    *,
+    admit: Callable[[State], list[Example]] | None = None,
+    points: Points | None = None,
+) -> Hardened:
+    """Train, then measure what the training did.
+
+    Args:
+        rows: the defender's own, by role.
+        admit: gives a customer's rows from the defence's state, for a defence at stage `tune`.
+        points: step -> callback, called with the weights after that many steps.
+    """
     run = session.run
-    rows = defence.rows(run.pool, run.seed)
     check_roles(defence, rows)
     check_answered(rows)
-    with trained(defence, session, rows) as (state, params):
+
+    def all_rows(state: State) -> Mapping[Role, list[Example]]:
+        return rows if admit is None else {Role.TASK: admit(state), **rows}
+
+    with trained(defence, session, all_rows, points=points) as (state, params):
         if defence.loop.lora is not None:  # until it is merged, the weights below are the start's
             plain = {k: v for k, v in tensors(run.model).items() if k not in params}
             kept = {k: v.to("cpu", copy=True) for k, v in plain.items()}
@@ -229,8 +252,10 @@ def _edit(defence: WeightDefence, run: Run) -> Hardened:
 
 
 def check_roles(defence: Defence, rows: Mapping[Role, list[Example]]) -> None:
-    """Refuse rows of other roles than the defence declares."""
-    if {role.value for role in rows} != set(defence.roles):
+    """Refuse rows of other roles than the defence declares; at stage `tune` it may draw fewer."""
+    drawn, said = {role.value for role in rows}, set(defence.roles)
+    right = drawn <= said if defence.when is Stage.TUNE else drawn == said
+    if not right:
         raise ConfigError(
             defence.name(),
             f"reads roles {sorted(r.value for r in rows)}, declares {sorted(defence.roles)}",
@@ -242,7 +267,7 @@ def check_roles(defence: Defence, rows: Mapping[Role, list[Example]]) -> None:
 def trained(
     method: Trained,
     session: Session,
-    rows: Mapping[Role, list[Example]],
+    rows: Callable[[State], Mapping[Role, list[Example]]],
     *,
     until: int | None = None,
     points: Points | None = None,
@@ -253,7 +278,7 @@ def trained(
     in which dtype stays as the loop has it: see `left_as_found`.
 
     Args:
-        rows: what `method.rows` drew.
+        rows: gives what is trained on, by role, from the method's state.
         until: steps to take, where they are not `loop.steps`.
         points: step -> callback, called with the weights after that many steps.
 
@@ -280,7 +305,7 @@ def trained(
             method.name(),
             params,
             _gradient(method, model, params, state),
-            rows,
+            rows(state),
             loop,
             until=until,
             points=points,

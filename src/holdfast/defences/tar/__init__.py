@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,9 +268,7 @@ class TAR(GradientDefence):
         )
         if self._compares():
             shared = self.loop.lora is not None
-            state.reference = run.model if shared else copy.deepcopy(run.model)
-            if not shared:
-                state.reference.requires_grad_(False).eval()
+            state.reference = nn.starting_model(run.model, shared)
         return state
 
     def on_step(self, step: int, state: TARState) -> None:
