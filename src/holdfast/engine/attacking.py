@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.api import Attack, Chain, PromptAttack, Trainable
 from holdfast.data.format import MARKER
 from holdfast.engine.asking import ask
+from holdfast.engine.hosting import scored
 from holdfast.engine.session import Session, folder_of
 from holdfast.engine.store import write_json
 from holdfast.nn.content import content
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from holdfast.train.attacking import OnPoint, PointInfo
+    from holdfast.train.attacking import PointInfo
+
+NOTHING: Mapping[str, Any] = {}
 
 
 def attack(session: Session, own: str) -> None:
@@ -54,9 +57,9 @@ def attack(session: Session, own: str) -> None:
     method = trajectory.attack
     model, tokenizer = session.take(trajectory.released)
 
-    def on_point(budget: float, info: PointInfo) -> None:
+    def on_point(budget: float, info: PointInfo, told: Mapping[str, Any] = NOTHING) -> None:
         point = missing[budget]
-        spent = {"steps": info.steps, "flops": info.flops}
+        spent = {"steps": info.steps, "flops": info.flops, **told}
         if session.keep_weights and method.weights_alone:
             _keep(session, model, tokenizer, trajectory, point, spent)
         ask(session, model, tokenizer, start, point, spent)
@@ -93,22 +96,30 @@ def _host(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     points: Sequence[float],
-    on_point: OnPoint,
+    on_point: Callable[[float, PointInfo, Mapping[str, Any]], None],
 ) -> None:
-    """Run a customer's job on the host's loop."""
+    """Run a customer's job on the host's loop; at each budget keep what its log says of rows."""
     from holdfast import nn, train
 
-    start, steps = trajectory.released.start, {method.step_of(one): one for one in points}
+    steps = {method.step_of(one): one for one in points}
+    form = trajectory.released.start.format
+    coder = nn.encoder(model, tokenizer, form, where=trajectory.label)
+    rows = method.customer(session.plan.attack_pool, trajectory.seed)
+    around = _around(session, trajectory, method)
+
+    def at(step: float, info: PointInfo) -> None:
+        on_point(steps[int(step)], info, scored(around["work"], rows, coder))
+
     train.tune(
         method.defence,
         model,
-        nn.encoder(model, tokenizer, start.format, where=trajectory.label),
-        method.customer(session.plan.attack_pool, trajectory.seed),
+        coder,
+        rows,
         session.plan.pool,
         loop=method.loop_to(max(points)),
         points=list(steps),
-        on_point=lambda step, info: on_point(steps[int(step)], info),
-        **_around(session, trajectory, method),
+        on_point=at,
+        **around,
     )
 
 

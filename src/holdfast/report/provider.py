@@ -324,10 +324,17 @@ def contrasts_table(found: Sequence[Contrast]) -> Table:
     )
 
 
+LOSSES = {
+    "ce_risky": "CE, risky", "kl_risky": "KL, risky", "ce_clean": "CE, others",
+    "kl_clean": "KL, others",
+}  # fmt: skip
+"""What the last steps' losses are called, on rows above risk 0.5 and on the others."""
+
+
 def risks_table(found: Provider) -> Table:
     """Give risks by job and scorer: means, and the share of training weight taken away."""
     heads = ["line-up", "job", "defence", "seed", "planted rows", "mean risk", "weight removed",
-             "honest rows", "mean risk", "weight removed"]  # fmt: skip
+             "honest rows", "mean risk", "weight removed", *LOSSES.values()]  # fmt: skip
     lines = []
     for one in found.risks:
         line = [one.lineup, one.job, one.defence, str(one.seed)]
@@ -336,5 +343,6 @@ def risks_table(found: Provider) -> Table:
         ):  # fmt: skip
             mean = f"{sum(values) / len(values):.3f}" if values else "-"
             line += [str(len(values)), mean, _plain(removed)]
+        line += [f"{one.losses[n]:.3g}" if n in one.losses else "-" for n in LOSSES]
         lines.append(line)
     return Table(heads, lines)

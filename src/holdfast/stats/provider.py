@@ -69,6 +69,7 @@ class Risk:
 
     `planted` and `honest` are the risks of the rows of each kind, `removed` the share of the
     training weight (of cross-entropy) that was taken from each; None where there are no such rows.
+    `losses` are the last steps' cross-entropy and KL on risky rows and on the others (`ce_risky`).
     """
 
     lineup: str
@@ -79,6 +80,7 @@ class Risk:
     honest: tuple[float, ...]
     removed_planted: float | None
     removed_honest: float | None
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def _risk(said: Mapping[str, Any]) -> Risk:
     return Risk(
         said["lineup"], said["job"], said["defence"], int(said["seed"]), tuple(said["planted"]),
         tuple(said["honest"]), said["removed_planted"], said["removed_honest"],
+        dict(said.get("losses") or {}),
     )  # fmt: skip
 
 
