@@ -26,9 +26,11 @@ def hardened_card(provenance: Mapping[str, Any], diagnostics: Mapping[str, float
     It claims no durability: that is what a study measures.
     """
     methods = provenance["defences"]
-    said = ["## Hardening", ""]
+    tuned = bool(provenance.get("tuned"))
+    said = ["## Tuning" if tuned else "## Hardening", ""]
     names = ", ".join(plain(str(method["name"])) for method in methods)
-    said.append(f"Hardened with {names} (Holdfast {plain(str(provenance['version']))}).")
+    done = "Tuned on a customer's rows under" if tuned else "Hardened with"
+    said.append(f"{done} {names} (Holdfast {plain(str(provenance['version']))}).")
     before = provenance.get("history") or []
     if attacked(before):
         said += ["", "**The weights it started from had been attacked.** Do not publish it."]
@@ -54,9 +56,12 @@ def hardened_card(provenance: Mapping[str, Any], diagnostics: Mapping[str, float
     ]
     if told:
         said += ["", "Measured on the defender's held-out prompts:", "", *told]
-    said += [
-        "",
-        "Not measured here: what it costs to undo this. Run a study (`holdfast run`) and add its "
-        "section.",
-    ]
+    left = (
+        "Not measured here: safety, and the gain on the customer's task. Nobody who holds the "
+        "weights and trains without this defence is held by it."
+        if tuned
+        else "Not measured here: what it costs to undo this. Run a study (`holdfast run`) and add "
+        "its section."
+    )
+    said += ["", left]
     return "\n".join(said) + "\n"

@@ -104,11 +104,11 @@ def defend(
             "rows": {str(role): len(some) for role, some in rows.items()},
             "attacked": attacked(before),
         }
-        _describe(temporary, work, done, marker)
+        describe(temporary, work, done, marker)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
 
 
-def _describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
+def describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
     """Write what belongs beside the weights: log, diagnostics, state, their origin, a card."""
     from holdfast.engine.store import write_json
     from holdfast.report.hardened_card import hardened_card
