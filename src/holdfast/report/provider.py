@@ -17,6 +17,7 @@ from holdfast.stats.provider import KINDS, Asked, Cell, Contrast, Provider, Risk
 from holdfast.stats.ratios import Gained
 from holdfast.stats.records import Findings
 from holdfast.stats.rows import Outcomes
+from holdfast.stats.trajectories import EVALUATOR
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -46,13 +47,13 @@ class Matrix:
     rows: Sequence[tuple[str, Sequence[Sequence[str]]]]
 
 
-def findings(tables: Mapping[str, Any]) -> Provider | None:
+def findings(tables: Mapping[str, Any], side: str = EVALUATOR) -> Provider | None:
     """Work out a host's part of a study from its tables; None where it has none."""
     table, about = tables.get("provider"), tables["meta"].get("provider")
     if table is None or not about:
         return None
     outcomes = table if isinstance(table, Outcomes) else Outcomes(table)
-    return provider.find(outcomes, about, tables["meta"])
+    return provider.find(outcomes, about, tables["meta"], side)
 
 
 def whole(about: object) -> bool:

@@ -99,11 +99,16 @@ class Tabled:
         Raises:
             ConfigError: the study has no `tune`.
         """
-        found = hosts.findings(self.saved.tables())
+        found = hosts.findings(self.saved.tables(), self.side)
         if found is None:
             raise ConfigError(
                 "table", "no customer's job ran in this study", "ask for tables of attacks"
             )
+        if not found.cells:
+            raise ConfigError(
+                "--side", f"no customer's model was asked prompts of side '{self.side}'",
+                "ask some of it in `evaluation`, or leave it out",
+            )  # fmt: skip
         return found
 
     @property
@@ -397,7 +402,7 @@ def provider_pairs(study: Tabled) -> list[Table]:
             "--reference", f"no defence '{second}'", "known: " + ", ".join(about["defences"])
         )
     outcomes = Outcomes(study.saved.provider)
-    return [hosts.contrasts_table(contrasts(outcomes, about, study.saved.meta, second))]
+    return [hosts.contrasts_table(contrasts(outcomes, about, study.saved.meta, second, study.side))]
 
 
 def provider_risks(study: Tabled) -> list[Table]:

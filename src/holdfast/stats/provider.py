@@ -116,14 +116,20 @@ class Contrast:
     p: float | None
 
 
-def find(outcomes: Outcomes, about: Mapping[str, Any], meta: Mapping[str, Any]) -> Provider:
+def find(
+    outcomes: Outcomes,
+    about: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    side: str = EVALUATOR,
+) -> Provider:
     """Work out a host's study from its own outcomes table.
 
     Args:
         about: `provider` of the study's meta.
         meta: the study's meta.
+        side: whose prompts; the host's own are of side defender_selection.
     """
-    made = _Maker(outcomes, about, meta)
+    made = _Maker(outcomes, about, meta, side)
     cells = [
         made.cell(lineup, job, defence, budget)
         for lineup in outcomes.distinct("lineup")
@@ -148,12 +154,12 @@ class _Maker:
     """Counts cells, each set of answers once."""
 
     def __init__(
-        self, outcomes: Outcomes, about: Mapping[str, Any], meta: Mapping[str, Any]
+        self, outcomes: Outcomes, about: Mapping[str, Any], meta: Mapping[str, Any], side: str
     ) -> None:
         self.outcomes, self.about = outcomes, about
         self.judge, self.headline = str(meta["judges"][0]), str(meta["headline"])
         self.utility = tuple(meta.get("utility") or ())
-        self._here = outcomes.is_("side", EVALUATOR)
+        self._here = outcomes.is_("side", side)
         self._known: dict[tuple[Any, ...], Hits] = {}
 
     def _rows(self, lineup: str, job: str, defence: str) -> np.ndarray:
@@ -243,10 +249,14 @@ def _by_seed(hits: Hits) -> dict[int, float]:
 
 
 def contrasts(
-    outcomes: Outcomes, about: Mapping[str, Any], meta: Mapping[str, Any], second: str
+    outcomes: Outcomes,
+    about: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    second: str,
+    side: str = EVALUATOR,
 ) -> list[Contrast]:
     """Set every defence beside one other, after every job at its last budget, in every kind."""
-    made, found = _Maker(outcomes, about, meta), []
+    made, found = _Maker(outcomes, about, meta, side), []
     for lineup in outcomes.distinct("lineup"):
         for job in about["jobs"]:
             for first in about["defences"]:

@@ -264,9 +264,9 @@ def asked_of(plan: Plan, track: Track, point: Point) -> list[Generate]:
 
 
 def plain_sets(study: Study, prompts: Sequence[Prompts]) -> list[int]:
-    """Give the places of the sets asked at every budget: the evaluator's, of attacked models.
+    """Give the places of the sets asked at every budget: the evaluator's and the host's selection.
 
-    Those of purpose task are asked whatever their `at` says.
+    The evaluator's of purpose task are asked whatever their `at` says.
 
     Raises:
         ConfigError: there is none of purpose task.
@@ -279,4 +279,7 @@ def plain_sets(study: Study, prompts: Sequence[Prompts]) -> list[int]:
             "no set of purpose 'task' is asked of the evaluator, so nothing shows what was learnt",
             "ask one in `evaluation`, such as the source gsm8k's",
         )
-    return sorted(taught | {i for i in own if study.evaluation[i].at == "all"})
+    host = (Side.EVALUATOR, Side.DEFENDER_SELECTION)
+    every = enumerate(zip(study.evaluation, prompts, strict=True))
+    asked = {i for i, (wanted, one) in every if wanted.at == "all" and one.side in host}
+    return sorted(taught | asked)
