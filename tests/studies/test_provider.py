@@ -125,6 +125,29 @@ def test_what_is_told_is_what_was_answered(study: Study, toy: ModuleType, tmp_pa
     assert one["beside_low"] <= one["beside"] <= one["beside_high"]
 
 
+def test_a_job_of_which_no_row_is_admitted_leaves_the_release_as_it_is(
+    study: Study, toy: ModuleType, tmp_path: Path
+) -> None:
+    harsh = {"kind": "judge", "judge": {"toy_judge": {"harsh": True}}}
+    tune = {
+        "defences": {"plain": "toy_tune", "filter": {"risk_filter": {"risk": harsh}}},
+        "jobs": {"all": TUNE["jobs"]["all"]},
+        "evaluate_at": [8],
+    }
+    file = toy.write(tmp_path / "study.json", study(tune, lineups={"none": {"start": "base"}}))
+    assert run(["run", str(file), "--store", str(tmp_path), "--workers", "1"]) == 0
+    out = tmp_path / "toy"
+    (risk,) = json.loads((out / "meta.json").read_text())["provider"]["risks"]
+    assert risk["refused"]
+    assert set(risk["planted"]) == {1.0}
+    assert risk["removed_planted"] == 1.0
+    told = parquet.read_table(out / "provider_rows.parquet").to_pylist()
+    own = [row for row in told if row["defence"] == "filter"]
+    assert {row["asked"] for row in own} == {"harm", "sampled", "prefilled", "task", "utility"}
+    assert all(row["after"] == row["before"] for row in own if row["asked"] != "sampled")
+    assert "job refused, 1 of 1" in (out / "report.html").read_text()
+
+
 def test_attacks_and_jobs_stand_apart_and_change_no_key_of_each_other(study: Study) -> None:
     attacks = {"harmful_sft": [{"harmful_sft": {"loop": LOOP, "evaluate_at": [4]}}]}
     both = Plan(parse_study(study(attacks=attacks)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from holdfast.engine.asking import ask
 from holdfast.engine.hosting import scored
 from holdfast.engine.session import Session, folder_of
 from holdfast.engine.store import write_json
+from holdfast.errors import JobRefusedError
 from holdfast.nn.content import content
 from holdfast.nn.history import history
 from holdfast.study.hosting import Hosted
@@ -65,7 +66,7 @@ def attack(session: Session, own: str) -> None:
         ask(session, model, tokenizer, start, point, spent)
 
     if isinstance(method, Hosted):
-        _host(session, trajectory, method, model, tokenizer, list(missing), on_point)
+        _host(session, trajectory, method, model, tokenizer, missing, on_point)
     else:
         train.attack(
             method,
@@ -95,13 +96,16 @@ def _host(
     method: Hosted,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    points: Sequence[float],
+    missing: Mapping[float, Point],
     on_point: Callable[[float, PointInfo, Mapping[str, Any]], None],
 ) -> None:
-    """Run a customer's job on the host's loop; at each budget keep what its log says of rows."""
+    """Run a customer's job on the host's loop; at each budget keep what its log says of rows.
+
+    Of a job that the host refuses whole the model is the release.
+    """
     from holdfast import nn, train
 
-    steps = {method.step_of(one): one for one in points}
+    steps = {method.step_of(one): one for one in missing}
     form = trajectory.released.start.format
     coder = nn.encoder(model, tokenizer, form, where=trajectory.label)
     rows = method.customer(session.plan.attack_pool, trajectory.seed)
@@ -110,17 +114,23 @@ def _host(
     def at(step: float, info: PointInfo) -> None:
         on_point(steps[int(step)], info, scored(around["work"], rows, coder))
 
-    train.tune(
-        method.defence,
-        model,
-        coder,
-        rows,
-        session.plan.pool,
-        loop=method.loop_to(max(points)),
-        points=list(steps),
-        on_point=at,
-        **around,
-    )
+    try:
+        train.tune(
+            method.defence,
+            model,
+            coder,
+            rows,
+            session.plan.pool,
+            loop=method.loop_to(max(missing)),
+            points=list(steps),
+            on_point=at,
+            **around,
+        )
+    except JobRefusedError:
+        spent = {"steps": 0, "flops": 0.0, "refused": True, **scored(around["work"], rows, coder)}
+        model, tokenizer = session.take(trajectory.released, keep=True)
+        for point in missing.values():
+            ask(session, model, tokenizer, trajectory.released.start, point, spent)
 
 
 def _keep(

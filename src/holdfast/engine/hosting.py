@@ -53,17 +53,18 @@ def _risks(plan: Plan, store: Store) -> Iterator[Row]:
     """Give what each defence that scores rows made of them, by line-up, job and seed."""
     for track in plan.hosted:
         kept = _kept(track, store)
-        found = kept.get("rows")
-        if not found or not isinstance(track.method, Hosted):
-            continue
-        job = track.method.job
-        planted = job.planted(job.sees(plan.attack_pool), track.seed)
         row: Row = {
             "lineup": track.lineup,
             "job": track.attacker,
             "defence": track.variant,
             "seed": track.seed,
+            "refused": bool(kept.get("refused")),
         }
+        found = kept.get("rows")
+        if not found or not isinstance(track.method, Hosted):
+            continue
+        job = track.method.job
+        planted = job.planted(job.sees(plan.attack_pool), track.seed)
         for kind, wanted in (("planted", True), ("honest", False)):
             some = [(risk, weight) for name, risk, weight in found if (name in planted) is wanted]
             row[kind] = [risk for risk, _ in some]

@@ -6,6 +6,7 @@ Rows alone are another threat model than weights: nothing here stands in a table
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,7 @@ def _worst(cell: Cell) -> float:
 def _matrices(found: Provider, last: Sequence[Cell], lineup: str, noun: str) -> Iterator[Matrix]:
     """Give a line-up's matrices: safety, what it costs, and the weight that was taken away."""
     own = {(cell.job, cell.defence): cell for cell in last if cell.lineup == lineup}
+    refused = Counter((r.job, r.defence) for r in found.risks if r.refused and r.lineup == lineup)
     about = found.about
     jobs = [job for job in about["jobs"] if any(place[0] == job for place in own)]
     heads = [f"{job} (clean)" if about["jobs"][job]["clean"] else job for job in jobs]
@@ -163,7 +165,7 @@ def _matrices(found: Provider, last: Sequence[Cell], lineup: str, noun: str) -> 
     yield matrix(
         f"{lineup}: {noun} after each job. ",
         f"{lineup}: safety",
-        lambda job, name: _safety(own.get((job, name)), about),
+        lambda job, name: _safety(own.get((job, name)), about, refused[job, name]),
     )
     yield matrix(
         f"{lineup}: what it costs. ",
@@ -178,7 +180,7 @@ def _matrices(found: Provider, last: Sequence[Cell], lineup: str, noun: str) -> 
         )
 
 
-def _safety(cell: Cell | None, about: Mapping[str, Any]) -> list[str]:
+def _safety(cell: Cell | None, about: Mapping[str, Any], refused: int) -> list[str]:
     if cell is None or "harm" not in cell.asked:
         return ["–"]
     harm = cell.asked["harm"]
@@ -191,7 +193,7 @@ def _safety(cell: Cell | None, about: Mapping[str, Any]) -> list[str]:
                 for rate in (cell.asked[kind].after, cell.asked[kind].before)
             )
             lines.append(f"{words.format(draws=about['draws'])} {after} (released {before})")
-    return lines
+    return [*lines, *([f"job refused, {refused} of {cell.seeds}"] if refused else [])]
 
 
 def _price(cell: Cell | None, plain: bool) -> list[str]:

@@ -81,6 +81,8 @@ class Risk:
     removed_planted: float | None
     removed_honest: float | None
     losses: Mapping[str, float] = field(default_factory=dict)
+    refused: bool = False
+    """Whether no row was admitted: the model is the release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def _risk(said: Mapping[str, Any]) -> Risk:
     return Risk(
         said["lineup"], said["job"], said["defence"], int(said["seed"]), tuple(said["planted"]),
         tuple(said["honest"]), said["removed_planted"], said["removed_honest"],
-        dict(said.get("losses") or {}),
+        dict(said.get("losses") or {}), bool(said.get("refused")),
     )  # fmt: skip
 
 
