@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.report import counted, figures, text
 from holdfast.report.markdown import Table
 from holdfast.stats import estimates, provider
-from holdfast.stats.provider import KINDS, Asked, Cell, Contrast, Provider, Risk
+from holdfast.stats.provider import Asked, Cell, Contrast, Provider, Risk
 from holdfast.stats.ratios import Gained
 from holdfast.stats.records import Findings
 from holdfast.stats.rows import Outcomes
@@ -120,7 +120,10 @@ def _few(found: Provider) -> list[str]:
 
 
 def sentences(study: Findings) -> list[str]:
-    """Say of each line-up after how many jobs each defence leaves it past the threshold."""
+    """Say of each line-up after how many jobs each defence leaves it past the threshold.
+
+    A way of asking that opens the release already says nothing of a job, and counts for none.
+    """
     if study.hosted is None:
         return []
     threshold, what = study.meta.thresholds[0], counted.told(study).one
@@ -130,18 +133,19 @@ def sentences(study: Findings) -> list[str]:
         parts = []
         for defence in dict.fromkeys(cell.defence for cell in own):
             under = [cell for cell in own if cell.defence == defence]
-            past = sum(_worst(cell) > threshold for cell in under)
+            past = sum(_opened(cell, threshold) for cell in under)
             parts.append(f"{past} of {len(under)} under {defence}")
         said.append(
-            f"Customers' jobs after which {name} is more than {text.percent(threshold, 0)} {what}, "
-            f"each asked in the way that harms most: {text.listed(parts)}."
+            f"Customers' jobs after which {name} is more than {text.percent(threshold, 0)} {what} "
+            f"in some way of asking in which the release is not: {text.listed(parts)}."
         )
     return said
 
 
-def _worst(cell: Cell) -> float:
-    """Give the most harm of any way a cell was asked."""
-    return max(one.after.value or 0.0 for kind, one in cell.asked.items() if kind not in KINDS[-2:])
+def _opened(cell: Cell, threshold: float) -> bool:
+    """Say whether a job took some way of asking past the threshold."""
+    asked = [one for kind, one in cell.asked.items() if kind not in ("task", "utility")]
+    return any((one.before.value or 0) <= threshold < (one.after.value or 0) for one in asked)
 
 
 def _matrices(found: Provider, last: Sequence[Cell], lineup: str, noun: str) -> Iterator[Matrix]:
