@@ -32,8 +32,8 @@ TAKES: dict[str, tuple[str, ...]] = READS | {"probe": ("path",)}
 """What of `judge`, `path` and `of` each kind takes."""
 
 
-class Risk(Fields):
-    """Who says how risky a row is. A row that cannot be scored is as risky as `ceiling`."""
+class RowScorer(Fields):
+    """One who says how risky a row is. A row that cannot be scored is as risky as `ceiling`."""
 
     kind: RiskKind = "probe"
     """Who scores: `judge`, `guard`, `probe`, `given` or `hybrid`. Source of the default: ours; it
@@ -43,14 +43,6 @@ class Risk(Fields):
     path: str | None = None
     """`given`: a JSONL file of lines {"row_id": ..., "risk": ...}; `probe`: the folder of one that
     was fitted before, or None to fit one to the defender's own rows."""
-    of: Annotated[tuple[Risk, ...], AsTuple] = ()
-    """The scorers of a `hybrid`."""
-    combine: Literal["max", "mean"] = "max"
-    """What a `hybrid` makes of its scorers: the highest, or the mean of each one's probability as
-    calibrated on the defender's held-out rows."""
-    step: Share | None = None
-    """Risk from which a row counts as wholly risky, all others as not at all; None keeps the risk
-    as it is. Source: 0.5 is the released code's hard decision."""
     ceiling: Share = 1.0
     """Risk of a row whose scorer raises, is late, gives no number or no verdict. Source: ours, so
     that a failure holds a row tighter; the released code has 0.75."""
@@ -66,17 +58,13 @@ class Risk(Fields):
     @model_validator(mode="after")
     def _has_what_its_kind_reads(self) -> Self:
         for name in ("judge", "path", "of"):
-            given = getattr(self, name) not in (None, ())
+            given = getattr(self, name, None) not in (None, ())
             if given and name not in TAKES[self.kind]:
                 raise ConfigError(
                     f"risk.{name}", f"is nothing that kind '{self.kind}' reads", "leave it out"
                 )
             if not given and name in READS[self.kind]:
                 raise ConfigError(f"risk.{name}", f"kind '{self.kind}' needs it", "add it")
-        if self.kind == "hybrid" and len(self.of) < 2:
-            raise ConfigError("risk.of", "a hybrid of one is no hybrid", "name two or more")
-        if any(one.kind == "hybrid" for one in self.of):
-            raise ConfigError("risk.of", "holds a hybrid", "name its scorers themselves")
         if self.judge is not None:
             self._check_judge()
         return self
@@ -111,21 +99,44 @@ class Risk(Fields):
         assert isinstance(made, Judge)  # by its kind
         return made
 
-    def scorers(self) -> tuple[Risk, ...]:
-        """Give those that score: a hybrid's parts, else this one."""
-        return self.of or (self,)
-
     def key_fields(self) -> dict[str, Any]:
         """Give every field that can change a result: a judge by its identity, a file by its hash.
 
         So the same table in another place is the same risk.
         """
-        plain = super().key_fields() | {"of": [one.key_fields() for one in self.of]}
+        plain = super().key_fields()
         if self.judge is not None:
             plain["judge"] = self.made_judge().identity()
         if self.path is not None and (found := content(Path(self.path))):
             plain["path"] = found
         return plain
+
+
+class Risk(RowScorer):
+    """Who says how risky a row is: one scorer, or several in a `hybrid`."""
+
+    of: Annotated[tuple[RowScorer, ...], AsTuple] = ()
+    """The scorers of a `hybrid`."""
+    combine: Literal["max", "mean"] = "max"
+    """What a `hybrid` makes of its scorers: the highest, or the mean of each one's probability as
+    calibrated on the defender's held-out rows."""
+    step: Share | None = None
+    """Risk from which a row counts as wholly risky, all others as not at all; None keeps the risk
+    as it is. Source: 0.5 is the released code's hard decision."""
+
+    @model_validator(mode="after")
+    def _has_several(self) -> Self:
+        if self.kind == "hybrid" and len(self.of) < 2:
+            raise ConfigError("risk.of", "a hybrid of one is no hybrid", "name two or more")
+        return self
+
+    def scorers(self) -> tuple[RowScorer, ...]:
+        """Give those that score: a hybrid's parts, else this one."""
+        return self.of or (self,)
+
+    def key_fields(self) -> dict[str, Any]:
+        """Give every field that can change a result, a hybrid's scorers as they give their own."""
+        return super().key_fields() | {"of": [one.key_fields() for one in self.of]}
 
 
 def content(path: Path) -> str:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from holdfast.api import Exchange, Outcome, Reason, Risk, Run, Scale, Verdict
+from holdfast.api.risk import RowScorer
 from holdfast.api.verdicts import ask
 from holdfast.data.example import Example, Role, Side
 from holdfast.errors import DataError
@@ -54,7 +55,7 @@ HARM: dict[Outcome, float] = {
 class Part:
     """One scorer: a probe, or what is known of rows."""
 
-    risk: Risk
+    risk: RowScorer
     probe: Probe | None = None
     table: dict[Row, float | None] = field(default_factory=dict)
     """Risk of each row that was asked about; None where it could not be scored."""
@@ -94,7 +95,9 @@ class Critic:
         """Give each row's risk, with a pass over prompts where a probe reads them."""
         self.read(rows, run)
         states = prompt_states(run.model, run.encoder, rows, self.layers) if self.layers else {}
-        return self.of([run.encoder.row(row) for row in rows], states).tolist()
+        coded = [run.encoder.row(row) for row in rows]
+        self.of(coded, states)
+        return [self.seen[row] for row in coded]
 
     def of(self, rows: Sequence[Row], states: Mapping[int, Tensor]) -> Tensor:
         """Give the risk [R] of coded rows, from `layers`' states [R, H] at their last prompt token.
@@ -176,7 +179,7 @@ def critic(risk: Risk, run: Run) -> Critic:
     return made
 
 
-def _probe(risk: Risk, run: Run, where: str) -> Probe | None:
+def _probe(risk: RowScorer, run: Run, where: str) -> Probe | None:
     if risk.kind != "probe":
         return None
     if risk.path is not None:
@@ -215,13 +218,15 @@ def labelled(run: Run, side: Side, *, prompts: bool) -> tuple[list[Example], lis
     return risky, clean
 
 
-def held_out(risk: Risk, run: Run, where: str) -> tuple[list[Example], list[Example]]:
-    """Give the defender's held-out risky and clean rows, of the kind that a scorer reads.
+def held_out(
+    scorers: Sequence[RowScorer], run: Run, where: str
+) -> tuple[list[Example], list[Example]]:
+    """Give the defender's held-out risky and clean rows, of the kind that its scorers read.
 
     Raises:
         DataError: there are none of one class.
     """
-    prompts = all(one.kind == "probe" for one in risk.scorers())
+    prompts = all(one.kind == "probe" for one in scorers)
     found = labelled(run, Side.DEFENDER_SELECTION, prompts=prompts)
     role = Role.REFUSAL if prompts else Role.HARMFUL
     for rows, wanted in zip(found, (role, Role.BENIGN), strict=True):
@@ -238,8 +243,8 @@ def _calibrate(parts: Sequence[Part], run: Run, where: str) -> None:
     """Fit each scorer's calibration on held-out rows; a probe has its own."""
     for part in parts:
         if part.probe is None:
-            risky, clean = held_out(part.risk, run, f"{where}.combine")
-            alone = Critic(part.risk, [Part(part.risk)], where)
+            risky, clean = held_out([part.risk], run, f"{where}.combine")
+            alone = Critic(Risk(), [Part(part.risk)], where)
             scores = alone.score([*risky, *clean], run)
             part.calibration = platt(scores, [1] * len(risky) + [0] * len(clean))
 
@@ -248,7 +253,7 @@ def _calibrate(parts: Sequence[Part], run: Run, where: str) -> None:
 
 
 def _read(
-    risk: Risk, rows: Sequence[Example], run: Run, where: str
+    risk: RowScorer, rows: Sequence[Example], run: Run, where: str
 ) -> tuple[dict[str, float | None], Counter[str]]:
     """Give each row's risk by id, None where it has none, and how many have none for what."""
     if risk.kind == "given":
@@ -299,7 +304,7 @@ def _table(path: Path, rows: Sequence[Example], where: str) -> dict[str, float |
 
 
 def judged(
-    risk: Risk, rows: Sequence[Example], path: Path | None, device: str
+    risk: RowScorer, rows: Sequence[Example], path: Path | None, device: str
 ) -> tuple[dict[str, float | None], Counter[str]]:
     """Have a judge grade the training pair of each row, once; `path` keeps what it said.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +37,12 @@ from holdfast.data.format import DATE
 from holdfast.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from holdfast.data.example import Example
+    from holdfast.api import TuneDefence
+    from holdfast.data.example import Example, Role
     from holdfast.data.pool import Pool
+    from holdfast.data.tokens import Encoder
     from holdfast.nn.files import ModelFiles
+    from holdfast.train.training import Hardened
 
 TASK = "task"
 """The role of the customer's rows in --data."""
@@ -81,7 +86,8 @@ def tune(
     from holdfast.api.registry import make
     from holdfast.train.tuning import anonymous, check_responses, checked
 
-    method: Any = checked(make("defence", {name: _fields(sets, risk)}, "tune"), None)
+    made: Any = make("defence", {name: _fields(sets, risk)}, "tune")
+    method = checked(made, None)
     asked = format_given(form, append_eos, system, date, template_var)
     files, _ = models(model, None, form)
     other = _reference(files, reference)
@@ -95,43 +101,66 @@ def tune(
     rows = {Role.TASK: customer, **own}
     preflight.check(files, coder, rows, method.loop, copies=method.copies(), device=device)
 
-    from holdfast import nn, train
-    from holdfast.api import set_threads
-    from holdfast.nn.history import attacked, history
-
-    before = history(files.folder)
-    if attacked(before):
-        typer.echo("warning: --model: its weights were attacked; so this is marked too", err=True)
-    set_threads(threads)
     about = decides(files, method, asked, seed, content)
     about |= {"reference": other.identity()} if other else {}
-    with whole_folder(out) as (temporary, work):
-        train.claim(work, about, "--out")
-        loaded, tokenizer = nn.load(files, device=device)
-        base = nn.model_hash(loaded)
-        done = train.tune(
-            method,
-            loaded,
-            coder,
-            customer,
-            pool,
-            seed=seed,
-            work=work,
-            sources={"reference": nn.tensors(other.folder)} if other else {},
-            progress=Training(),
-        )
-        nn.save(done.model, tokenizer, temporary, dtype=held)
-        marker = provenance(files, about, coder, threads, device, held, None) | {
-            "tuned": True,
-            "base": base,
-            "defences": [method.identity()],
-            "rows": {str(role): len(some) for role, some in rows.items()},
-            "attacked": attacked(before),
-        }
-        describe(temporary, work, done, marker)
-        if (work / "probe").is_dir():
-            shutil.copytree(work / "probe", temporary / "probe")
+    job = _Job(method, files, other, coder, customer, pool, rows, about)
+    done = job.run(out, held, seed=seed, threads=threads, device=device)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One customer's job, all of it checked."""
+
+    method: TuneDefence
+    files: ModelFiles
+    reference: ModelFiles | None
+    coder: Encoder
+    customer: list[Example]
+    pool: Pool
+    rows: Mapping[Role, list[Example]]
+    about: dict[str, Any]
+
+    def run(self, out: Path, dtype: str, *, seed: int, threads: int, device: str) -> Hardened:
+        """Train, and write the checkpoint with what belongs beside it."""
+        from holdfast import nn, train
+        from holdfast.api import set_threads
+        from holdfast.nn.history import attacked, history
+
+        before = history(self.files.folder)
+        if attacked(before):
+            said = "warning: --model: its weights were attacked; so this is marked too"
+            typer.echo(said, err=True)
+        set_threads(threads)
+        with whole_folder(out) as (temporary, work):
+            train.claim(work, self.about, "--out")
+            loaded, tokenizer = nn.load(self.files, device=device)
+            base = nn.model_hash(loaded)
+            other = self.reference
+            done = train.tune(
+                self.method,
+                loaded,
+                self.coder,
+                self.customer,
+                self.pool,
+                seed=seed,
+                work=work,
+                sources={"reference": nn.tensors(other.folder)} if other else {},
+                progress=Training(),
+            )
+            nn.save(done.model, tokenizer, temporary, dtype=dtype)
+            made = provenance(self.files, self.about, self.coder, threads, device, dtype, None)
+            marker = made | {
+                "tuned": True,
+                "base": base,
+                "defences": [self.method.identity()],
+                "rows": {str(role): len(some) for role, some in self.rows.items()},
+                "attacked": attacked(before),
+            }
+            describe(temporary, work, done, marker)
+            if (work / "probe").is_dir():
+                shutil.copytree(work / "probe", temporary / "probe")
+        return done
 
 
 def _fields(sets: list[str] | None, risk: str | None) -> dict[str, Any]:

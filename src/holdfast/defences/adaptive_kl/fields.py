@@ -86,7 +86,7 @@ def settle(schedule: Schedule, critic: Critic, run: Run) -> Settled:
     """
     if schedule.kind != "auto":
         return Settled(schedule)
-    risky, clean = nn.held_out(critic.risk, run, f"{run.where}.schedule")
+    risky, clean = nn.held_out(critic.risk.scorers(), run, f"{run.where}.schedule")
     scores = critic.score([*risky, *clean], run)
     harmful, harmless = scores[: len(risky)], scores[len(risky) :]
     threshold, reached, false = nn.operating_point(harmful, harmless, schedule.recall)
