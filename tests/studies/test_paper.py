@@ -198,16 +198,15 @@ def test_inside_shows_the_bases_triggered_states(cut: Cut, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_adaptive_kl_runs_to_models_by_methods(cut: Cut, tmp_path: Path) -> None:
     data = cut("adaptive_kl")
-    kept = {"qwen_25_7b", "qwen_25_7b_vaccine", "phi_35_mini"}
+    kept = {"qwen_25_7b", "qwen_25_7b_vaccine"}
     data["lineups"] = {name: one for name, one in data["lineups"].items() if name in kept}
     for cross in data["tune"]["cross"]:
         cross["released"] = [name for name in cross["released"] if name in kept]
     report = finished(data, tmp_path)
     found = json.loads((report / "verdict.json").read_text())["provider"]
     places = {(row["lineup"], row["defence"]) for row in found if row["job"] == "harmful_300"}
-    defences = data["tune"]["defences"]
-    both = [(name, one) for name in ("qwen_25_7b", "phi_35_mini") for one in defences]
-    assert places == {*both, ("qwen_25_7b_vaccine", "plain")}
+    own = {("qwen_25_7b", name) for name in data["tune"]["defences"]}
+    assert places == {*own, ("qwen_25_7b_vaccine", "plain")}
     ways = {(row["job"], row["asked"]) for row in found if row["lineup"] == "qwen_25_7b"}
     assert {(job, "own") for job in ("backdoor", "identity_shift")} <= ways
     assert {

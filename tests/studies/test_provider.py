@@ -19,7 +19,8 @@ from holdfast.study.hosting import Hosted
 from holdfast.study.plan import Plan
 
 Study = Callable[..., dict[str, Any]]
-LOOP = {"lr": 0.02, "batch": 2, "checkpoint_every": 2}
+FLAT = {"schedule": "constant", "warmup": 0, "lora": None}
+LOOP = {"lr": 0.02, "batch": 2, "checkpoint_every": 2, **FLAT}
 TUNE = {
     "loop": LOOP,
     "evaluate_at": [4, 8],

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 
-from holdfast.api import Count, FineTuning, Loop, Positive
+from holdfast.api import Count, FineTuning, Loop, Positive, TuneDefence
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
 from holdfast.data.audit import THRESHOLD
 from holdfast.data.format import DATE, check_variables, day
@@ -186,8 +186,8 @@ class Tune(Fields):
     """The one of `defences` that tunes plainly: task gain is told beside it."""
     cross: Annotated[tuple[Cross, ...], AsTuple] = (Cross(),)
     """What is tried with what; source of the default: everything with everything."""
-    loop: Loop = FineTuning.model_fields["loop"].default
-    """The host's loop, one for all; source of the default: that of an attack by fine-tuning."""
+    loop: Loop = TuneDefence.model_fields["loop"].default
+    """The host's loop, one for all; source of the default: that of `holdfast tune`."""
     evaluate_at: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] = (
         FineTuning.model_fields["evaluate_at"].default
     )
