@@ -198,8 +198,8 @@ DISTINCT = {"jobs": {"p": {"harmful_share": {"distinct": 90}}}}
     ("tune", "changes", "line"),
     [
         ({}, {"lineups": LINEUP},
-         "study.lineups.tuned[0].toy_tune: acts while a host fine-tunes; whoever holds the weights "
-         "fine-tunes without it; name it under `tune.defences`, where customers supply rows alone"),
+         "study.lineups.tuned[0].toy_tune: acts at stage 'tune', while a host trains: who holds the "
+         "weights trains without it; name it under `tune.defences`, where customers supply rows alone"),
         ({"jobs": {"p": "harmful_shar"}}, {},
          "study.tune.jobs.p: no attack 'harmful_shar'; did you mean 'harmful_share'?"),
         ({"jobs": {"p": "harmful_sft"}}, {},
@@ -300,6 +300,20 @@ def test_a_table_of_hosts_needs_a_host(
     assert capsys.readouterr().err == (
         "holdfast: table: no customer's job ran in this study; ask for tables of attacks\n"
     )
+
+
+def test_a_critic_that_judges_afterwards_too_is_told(
+    study: Study, toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    critic = {"risk_filter": {"risk": {"kind": "judge", "judge": "toy_judge"}}}
+    file = toy.write(
+        tmp_path / "study.json", study({"defences": {"plain": "toy_tune", "filter": critic}})
+    )
+    assert run(["plan", str(file), "--store", str(tmp_path / "runs")]) == 0
+    assert (
+        "warning: defence 'filter': its critic 'toy_judge' also judges the answers, so that what it "
+        "misses is not seen afterwards\n"
+    ) in capsys.readouterr().err
 
 
 def test_plan_counts_jobs_of_their_own(

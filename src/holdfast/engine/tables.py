@@ -30,7 +30,7 @@ from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import DataError, HoldfastError
 from holdfast.study import formats
-from holdfast.study.hosting import Hosted, asked_of
+from holdfast.study.hosting import Hosted, asked_of, shared_critics
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
 from holdfast.study.plan import Plan
@@ -306,6 +306,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
     asked = {prompts.set.name for prompts in plan.prompts}
     flags = formats.flags(plan.starts.values())
     flags += [f"judge '{judge.name()}': {judge.caution}" for judge in plan.judges if judge.caution]
+    flags += shared_critics(plan.hosting, plan.judges)
     if study.generation.draws > 1:
         flags.append(
             f"each restricted prompt was answered {study.generation.draws} times and counts as "

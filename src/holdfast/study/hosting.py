@@ -16,7 +16,9 @@ from holdfast.api import (
     Effort,
     EvalPurpose,
     FineTuning,
+    Judge,
     Loop,
+    Risk,
     Rows,
     Stage,
     TuneDefence,
@@ -214,6 +216,23 @@ def _job(data: object, name: str) -> CustomerJob:
                 f"write it under `tune`: study.tune.{field}",
             )
     return made
+
+
+def shared_critics(hosting: Hosting | None, judges: Sequence[Judge]) -> list[str]:
+    """Name the defences whose critic also judges afterwards: what it misses nobody then sees."""
+    if hosting is None:
+        return []
+    known, told = {judge.name() for judge in judges}, []
+    for name, method in hosting.defences.items():
+        risk = getattr(method, "risk", None)
+        if isinstance(risk, Risk):
+            critics = {one.made_judge().name() for one in risk.scorers() if one.judge is not None}
+            told += [
+                f"defence '{name}': its critic '{one}' also judges the answers, so that what it "
+                "misses is not seen afterwards"
+                for one in sorted(critics & known)
+            ]
+    return told
 
 
 def check_rows(hosting: Hosting, pool: Pool, defended: Pool, seed: int) -> None:

@@ -40,7 +40,7 @@ def _of_another_stage(stage: Stage, where: str) -> ConfigError:
     return ConfigError(
         where,
         "acts at stage 'tune', while a host trains: who holds the weights trains without it",
-        "leave it out of line-ups, whose attackers hold the weights",
+        "name it under `tune.defences`, where customers supply rows alone",
     )
 
 
@@ -50,12 +50,6 @@ def check_methods(study: Study, parts: Parts) -> None:
         start = parts.starts[study.lineups[name].start]
         for i, member in enumerate(members):
             where = f"study.lineups.{name}[{i}].{member.name()}"
-            if member.when is Stage.TUNE:
-                raise ConfigError(
-                    where,
-                    "acts while a host fine-tunes; whoever holds the weights fine-tunes without it",
-                    "name it under `tune.defences`, where customers supply rows alone",
-                )
             if member.when is not Stage.ALIGN:
                 raise _of_another_stage(member.when, where)
             base = parts.original is None or start.key == parts.original.key
