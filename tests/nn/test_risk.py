@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+import torch
 
 from holdfast import nn
 from holdfast.api import Exchange, Judge, Outcome, Reason, Risk, Run, Scale, Verdict
@@ -160,6 +162,12 @@ def test_a_hybrid_takes_the_highest_or_the_mean_of_calibrated_probabilities(tmp_
             nn.platt([1.0] * 6 + [0.0] * 6, [1] * 6 + [0] * 6))  # fmt: skip
     assert [part.calibration for part in made.parts] == [a, b]
 
+    def chance(fit: tuple[float, float], score: float) -> float:
+        return float(1 / (1 + np.exp(-(np.float64(fit[0]) * score + fit[1]))))
+
+    twin = [(chance(a, low) + chance(b, high)) / 2 for low, high in ((0.25, 0.0), (0.75, 1.0))]
+    assert mean == pytest.approx(twin * 6, rel=1e-12)
+
 
 def test_a_step_makes_a_hard_decision() -> None:
     assert scores(risk(kind="guard", judge="guarding", step=0.5)) == [0.0, 1.0] * 6
@@ -242,3 +250,17 @@ def test_a_mean_needs_held_out_rows(tmp_path: Path) -> None:
         "adaptive_kl.risk.combine: needs held-out harmful rows of the defender's; "
         "give harmful rows on side defender_selection"
     )
+
+
+def test_a_probe_that_gives_no_number_has_the_ceiling_and_is_counted_once() -> None:
+    run = run_of()
+    made = nn.critic(risk(ceiling=0.9), run)
+    rows = [tiny.encoder().row(row) for row in tiny.customer()[:2]]
+    (layer,) = made.layers
+    states = torch.zeros(2, 16)
+    states[1] = float("nan")
+    for _ in range(2):
+        found = made.of(rows, {layer: states})
+    assert float(found[1]) == pytest.approx(0.9)
+    assert 0 <= float(found[0]) <= 1
+    assert made.failed == {"no number": 1}

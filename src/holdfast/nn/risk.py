@@ -73,7 +73,7 @@ class Critic:
     parts: list[Part]
     where: str
     seen: dict[Row, float] = field(default_factory=dict)
-    """Each row's risk, once known."""
+    """Each row's risk, as last scored."""
     failed: Counter[str] = field(default_factory=Counter)
     """Rows at the ceiling, by why."""
 
@@ -107,19 +107,25 @@ class Critic:
         probes = {i: part.probe for i, part in enumerate(self.parts) if part.probe is not None}
         read = online(probes, states)
         for number, row in enumerate(rows):
+            own = {i: some[number] for i, some in read.items()}
             if row not in self.seen:
-                self.seen[row] = self._one(row, {i: some[number] for i, some in read.items()})
+                self.failed.update(self._failures(row, own))
+            # Anew in each pass: a run that continues has not met the row in the same one.
+            self.seen[row] = self._one(row, own)
         return torch.tensor([self.seen[row] for row in rows], dtype=torch.float32)
+
+    def _failures(self, row: Row, read: Mapping[int, float]) -> list[str]:
+        """Say what of a row's scores is missing that no table has told already."""
+        bad = ["no number" for value in read.values() if not math.isfinite(value)]
+        tables = [part.table for part in self.parts if part.probe is None]
+        return bad + ["unknown row" for table in tables if row not in table]
 
     def _one(self, row: Row, read: Mapping[int, float]) -> float:
         values = []
         for i, part in enumerate(self.parts):
             value = read[i] if part.probe is not None else part.table.get(row)
-            if part.probe is not None and not math.isfinite(read[i]):
-                self.failed["no number"] += 1
+            if value is not None and not math.isfinite(value):
                 value = None
-            elif part.probe is None and row not in part.table:
-                self.failed["unknown row"] += 1
             values.append(part.risk.ceiling if value is None else _calibrated(value, part))
         one = max(values) if self.risk.combine == "max" else sum(values) / len(values)
         return one if self.risk.step is None else float(one >= self.risk.step)
