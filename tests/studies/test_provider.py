@@ -198,8 +198,9 @@ DISTINCT = {"jobs": {"p": {"harmful_share": {"distinct": 90}}}}
     ("tune", "changes", "line"),
     [
         ({}, {"lineups": LINEUP},
-         "study.lineups.tuned[0].toy_tune: acts at stage 'tune', while a host trains: who holds the "
-         "weights trains without it; name it under `tune.defences`, where customers supply rows alone"),
+         "study.lineups.tuned[0].toy_tune: acts at stage 'tune', while a host trains: who holds "
+         "the weights trains without it; name it under `tune.defences`, where customers supply "
+         "rows alone"),
         ({"jobs": {"p": "harmful_shar"}}, {},
          "study.tune.jobs.p: no attack 'harmful_shar'; did you mean 'harmful_share'?"),
         ({"jobs": {"p": "harmful_sft"}}, {},
@@ -311,8 +312,8 @@ def test_a_critic_that_judges_afterwards_too_is_told(
     )
     assert run(["plan", str(file), "--store", str(tmp_path / "runs")]) == 0
     assert (
-        "warning: defence 'filter': its critic 'toy_judge' also judges the answers, so that what it "
-        "misses is not seen afterwards\n"
+        "warning: defence 'filter': its critic 'toy_judge' also judges the answers, so that what "
+        "it misses is not seen afterwards\n"
     ) in capsys.readouterr().err
 
 
