@@ -66,5 +66,5 @@ class StaticKL(TuneDefence):
         return nn.leash_terms(nn.row_sums(model, tokens, state.teacher, old, 1 - beta, beta), beta)
 
     def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
-        """Count the reference's pass and the model's."""
-        return passed(rows["task"], 1 + TRAINED)
+        """Count the reference's pass and the model's; no reference where nothing is held."""
+        return passed(rows["task"], bool(self.strength) + TRAINED)

@@ -188,11 +188,11 @@ class AdaptiveKL(TuneDefence):
         )
         state.tell()
         beta = state.settled.beta(risk)
-        found = nn.row_sums(model, tokens, state.teacher, old, 1 - beta, beta)
-        if self.normalise == "step":
-            terms = nn.leash_terms(found, beta)
+        if self.normalise == "micro_batch":
+            terms, found = self._released(model, tokens, state, old, beta)
         else:
-            terms = self._released(model, tokens, state, old, beta)
+            found = nn.row_sums(model, tokens, state.teacher, old, 1 - beta, beta)
+            terms = nn.leash_terms(found, beta)
         return terms | _logged(found, risk, beta)
 
     def _risk(self, tokens: Tokens, prompts: Mapping[int, Tensor], state: Watch) -> Tensor:
@@ -202,16 +202,17 @@ class AdaptiveKL(TuneDefence):
 
     def _released(
         self, model: PreTrainedModel, tokens: Tokens, state: Watch, old: Tensor, beta: Tensor
-    ) -> Loss:
+    ) -> tuple[Loss, RowSums]:
         """Give the terms of the released code: the KL a mean over each micro-batch, added up."""
         none = torch.zeros_like(beta)
         ce = nn.row_sums(model, tokens, state.teacher, old, 1 - beta, none)
         kl = nn.row_sums(model, tokens, state.teacher, old, none, beta)
         said = float(ce.tokens.sum())
-        return {
+        terms = {
             "task": Term(ce.loss, said, unit="tokens"),
             "kl": Term(kl.loss / max(said, 1.0), self._part(tokens), unit="rows"),
         }
+        return terms, ce
 
     def _part(self, tokens: Tokens) -> float:
         """Give a micro-batch's share of a step, by which a sum over micro-batches is no mean."""
@@ -220,8 +221,12 @@ class AdaptiveKL(TuneDefence):
         return (self.loop.micro_batch or self.loop.batch) / self.loop.batch
 
     def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
-        """Count the reference's pass and the model's."""
-        return passed(rows["task"], 1 + TRAINED)
+        """Count the reference's pass and the model's: two where each term has its own."""
+        if Settled(self.schedule).is_off:
+            return passed(rows["task"])
+        if self.normalise == "step":
+            return passed(rows["task"], 1 + TRAINED)
+        return passed(rows["task"], 1 + 2 * TRAINED) + Effort(head=rows["task"].said)
 
     def diagnostic(self, run: Run, state: Watch | None) -> dict[str, float]:
         """Give the share of rows that are risky, of weight taken away, and the rows that failed."""
