@@ -52,7 +52,7 @@ from holdfast.api.method import Control, Method, Stage
 from holdfast.api.risk import Risk
 from holdfast.api.seeds import Purpose, seed
 from holdfast.api.source import Declared, Source, Told
-from holdfast.api.terms import Batch, Fit, Loss, Run, State, Step, Term
+from holdfast.api.terms import Batch, Enough, Fit, Loss, Run, State, Step, Term
 from holdfast.api.trainable import Trainable
 
 __all__ = [
@@ -122,6 +122,7 @@ __all__ = [
     "TRAINED",
     "Blocks",
     "Effort",
+    "Enough",
     "Rows",
     "passed",
     "to_outputs",

@@ -77,6 +77,7 @@ from .schedules import operating_point as operating_point
 from .schedules import ramp as ramp
 from .schedules import smoothed as smoothed
 from .schedules import stepped as stepped
+from .states import How as How
 from .states import blocks as blocks
 from .states import context as context
 from .states import embedding_width as embedding_width
@@ -84,6 +85,7 @@ from .states import forward as forward
 from .states import hidden_states as hidden_states
 from .states import insert as insert
 from .states import matched_distance as matched_distance
+from .states import mean_square as mean_square
 from .states import places_of as places_of
 from .states import states_apart as states_apart
 from .states import triggered_states as triggered_states
