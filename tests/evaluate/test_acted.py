@@ -93,8 +93,8 @@ def said(before: tuple[int, int], after: tuple[int, int]) -> tuple[Looked, Looke
         ),
         (
             (20, 5),
-            "did not act: it refuses 5 of 10 held-out benign prompts too, so it refuses whatever is "
-            "asked",
+            "did not act: it refuses 5 of 10 held-out benign prompts too, so it refuses whatever "
+            "is asked",
         ),
     ],
 )

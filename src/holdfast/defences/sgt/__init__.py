@@ -100,7 +100,7 @@ class SGT(LossDefence):
     roles: ClassVar[tuple[str, ...]] = ("refusal", "benign")
     paper: ClassVar[str] = "Shin et al., ACL 2026 (long 463)"
     equation: ClassVar[str] = "alpha_align * L_align + L_task + alpha_repel * L_repel (Eq. 4)"
-    cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 2F + 1B; guided: 3F + 1B"
+    cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 3F + 1B; 2F + 1B at absolute"
     fidelity: ClassVar[str] = (
         "paper and released code read; what they leave open is a field with its measured effect, "
         "but for four points told on its page; published numbers not reproduced at their scale"
@@ -445,7 +445,7 @@ class SGT(LossDefence):
         return passed(wide, times) * self.stage1.steps
 
     def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
-        """Count the teacher's pass with the trigger (guided: without it too) and the student's."""
+        """Count the teacher's passes, with the trigger and without it, and the student's."""
         harmful, benign = rows["refusal"], rows["benign"]
 
         def read(some: Rows, positions: str) -> float:
@@ -453,9 +453,11 @@ class SGT(LossDefence):
             return some.number * some.prompt if short else some.tokens
 
         pulled = read(harmful, self.align.positions)
-        taught = pulled + read(benign, self.repel.positions)
-        taught += self.trigger.length * (harmful.number + benign.number)
-        if self.align.guidance != 1.0:
+        both = pulled + read(benign, self.repel.positions)
+        taught = both + self.trigger.length * (harmful.number + benign.number)
+        if self.align.relative == "shift":  # the teacher's plain states too
+            taught += both
+        elif self.align.guidance != 1.0:
             taught += pulled
         return Effort(TRAINED * pulled + taught) + passed(benign)
 
