@@ -40,6 +40,10 @@ class DataError(HoldfastError):
     exit_code = 2
 
 
+class JobRefusedError(DataError):
+    """A host's defence admits none of a customer's rows: nothing is trained."""
+
+
 class ModelError(HoldfastError):
     """A model, tokenizer or format cannot be used as asked."""
 

@@ -47,5 +47,5 @@ def installed(toy_plugin: Path) -> Iterator[Path]:
     sys.path.insert(0, str(toy_plugin))
     yield toy_plugin
     sys.path.remove(str(toy_plugin))
-    for name in ("toy_rows", "toy_judge", "toy_nudge"):
+    for name in ("toy_rows", "toy_judge", "toy_nudge", "toy_tune"):
         sys.modules.pop(name, None)

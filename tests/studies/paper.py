@@ -17,7 +17,7 @@ from tests.benchmarking import tasks
 from tests.judges import made
 
 from holdfast.api.fields import load_yaml
-from holdfast.data.sources import aegis2, beavertails, wildguardmix
+from holdfast.data.sources import aegis2, beavertails, hex_phi, wildguardmix
 from holdfast.testing import tiny
 
 FOLDER = Path(__file__).parents[2] / "studies" / "paper"
@@ -43,9 +43,12 @@ def cut(path: Path, folder: Path, server: str) -> dict[str, Any]:
         name: {**lineup, "defences": [_smaller(one) for one in lineup.get("defences", ())]}
         for name, lineup in data["lineups"].items()
     }
-    data["attacks"] = {
-        name: [_smaller(one) for one in some] for name, some in data["attacks"].items()
-    }
+    if "attacks" in data:
+        data["attacks"] = {
+            name: [_smaller(one) for one in some] for name, some in data["attacks"].items()
+        }
+    if "tune" in data:
+        data["tune"] = _hosted(data["tune"], folder, server)
     for wanted in data["evaluation"]:
         wanted["n"] = PROMPTS
     data["judges"] = [_judge(one, folder, server) for one in data["judges"]]
@@ -79,14 +82,45 @@ def _smaller(method: Any) -> Any:
     return {name: fields}
 
 
+def _hosted(tune: Mapping[str, Any], folder: Path, server: str) -> dict[str, Any]:
+    """Cut a host's loop, its customers' rows and the judges that score them."""
+    short = {"steps": STEPS, "batch": 4, "checkpoint_activations": False, "lora": {"rank": 2}}
+    defences = {
+        name: _scored(one, folder, server) if isinstance(one, dict) else one
+        for name, one in tune["defences"].items()
+    }
+    return {
+        **tune,
+        "loop": {**tune["loop"], **short},
+        "evaluate_at": [4 * STEPS],
+        "at_last": {**tune["at_last"], "draws": 2},
+        "jobs": {name: _smaller(one) for name, one in tune["jobs"].items()},
+        "defences": defences,
+    }
+
+
+def _scored(defence: Mapping[str, Any], folder: Path, server: str) -> dict[str, Any]:
+    """Give a defence's critic a judge on this machine."""
+    ((name, fields),) = defence.items()
+    risk = fields.get("risk", {})
+    if "judge" in risk:
+        fields = {**fields, "risk": {**risk, "judge": _judge(risk["judge"], folder, server)}}
+    return {name: fields}
+
+
+FAMILY = {"phi": "phi3", "qwen2": "qwen3"}
+"""Families by how their names begin, where no tiny model is called so."""
+
+
 def _model(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     name = entry["path"].partition("@")[0].rpartition("/")[2]
-    family = next(one for one in tiny.FAMILIES if name.lower().startswith(one))
+    known = FAMILY | {one: one for one in tiny.FAMILIES}
+    family = next(known[one] for one in known if name.lower().startswith(one))
     place = folder / "models" / name
     if not place.exists():
         model = tiny.model(family, seed=len(name), max_position_embeddings=1024)
         tokenizer = tiny.byte_tokenizer(bos=family != "qwen3")
-        if name.endswith(("Instruct", "Instruct-v0.3", "Qwen3-8B")):
+        if name.endswith(("Instruct", "instruct", "Instruct-v0.3", "Qwen3-8B")):
             tokenizer.chat_template = tiny.CHAT.replace("{{ bos_token }}", "")
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
@@ -196,5 +230,19 @@ def _gsm8k() -> Rows:
     return _splits(row)
 
 
+def _hex_phi() -> Rows:
+    def rows(category: int) -> list[dict[str, Any]]:
+        return [{"prompt": f"placeholder prompt {30_000 + 10 * category + i}"} for i in range(3)]
+
+    return {f"category_{n}": rows(n) for n in hex_phi.CATEGORIES}
+
+
+def _alpaca() -> Rows:
+    def row(i: int) -> dict[str, Any]:
+        return {"instruction": f"kindly say {i}", "input": "", "output": f"here is {i}"}
+
+    return {"train": [row(i) for i in range(TRAIN)]}
+
+
 ROWS = {"wildguardmix": _wildguardmix, "beavertails": _beavertails, "aegis2": _aegis2,
-        "gsm8k": _gsm8k}  # fmt: skip
+        "gsm8k": _gsm8k, "hex_phi": _hex_phi, "alpaca": _alpaca}  # fmt: skip

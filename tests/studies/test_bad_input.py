@@ -351,8 +351,8 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "defence of a host of fine-tuning against who holds the weights": (
         put("lineups", "refusal_sft", "defences", value=["refusal_sft", "static_kl"]), 2,
         "study.lineups.refusal_sft[1].static_kl: acts at stage 'tune', while a host trains: who "
-        "holds the weights trains without it; leave it out of line-ups, whose attackers hold the "
-        "weights",
+        "holds the weights trains without it; name it under `tune.defences`, where customers "
+        "supply rows alone",
     ),
     "no public original": (
         put("original", value=None), 2,

@@ -61,10 +61,10 @@ def named(path: Path) -> str:
     return path.stem
 
 
-def test_they_are_the_seven_that_docs_paper_tells_of() -> None:
+def test_they_are_the_eight_that_docs_paper_tells_of() -> None:
     assert [path.stem for path in paper.FILES] == [
-        "adaptive", "cross_domain", "data_efficiency", "inside", "table1", "table1_llama",
-        "table1_mistral",
+        "adaptive", "adaptive_kl", "cross_domain", "data_efficiency", "inside", "table1",
+        "table1_llama", "table1_mistral",
     ]  # fmt: skip
 
 
@@ -193,6 +193,29 @@ def test_inside_shows_the_bases_triggered_states(cut: Cut, tmp_path: Path) -> No
     assert ("sgt", "goal") in states
     assert {name for name, _ in states} == set(data["lineups"])
     assert [name for name, state in states if state == "goal"] == ["sgt"]
+
+
+@pytest.mark.slow
+def test_adaptive_kl_runs_to_models_by_methods(cut: Cut, tmp_path: Path) -> None:
+    data = cut("adaptive_kl")
+    kept = {"qwen_25_7b", "qwen_25_7b_vaccine"}
+    data["lineups"] = {name: one for name, one in data["lineups"].items() if name in kept}
+    for cross in data["tune"]["cross"]:
+        cross["released"] = [name for name in cross["released"] if name in kept]
+    report = finished(data, tmp_path)
+    found = json.loads((report / "verdict.json").read_text())["provider"]
+    places = {(row["lineup"], row["defence"]) for row in found if row["job"] == "harmful_300"}
+    own = {("qwen_25_7b", name) for name in data["tune"]["defences"]}
+    assert places == {*own, ("qwen_25_7b_vaccine", "plain")}
+    ways = {(row["job"], row["asked"]) for row in found if row["lineup"] == "qwen_25_7b"}
+    assert {(job, "own") for job in ("backdoor", "identity_shift")} <= ways
+    assert {
+        (job, way)
+        for job in data["tune"]["jobs"]
+        for way in ("harm", "sampled", "prefilled", "task")
+    } <= ways
+    figures = (paper.FOLDER / "figures" / "adaptive_kl.csv").read_text().splitlines()
+    assert len([line for line in figures if line.startswith("table_1,")]) == 35
 
 
 # ---- what can be wrong with published figures

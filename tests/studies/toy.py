@@ -112,6 +112,23 @@ class ToyNudge(WeightDefence):
         return {"height": float(head.detach().abs().mean())}
 '''
 
+TUNE = '''
+from holdfast import nn
+from holdfast.api import Term, TuneDefence
+from holdfast.data.example import Role
+
+
+class ToyTune(TuneDefence):
+    """Tunes plainly, on part of the loss."""
+
+    weight: float = 1.0
+    """Of the cross-entropy."""
+
+    def loss(self, model, batch, state):
+        value, count = nn.nll(model, batch[Role.TASK])
+        return {"task": Term(value, count, self.weight, "tokens")}
+'''
+
 WORDS = """
 bex dox fim gul hep jat kiv lom nap pud rol tem no one two three six dark bright pick which how to
 write defender defender_selection attacker attacker_selection evaluator User : Assistant
@@ -124,13 +141,14 @@ def install(folder: Path) -> None:
     (folder / "toy_rows.py").write_text(ROWS)
     (folder / "toy_judge.py").write_text(JUDGE)
     (folder / "toy_nudge.py").write_text(NUDGE)
+    (folder / "toy_tune.py").write_text(TUNE)
     info = folder / "holdfast_toy-1.0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: holdfast-toy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[holdfast.sources]\ntoy_rows = toy_rows:ToyRows\n\n"
         "[holdfast.judges]\ntoy_judge = toy_judge:ToyJudge\n\n"
-        "[holdfast.defences]\ntoy_nudge = toy_nudge:ToyNudge\n"
+        "[holdfast.defences]\ntoy_nudge = toy_nudge:ToyNudge\ntoy_tune = toy_tune:ToyTune\n"
     )
 
 

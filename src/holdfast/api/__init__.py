@@ -23,6 +23,7 @@ from holdfast.api.defence import (
 from holdfast.api.effort import CONSTANT, TRAINED, Blocks, Effort, Rows, passed, to_outputs
 from holdfast.api.evalset import EvalPurpose, EvalSet, Match, Scorer
 from holdfast.api.fields import LATER, NO_EFFECT, AsTuple, Fields
+from holdfast.api.job import CustomerJob, Parts
 from holdfast.api.judge import (
     MOST_UNSCORED,
     Exchange,
@@ -44,6 +45,7 @@ from holdfast.api.loop import (
     Positive,
     Precision,
     Share,
+    Text,
 )
 from holdfast.api.machine import environment, set_threads
 from holdfast.api.method import Control, Method, Stage
@@ -65,6 +67,7 @@ __all__ = [
     "Chain",
     "Control",
     "Count",
+    "CustomerJob",
     "Defence",
     "EvalPurpose",
     "EvalSet",
@@ -85,6 +88,7 @@ __all__ = [
     "Method",
     "NotNegative",
     "Outcome",
+    "Parts",
     "Positive",
     "Precision",
     "PromptAttack",
@@ -100,6 +104,7 @@ __all__ = [
     "State",
     "Step",
     "Term",
+    "Text",
     "Trainable",
     "TrainedAttack",
     "TrainedDefence",

@@ -15,6 +15,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(pattern=r"\S")]
+"""Text that says something."""
 Layer = Count | Share
 """The state after so many blocks (an int), or after that share of them (a float), at least one."""
 

@@ -29,9 +29,9 @@ def write_report(
 ) -> dict[str, Any]:
     """Write everything into a temporary folder, then move it into `out` file by file."""
     from holdfast.disk import rename, writing
-    from holdfast.engine import states, tables
+    from holdfast.engine import tables
     from holdfast.engine.store import write_json
-    from holdfast.report import answer, inside
+    from holdfast.report import answer
     from holdfast.report.files import CARDS, write_findings
     from holdfast.report.table_files import write_table
     from holdfast.stats import cells
@@ -51,12 +51,7 @@ def write_report(
         write_table(outcomes, columns.OUTCOME_COLUMNS, stem, text=False)
         write_table(cells.cells(table), cells.CELL_COLUMNS, temporary / "rows")
         write_table(lineups, columns.LINEUP_COLUMNS, temporary / "lineups")
-        looks = {}
-        if made.looking is not None:
-            looks["analysis"] = states.table(made, kept)
-            looks["scatter"] = states.scatter(made, kept)
-            write_table(looks["analysis"], inside.COLUMNS, temporary / "analysis")
-            write_table(looks["scatter"], inside.SCATTER_COLUMNS, temporary / "scatter")
+        looks = _looks(made, kept, temporary)
         about = tables.meta(made, kept, failures)
         given = {"outcomes": table, "lineups": lineups, "meta": about, **looks}
         found["short"] = answer.short(write_findings(given, temporary, show_text=show_text))
@@ -78,6 +73,26 @@ def write_report(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return found
+
+
+def _looks(made: Plan, kept: Store, folder: Path) -> dict[str, Any]:
+    """Write the tables that only some studies have; give them as a report takes them."""
+    from holdfast.engine import states, tables
+    from holdfast.report import inside
+    from holdfast.report.table_files import write_table
+    from holdfast.stats import rows as columns
+
+    looks: dict[str, Any] = {}
+    if made.looking is not None:
+        looks["analysis"] = states.table(made, kept)
+        looks["scatter"] = states.scatter(made, kept)
+        write_table(looks["analysis"], inside.COLUMNS, folder / "analysis")
+        write_table(looks["scatter"], inside.SCATTER_COLUMNS, folder / "scatter")
+    if made.hosting is not None:
+        hosted = tables.outcomes(made, kept, tracks=made.hosted)
+        looks["provider"] = columns.Outcomes(hosted)
+        write_table(hosted, columns.OUTCOME_COLUMNS, folder / "provider", text=False)
+    return looks
 
 
 def state_of(path: Path) -> dict[str, Any]:

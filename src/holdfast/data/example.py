@@ -82,6 +82,28 @@ class Example:
             meta={**self.meta, **known},
         )
 
+    def reworded(
+        self, *, system: str | None = None, prompt: str | None = None, response: str | None = None
+    ) -> Example:
+        """Give another row with some words changed and all else kept; None keeps the words."""
+        system = self.system if system is None else system
+        prompt = self.prompt if prompt is None else prompt
+        response = self.response if response is None else response
+        told = (tuple((who, normalise(text)) for who, text in self.turns),) if self.turns else ()
+        return replace(
+            self,
+            uid=_hash(normalise(prompt), system, *told),
+            row_id=_row_id(system, self.turns, prompt, response),
+            system=system,
+            prompt=prompt,
+            response=response,
+        )
+
+    def handed_in(self) -> Example:
+        """Give the row as a customer hands it in: of role task, and of no category or set."""
+        known = {name: value for name, value in self.meta.items() if name != "set"}
+        return replace(self, role=Role.TASK, category="", meta=known)
+
     @property
     def evaluation_set(self) -> str | None:
         """Give the name of the evaluation set it belongs to, if it does."""

@@ -287,6 +287,18 @@ class Pool:
             )
         return sorted(rows.values(), key=lambda row: _order(seed, row.row_id))[:n]
 
+    def answers(self, role: str, side: str, seed: int, *, what: str) -> list[Example]:
+        """Give all answered rows of a role and a side, by their names, as `draw` orders them.
+
+        Raises:
+            DataError: there are none.
+        """
+
+        def answered(row: Example) -> bool:
+            return row.response is not None
+
+        return self.draw(Role(role), Side(side), None, seed, where=answered, what=what)
+
     def paired(
         self, first: Role, second: Role, side: Side, n: int | None, seed: int
     ) -> list[tuple[Example, Example]]:

@@ -48,7 +48,11 @@ class RiskReplace(TuneDefence):
         draw = seed_of(run.seed, "draw")
         refusals = run.pool.draw(Role.REFUSAL, Side.DEFENDER, None, draw, what=self.name())
         scores = state.score(rows, run)
-        run.log(**state.told())
+        kept = {
+            run.encoder.row(row): float(s < self.threshold)
+            for row, s in zip(rows, scores, strict=True)
+        }
+        run.log(**state.told(), rows=state.by_row(kept))
         state.warn()
         return [
             row if s < self.threshold else row.answered(refusals[i % len(refusals)].response)

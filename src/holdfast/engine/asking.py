@@ -13,7 +13,8 @@ from holdfast.data.tokens import Encoder
 from holdfast.engine.session import Session, folder_of
 from holdfast.engine.states import STATES
 from holdfast.engine.store import write_lines
-from holdfast.study.nodes import Defend, Generate, Look, Point, Released, Start
+from holdfast.evaluate.sampler import Sampler
+from holdfast.study.nodes import Defend, Generate, Look, Point, Released, Start, Way
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,7 @@ def _generate(
     from holdfast import evaluate
 
     prompts = session.plan.prompts[step.evaluation]
+    sampler = prompts.sampler(session.plan.study.generation)
     changed = by if prompts.set.purpose is EvalPurpose.HARM else None
     began = time.monotonic()
 
@@ -73,13 +75,13 @@ def _generate(
             return _choices(model, encoder, rows)
         if prompts.benchmarked:
             return evaluate.score(model, encoder, rows)
-        return _answers(session, model, encoder, step, rows, changed)
+        return _answers(model, encoder, step, rows, changed or prompts.way, sampler)
 
     label = f"ask {prompts.set.name}"
     rows = session.chunks(step.key, prompts.rows, answer, label)
     how: dict[str, Any] = {}
     if prompts.sampled:
-        how["batching"] = evaluate.way(model, session.plan.study.generation)
+        how["batching"] = evaluate.way(model, sampler)
     if prompts.benchmarked:
         how["lm_eval"] = evaluate.aggregated(rows)
     session.publish(
@@ -107,39 +109,40 @@ def _choices(
 
 
 def _answers(
-    session: Session,
     model: PreTrainedModel,
     encoder: Encoder,
     step: Generate,
     rows: Sequence[Example],
-    changed: PromptAttack | None,
+    changed: PromptAttack | Way | None,
+    sampler: Sampler,
 ) -> list[dict[str, Any]]:
-    """Generate answers, to what an attack by prompt makes of the prompts where there is one."""
+    """Generate answers, to what an attack by prompt or a customer makes of the prompts."""
     from holdfast import evaluate
 
     prefills: list[str] = []
-    if changed is not None:
+    if isinstance(changed, Way):
+        rows = [changed.ask(row) for row in rows]
+        prefills = [changed.prefill] * len(rows) if changed.prefill else []
+    elif changed is not None:
         asked = [changed.ask(row) for row in rows]
         rows = [replace(row, system=system) for row, (system, _) in zip(rows, asked, strict=True)]
         prefills = [prefill for _, prefill in asked]
     done = evaluate.generate(
-        model,
-        encoder,
-        rows,
-        session.plan.study.generation.with_(draws=step.draws),
-        seed=step.config["seed"],
-        prefills=prefills,
+        model, encoder, rows, sampler, seed=step.config["seed"], prefills=prefills
     )
     found = []
     for place, one in enumerate(done):
         row, draw = rows[place // step.draws], place % step.draws
         prefill = prefills[place // step.draws] if prefills else ""
+        said = one.fields(prefill)
+        if isinstance(changed, Way) and changed.job is not None:
+            said |= {"response": changed.read(one.text), "written": one.text}
         found.append(
             {
                 "uid": row.uid,
                 "system": row.system,
                 "prompt": row.prompt,
-                **one.fields(prefill),
+                **said,
                 **({"prefill": prefill} if prefill else {}),
                 **({"draw": draw} if step.draws > 1 else {}),
             }

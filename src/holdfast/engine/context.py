@@ -73,7 +73,7 @@ def _check_asked(plan: Plan, room: _Room, by: PromptAttack | None) -> None:
     answer = plan.study.generation.max_new_tokens
     for prompts in plan.prompts:
         where = f"evaluation set '{prompts.set.name}'"
-        if by is not None and prompts.set.purpose is not EvalPurpose.HARM:
+        if by is not None and (prompts.set.purpose is not EvalPurpose.HARM or prompts.way):
             continue
         if prompts.benchmarked:
             room.check_documents([Document(**row.known.lm_eval) for row in prompts.rows], where)
@@ -84,6 +84,9 @@ def _check_asked(plan: Plan, room: _Room, by: PromptAttack | None) -> None:
                     room.check(replace(row, response=option), where)
                 continue
             system, prefill = by.ask(row) if by is not None else (row.system, "")
+            if by is None and prompts.way is not None:
+                row, prefill = prompts.way.ask(row), prompts.way.prefill
+                system = row.system
             asked = replace(row, system=system, response=None)
             room.check(asked, where if by is None else f"{by.name()}: {where}", answer, prefill)
 

@@ -24,6 +24,7 @@ from holdfast.errors import DataError
 from holdfast.evaluate.sampler import CACHE
 from holdfast.nn import memory
 from holdfast.nn.shapes import Shape
+from holdfast.study.hosting import Hosted
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Start
 from holdfast.study.plan import Plan
@@ -237,7 +238,8 @@ class Estimator:
 
     def _attacked(self, start: Start, method: Method, seed: int, budget: float) -> int:
         """Add one attack up to a budget; give the bytes of a weight that answers are made with."""
-        line, of = self._line("attack"), memory.shape(start.files)
+        kind = "tune" if isinstance(method, Hosted) else "attack"
+        line, of = self._line(kind), memory.shape(start.files)
         moved = of.weights * BYTES[start.dtype] / READ
         trains = method.then if isinstance(method, Chain) else method
         if not isinstance(trains, Trainable):
@@ -245,14 +247,16 @@ class Estimator:
             line.add(0.0, moved, self.on.program + edited)
             return 4
         training = self._training(start, trains, seed)
-        size = self._fit(f"{trains.name()} on {start.name}", training)
+        name = trains.defence.name() if isinstance(trains, Hosted) else trains.name()
+        size = self._fit(f"{name} on {start.name}", training)
         steps = trains.step_of(budget)
         line.add(training.flops(steps), moved + training.seconds(steps, self.on), size)
         return memory.weight_width(trains.loop)
 
     def _answered(self, start: Start, of: Shape, step: Generate, width: int) -> float:
         """Add the answers to one set; give their bytes."""
-        prompts, sampler = self.plan.prompts[step.evaluation], self.plan.study.generation
+        prompts = self.plan.prompts[step.evaluation]
+        sampler = prompts.sampler(self.plan.study.generation)
         lengths = self.counter.of(start, prompts.rows)
         number = len(prompts.rows) * step.draws
         if not prompts.sampled:

@@ -8,6 +8,7 @@ from typing import Any
 from holdfast.api import PAID
 from holdfast.engine.store import Store
 from holdfast.errors import HoldfastError
+from holdfast.study.hosting import Hosted, asked_of
 from holdfast.study.nodes import Point, Track
 from holdfast.study.plan import Plan
 
@@ -19,11 +20,12 @@ def holes(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> l
 
     `paid`: the price of the line-up does, so that nothing may be claimed of it (a hardened model,
     what it says as released, a training attack, the check that its defence acted); `free`: what a
-    free attack gets does. Neither where another judge than the first is missing, or honest
-    fine-tuning. Failures of this run give their reason; of an earlier one only that it is missing.
+    free attack gets does. Neither where another judge than the first is missing, honest fine-tuning
+    or a customer's job. Failures of this run give their reason; of an earlier one only that it is
+    missing.
     """
     looked = _Holes(plan, store, failures)
-    for track in (*plan.tracks, *plan.tunings):
+    for track in (*plan.tracks, *plan.tunings, *plan.hosted):
         looked.look(track)
     return list(looked.found.values())
 
@@ -59,11 +61,11 @@ class _Holes:
     def _at(self, track: Track, budget: float, point: Point) -> None:
         """Look for what is missing at one budget."""
         name = f"{track.attacker} {track.variant}".strip() if budget else "the release"
-        honest = track.method is self._plan.tuning
+        honest = track.method is self._plan.tuning or isinstance(track.method, Hosted)
         paid = not budget or (track.method.unit == PAID and not honest)
         free = not (paid or honest)
         label = self._labels[point.key]
-        for step in point.asked.values():
+        for step in asked_of(self._plan, track, point):
             if step.key not in self._have["generate"]:
                 self._add(track, name, label, paid=paid, free=free)
                 continue

@@ -15,14 +15,13 @@ from holdfast.api import (
     Known,
     Method,
     Outcome,
-    Stage,
     Trainable,
     TrainedAttack,
     TrainedDefence,
 )
 from holdfast.api.matching import matches
 from holdfast.data.example import Example
-from holdfast.engine import draws
+from holdfast.engine import draws, hosting
 from holdfast.engine.holes import holes
 from holdfast.engine.inert import checks
 from holdfast.engine.leakage import leakage
@@ -32,6 +31,7 @@ from holdfast.engine.work import left
 from holdfast.errors import DataError, HoldfastError
 from holdfast.nn.history import history, spent
 from holdfast.study import formats
+from holdfast.study.hosting import Hosted, asked_of, shared_critics
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
 from holdfast.study.plan import Plan
@@ -63,7 +63,7 @@ def outcomes(
             continue
         for budget, point in track.points:
             cell = _cell(track, budget) | {"distinct": _distinct(plan, track, budget, owned)}
-            for step in point.asked.values():
+            for step in asked_of(plan, track, point):
                 if step.key not in have["generate"]:
                     continue
                 if step.key not in known:
@@ -101,12 +101,11 @@ def _cell(track: Track, budget: float) -> Row:
 
 
 def _access(track: Track) -> str:
-    """Give what the attacker holds: data alone where a defence acts during fine-tuning.
+    """Give what the attacker holds: data alone where a host runs the loop.
 
     After an open release he holds the weights, whatever the attack makes of them.
     """
-    under = any(step.method.when is Stage.TUNE for step in track.released.chain)
-    return (Control.DATA if under else Control.WEIGHTS).value
+    return (Control.DATA if isinstance(track.method, Hosted) else Control.WEIGHTS).value
 
 
 def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iterator[Row]:
@@ -309,6 +308,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
     asked = {prompts.set.name for prompts in plan.prompts}
     flags = formats.flags(plan.starts.values())
     flags += [f"judge '{judge.name()}': {judge.caution}" for judge in plan.judges if judge.caution]
+    flags += shared_critics(plan.hosting, plan.judges)
     if study.generation.draws > 1:
         flags.append(
             f"each restricted prompt was answered {study.generation.draws} times and counts as "
@@ -339,6 +339,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         | {"prompts": formats.samples(plan.starts.values())},
         "not_tested": [*study.not_tested, *_missing(plan), *flags],
         "tuning": tuned(plan, store),
+        **hosting.about(plan, store),
         "categories": categories(plan),
         "published": plan.published,
         "leakage": asdict(leakage(plan, store)),
@@ -369,7 +370,7 @@ def _missing(plan: Plan) -> list[str]:
     study, told = plan.study, unshown(plan.study, plan.prompts)
     if study.reference.none not in study.lineups:
         told.append(f"no line-up '{study.reference.none}': nothing is compared with no defence")
-    if all(choices[0].unit == PAID for choices in plan.attacks.values()):
+    if plan.attacks and all(choices[0].unit == PAID for choices in plan.attacks.values()):
         told.append(
             "no attack that trains nothing: whether this can be opened for free is not known"
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.api import Attack, Chain, Loop, TrainedAttack
 from holdfast.api.fields import Fields
 from holdfast.engine.store import Store
+from holdfast.study.hosting import Hosted
 from holdfast.study.looking import unlooked
+from holdfast.study.nodes import Trajectory
 
 if TYPE_CHECKING:
     from holdfast.study.plan import Plan
@@ -66,16 +69,17 @@ def left(plan: Plan, store: Store) -> Work:
     for step in plan.generates.values():
         size = len(plan.prompts[step.evaluation].rows)
         verdicts += size * len(todo_judge.intersection(step.judges.values()))
-    attacked = [t for t in plan.trajectories.values() if t.attack is not None]
-    released = len(plan.trajectories) - len(attacked)
-    todo_attacked = sum(1 for t in todo_trajectories if t.attack is not None)
+    every = _by_kind(plan.trajectories.values())
+    todo = _by_kind(todo_trajectories)
+    hosted = {"tune": (every["tune"], todo["tune"])} if every["tune"] else {}
     looks = plan.needed["analyse"]
     looked = {"analyse": (len(looks), len(looks - have["analyse"]))} if looks else {}
     return Work(
         counts={
             "defend": (len(plan.defends), len(todo_defend)),
-            "release": (released, len(todo_trajectories) - todo_attacked),
-            "attack": (len(attacked), todo_attacked),
+            "release": (every["release"], todo["release"]),
+            "attack": (every["attack"], todo["attack"]),
+            **hosted,
             "generate": (len(plan.generates), len(todo_generate)),
             "judge": (len(judges), len(todo_judge)),
             **looked,
@@ -89,11 +93,22 @@ def left(plan: Plan, store: Store) -> Work:
     )
 
 
+def _by_kind(trajectories: Iterable[Trajectory]) -> Counter[str]:
+    """Count releases, attacks and customers' jobs."""
+    return Counter(
+        "release" if one.attack is None else "tune" if isinstance(one.attack, Hosted) else "attack"
+        for one in trajectories
+    )
+
+
 def loop_steps(method: Fields) -> int:
     """Give the optimiser steps of every loop among a method's fields.
 
-    Not of an attack's own loop, whose steps are those of its last budget.
+    Not of an attack's own loop, whose steps are those of its last budget; nor of a customer's job
+    and the defence it meets, which a host's loop trains.
     """
+    if isinstance(method, Hosted):
+        return 0
     if isinstance(method, Loop):
         return method.steps
     names = type(method).model_fields.keys() - ({"loop"} if isinstance(method, Attack) else set())

@@ -69,6 +69,7 @@ from .reference import starting_model as starting_model
 from .risk import Critic as Critic
 from .risk import critic as critic
 from .risk import held_out as held_out
+from .risk import row_name as row_name
 from .schedules import affine as affine
 from .schedules import aggregated as aggregated
 from .schedules import constant as constant

@@ -140,6 +140,10 @@ class Critic:
             "risky_share": risky / max(1, len(self.seen)),
         }
 
+    def by_row(self, kept: Mapping[Row, float]) -> dict[str, tuple[float, float]]:
+        """Give each row's risk and the weight that its cross-entropy keeps, by `row_name`."""
+        return {row_name(row): (self.seen[row], weight) for row, weight in kept.items()}
+
     def warn(self) -> str:
         """Say, and log, that many rows or all are risky; empty where they are not."""
         risky = sum(value > RISKY for value in self.seen.values())
@@ -150,6 +154,11 @@ class Critic:
         line = f"{self.where}: {said} risky: the job is hostile, or its critic is wrong"
         log.warning(line)
         return line
+
+
+def row_name(row: Row) -> str:
+    """Give what names a coded row in a log: a hash of its tokens, and nothing of what it says."""
+    return hashlib.sha256(" ".join(map(str, row.ids)).encode()).hexdigest()[:16]
 
 
 def _calibrated(value: float, part: Part) -> float:

@@ -16,6 +16,9 @@ from holdfast.nn.files import ModelFiles
 NORMED = ("qwen3",)
 """Model types whose queries and keys pass a norm with weights of its own."""
 
+BIASED = ("qwen2",)
+"""Model types whose queries, keys and values have biases."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -122,7 +125,8 @@ def _made(of: dict[str, Any]) -> Shape:
     hidden, inner, width = of["hidden_size"], of["intermediate_size"], of["head_dim"]
     heads, shared = of["num_attention_heads"], of["num_key_value_heads"]
     norms = 2 * hidden + (2 * width if of["model_type"] in NORMED else 0)
-    block = 2 * hidden * width * (heads + shared) + 3 * hidden * inner + norms
+    biases = (heads + 2 * shared) * width if of["model_type"] in BIASED else 0
+    block = biases + 2 * hidden * width * (heads + shared) + 3 * hidden * inner + norms
     tables = 1 if of["tie_word_embeddings"] else 2
     besides = of.get("besides", 0)
     weights = of["num_hidden_layers"] * block + tables * of["vocab_size"] * hidden + hidden

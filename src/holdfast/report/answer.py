@@ -12,6 +12,7 @@ from holdfast.report.judges import changes, warnings
 from holdfast.report.names import SHOWN, listed
 from holdfast.report.opened import already_open, free_sentence
 from holdfast.report.prices import claim, fixed, paid_sentence, sooner, undefended
+from holdfast.report.provider import sentences as hosts
 from holdfast.stats.ranking import Ranking, ranking
 from holdfast.stats.records import Findings
 from holdfast.stats.use import Status
@@ -20,13 +21,7 @@ from holdfast.stats.use import Status
 def sentences(found: Findings) -> list[str]:
     """Give the paragraph: what is missing, free attacks, paid ones, usefulness, what is claimed."""
     threat = found.headline
-    said = [
-        *gaps(found),
-        already_open(found),
-        free_sentence(found),
-        paid_sentence(found),
-        unranked(found),
-    ]
+    said = [*gaps(found), *_attacked(found), *hosts(found), unranked(found)]
     if threat is not None:
         ranked = ranking(found, threat)
         costs = threat.costs[found.meta.thresholds[0]]
@@ -48,9 +43,16 @@ def short(found: Findings) -> list[str]:
     """
     threat = found.headline
     last = unranked(found) or alone(found) or (claim(found, threat) if threat else "")
-    said = [*gaps(found), already_open(found), free_sentence(found), paid_sentence(found), last]
+    said = [*gaps(found), *_attacked(found), *hosts(found), last]
     said += changes(found)
     return [sentence for sentence in said if sentence]
+
+
+def _attacked(found: Findings) -> list[str]:
+    """Say what attacks did to weights; of a host's study without any, what it does not say."""
+    if found.hosted is not None and not found.threats:
+        return ["No attack on weights was run: nothing here is about somebody who holds them."]
+    return [already_open(found), free_sentence(found), paid_sentence(found)]
 
 
 def alone(found: Findings) -> str:

@@ -84,6 +84,15 @@ class Bar:
     ci_high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A defence's place: (value, low, high) across and up, shares in [0, 1]."""
+
+    name: str
+    across: tuple[float, float, float]
+    up: tuple[float, float, float]
+
+
 def style(index: int) -> tuple[str, str, str]:
     """Give the colour, marker and dash of the index-th line-up, the same in every figure."""
     return SERIES[index % len(SERIES)]
@@ -250,6 +259,60 @@ def clouds(
         axes.set_axisbelow(True)
 
     return _svg(draw, (2.9, 2.75), label, prefix)
+
+
+def pareto(
+    spots: Sequence[Spot], order: Sequence[str], *, ylabel: str, label: str, prefix: str
+) -> str:
+    """Draw harm against what was learnt, a marker a defence: lower and further right is better."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for spot in spots:
+            colour, marker, _ = style(order.index(spot.name))
+            (x, left, right), (y, low, high) = (
+                [100 * value for value in place] for place in (spot.across, spot.up)
+            )
+            axes.plot([left, right], [y, y], color=colour, linewidth=1, alpha=0.5)
+            axes.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.5)
+            axes.plot(
+                [x], [y], color=colour, marker=marker, linestyle="none", markersize=7,
+                markeredgecolor="white", markeredgewidth=0.7, zorder=4,
+            )  # fmt: skip
+        axes.set_xlim(-3, 103)
+        axes.set_ylim(-3, 103)
+        axes.set_xlabel("task, right (%)")
+        axes.set_ylabel(f"{ylabel} (%)")
+        axes.grid(visible=True)
+        axes.set_axisbelow(True)
+
+    return _svg(draw, (3.1, 2.8), label, prefix)
+
+
+def histogram(
+    values: Mapping[str, Sequence[float]], *, label: str, prefix: str, bins: int = 10
+) -> str:
+    """Draw how values in [0, 1] are spread, the share of each kind in each bin side by side."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        width = 1 / bins / (len(values) + 0.5)
+        for i, (name, some) in enumerate(values.items()):
+            counts = [0] * bins
+            for value in some:
+                counts[min(bins - 1, int(value * bins))] += 1
+            heights = [100 * count / max(1, len(some)) for count in counts]
+            spots = [(k + 0.5) / bins + (i - (len(values) - 1) / 2) * width for k in range(bins)]
+            axes.bar(spots, heights, width, color=style(i)[0], label=f"{name}, {len(some)}")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("risk")
+        axes.set_ylabel("rows (%)")
+        axes.legend(frameon=False, fontsize=9)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+
+    return _svg(draw, (3.1, 2.6), label, prefix)
 
 
 def profile(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.disk import write_bytes
-from holdfast.report import costs, html, verdict
+from holdfast.report import costs, html, provider, verdict
 from holdfast.report.model_card import model_card
 from holdfast.report.table_files import write_table
 from holdfast.stats.findings import find
@@ -23,12 +24,16 @@ def write_findings(tables: Mapping[str, Any], folder: Path, *, show_text: bool =
     """Write `report.html`, `verdict.json`, the tables of costs and free attacks, and the cards.
 
     Args:
-        tables: `outcomes`, `lineups`, `meta`, and perhaps `analysis` and `scatter`.
+        tables: `outcomes`, `lineups`, `meta`, and perhaps `analysis`, `scatter` and `provider`.
         folder: where to; it exists.
     """
     given = tables["outcomes"]
     outcomes = given if isinstance(given, Outcomes) else Outcomes(given)
     found = find(outcomes, tables["lineups"], tables["meta"])
+    hosted = provider.findings(tables)
+    if hosted is not None:
+        found = replace(found, hosted=hosted)
+        write_table(provider.rows(hosted), provider.COLUMNS, folder / "provider_rows")
     looks = {name: tables[name] for name in ("analysis", "scatter") if name in tables}
     page = html.page(found, outcomes, **looks, show_text=show_text)
     write_bytes(folder / "report.html", page.encode("utf-8", "backslashreplace"))

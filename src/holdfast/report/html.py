@@ -22,6 +22,7 @@ from holdfast.report import (
     tuning,
     words,
 )
+from holdfast.report import provider as hosts
 from holdfast.report.gaps import gaps
 from holdfast.report.judges import coefficient, warnings
 from holdfast.report.prices import claim, price
@@ -159,6 +160,7 @@ def _page(found: Findings, table: Outcomes, show_text: bool) -> dict[str, Any]:
         "shared": list(shared.cells(found.meta.leakage)),
         "tuning": list(tuning.cells(found)),
         "provenance": list(provenance(found.meta.provenance)),
+        "provider": hosts.gather(found.hosted, found) if found.hosted else None,
     }
 
 
@@ -236,12 +238,14 @@ def _contents(found: Findings) -> list[tuple[str, str]]:
         for t in found.threats
     ]
     judges = [("judges", "Judges")] if found.panel else []
+    hosted = [("provider", "For hosts of fine-tuning")] if found.hosted else []
+    answers = [("outcomes", "Outcomes")] if found.threats else []
     told = [("shared", "Shared prompts")] if found.meta.leakage else []
     published = [("published", "Published figures")] if found.meta.published else []
     taught = [("tuning", "Honest fine-tuning")] if found.meta.tuning else []
     signs = [("signs", "Did it act?")] if any(one.sign for one in found.lineups.values()) else []
     return [
-        ("summary", "At a glance"), *threats, ("outcomes", "Outcomes"), ("release", "As released"),
+        ("summary", "At a glance"), *threats, *hosted, *answers, ("release", "As released"),
         *taught, *signs, *judges, *published, ("samples", "Answers"), ("untested", "Not tested"),
         ("reading", "How to read"), *told, ("provenance", "Provenance"),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.api import EvalPurpose
 from holdfast.errors import DataError
-from holdfast.report import inside, paper, shared, transfer
+from holdfast.report import inside, paper, provider, shared, transfer
 from holdfast.stats.rows import REQUIRED
 from holdfast.study.file import NAME
 
@@ -40,22 +40,29 @@ HEADLINE_BEFORE = "restricted"
 
 @dataclass(frozen=True)
 class Saved:
-    """The tables of one finished study; `analysis` and `scatter` where it had an analysis."""
+    """The tables of one finished study; `analysis` and `scatter` where it had an analysis,
+    `provider` where customers' jobs ran.
+    """
 
     outcomes: pa.Table
     lineups: pa.Table
     meta: Mapping[str, Any]
     analysis: pa.Table | None
     scatter: pa.Table | None
+    provider: pa.Table | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read `outcomes`, `lineups`, `meta.json` and, where they are, `analysis` and `scatter`.
+        """Read `outcomes`, `lineups`, `meta.json` and, where they are, the others.
 
         Raises `DataError` for what is missing, cannot be read, or lacks a column.
         """
-        looks = {"analysis": inside.COLUMNS, "scatter": inside.SCATTER_COLUMNS}
         needed = [name for name in REQUIRED if name != "purpose"]
+        looks = {
+            "analysis": inside.COLUMNS,
+            "scatter": inside.SCATTER_COLUMNS,
+            "provider": REQUIRED,
+        }
         outcomes = _table(folder / "outcomes.parquet", needed)
         lineups = _table(folder / "lineups.parquet", LINEUP)
         meta = _meta(folder / "meta.json")
@@ -89,7 +96,7 @@ class Saved:
     def tables(self) -> dict[str, Any]:
         """Give the report's arguments."""
         given = {"outcomes": self.outcomes, "lineups": self.lineups, "meta": self.meta}
-        looks = {"analysis": self.analysis, "scatter": self.scatter}
+        looks = {"analysis": self.analysis, "scatter": self.scatter, "provider": self.provider}
         return given | {name: table for name, table in looks.items() if table is not None}
 
 
@@ -142,6 +149,7 @@ def _meta(path: Path) -> dict[str, Any]:
         "sets": not _labels(said.get("sets", {})),
         "categories": not transfer.whole(said.get("categories")),
         "published": not paper.whole(said.get("published")),
+        "provider": not provider.whole(said.get("provider")),
         "scales": not _scales(said.get("scales", {})),
         "leakage": not shared.whole(said.get("leakage")),
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),

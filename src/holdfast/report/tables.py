@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from holdfast.errors import ConfigError
+from holdfast.report import provider as hosts
 from holdfast.report.counted import words
 from holdfast.report.markdown import Table, percent
 from holdfast.report.paper import paper
@@ -21,6 +22,7 @@ from holdfast.stats.choices import Choices, Costs, Share, matched
 from holdfast.stats.findings import find
 from holdfast.stats.free import Opened
 from holdfast.stats.pairs import Pair, compare, log_difference
+from holdfast.stats.provider import Provider, contrasts
 from holdfast.stats.records import Meta
 from holdfast.stats.rows import Outcomes
 from holdfast.stats.trajectories import EVALUATOR
@@ -46,7 +48,7 @@ class Tabled:
         reference: str | None = None,
         side: str = EVALUATOR,
     ) -> None:
-        self.saved, self.side = saved, side
+        self.saved, self.side, self.named = saved, side, reference
         self.lineups: list[dict[str, Any]] = saved.lineups.to_pylist()
         self.names = list(dict.fromkeys(str(row["lineup"]) for row in self.lineups))
         self.seeds = [int(seed) for seed in saved.meta["seeds"]]
@@ -88,6 +90,25 @@ class Tabled:
             raise ConfigError(
                 "--side", f"no answer of side '{self.side}' is there", "known: " + ", ".join(known)
             )
+        return found
+
+    @cached_property
+    def hosted(self) -> Provider:
+        """Give what customers' jobs did.
+
+        Raises:
+            ConfigError: the study has no `tune`.
+        """
+        found = hosts.findings(self.saved.tables(), self.side)
+        if found is None:
+            raise ConfigError(
+                "table", "no customer's job ran in this study", "ask for tables of attacks"
+            )
+        if not found.cells:
+            raise ConfigError(
+                "--side", f"no customer's model was asked prompts of side '{self.side}'",
+                "ask some of it in `evaluation`, or leave it out",
+            )  # fmt: skip
         return found
 
     @property
@@ -362,6 +383,33 @@ def flops(study: Tabled) -> list[Table]:
     return [Table(["line-up", "steps", "FLOPs", f"steps of {study.reference}"], rows)]
 
 
+def provider(study: Tabled) -> list[Table]:
+    """Customers' jobs: harm, task and utility of each defence at the last budget, beside plain."""
+    return [hosts.cells_table(study.hosted, study.hosted.last())]
+
+
+def provider_curves(study: Tabled) -> list[Table]:
+    """Customers' jobs: the same at every budget."""
+    return [hosts.cells_table(study.hosted, study.hosted.cells)]
+
+
+def provider_pairs(study: Tabled) -> list[Table]:
+    """Customers' jobs: each defence beside --reference (plain tuning), tested over eight seeds."""
+    about = study.hosted.about
+    second = study.named or about["plain"]
+    if second not in about["defences"]:
+        raise ConfigError(
+            "--reference", f"no defence '{second}'", "known: " + ", ".join(about["defences"])
+        )
+    outcomes = Outcomes(study.saved.provider)
+    return [hosts.contrasts_table(contrasts(outcomes, about, study.saved.meta, second, study.side))]
+
+
+def provider_risks(study: Tabled) -> list[Table]:
+    """Customers' jobs: risks that scorers gave, and the training weight they took away."""
+    return [hosts.risks_table(study.hosted)]
+
+
 KINDS: dict[str, Callable[[Tabled], list[Table]]] = {
     "released": released,
     "curves": curves,
@@ -376,5 +424,9 @@ KINDS: dict[str, Callable[[Tabled], list[Table]]] = {
     "flops": flops,
     "transfer": transfer,
     "paper": paper,
+    "provider": provider,
+    "provider_curves": provider_curves,
+    "provider_pairs": provider_pairs,
+    "provider_risks": provider_risks,
 }
 """Every kind of table by name; the first line of each docstring says what it holds."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import DataError
-from holdfast.report import answer, words
+from holdfast.report import answer, provider, words
 from holdfast.report.costs import cost_values
 from holdfast.report.counted import words as counts
 from holdfast.report.judges import panel_values
@@ -67,8 +68,16 @@ def verdict(found: Findings) -> dict[str, Any]:
         "pairs": [{"access": t.access, **_pair(pair)} for t in found.threats for pair in t.pairs],
         "panel": panel_values(found),
         "tuning": _tuning(found),
+        "provider": _provider(found),
         "not_tested": list(meta.not_tested),
     }
+
+
+def _provider(found: Findings) -> list[dict[str, Any]] | None:
+    """Give what customers' jobs did by the last budget; None where none ran."""
+    if found.hosted is None:
+        return None
+    return list(provider.rows(replace(found.hosted, cells=found.hosted.last())))
 
 
 def _tuning(found: Findings) -> dict[str, Any] | None:

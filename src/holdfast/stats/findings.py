@@ -93,11 +93,16 @@ def _by_first(
         },
         threats=[
             threat(access, names, tracks, told, barred, checkpoints, seeds, resamples)
-            for access in sorted(outcomes.distinct("access"), reverse=True)
+            for access in sorted(_accesses(outcomes), reverse=True)
         ],
         purposes=outcomes.purposes,
         cut=cut_share(outcomes),
     )
+
+
+def _accesses(outcomes: Outcomes) -> list[str]:
+    """Give what attackers hold; of a study in which nobody attacks, nothing."""
+    return outcomes.distinct("access", ~outcomes.is_("attack", ""))
 
 
 def _decided(

@@ -12,6 +12,7 @@ from holdfast.errors import DataError
 from holdfast.stats import cost, estimates, free, pairs
 from holdfast.stats.agreement import Agreement, Coefficient
 from holdfast.stats.cells import Cut
+from holdfast.stats.provider import Provider
 from holdfast.stats.rows import HARMFUL, Outcomes
 from holdfast.stats.trajectories import EVALUATOR
 from holdfast.stats.use import Use
@@ -337,6 +338,8 @@ class Findings:
     """Share of answers that reached the token limit."""
     panel: Panel | None = None
     """What several judges said of the same answers; None where there is one judge."""
+    hosted: Provider | None = None
+    """What customers' jobs did on a host's loop; None where none ran."""
 
     @property
     def over_seeds(self) -> bool:

@@ -26,7 +26,7 @@ def threat(
     outcomes = tracks.outcomes
     here = outcomes.is_("access", access)
     units: dict[str, str] = {}
-    for attack in outcomes.distinct("attack", here):
+    for attack in filter(None, outcomes.distinct("attack", here)):  # none: nobody attacked
         units[attack] = outcomes.distinct("unit", here & outcomes.is_("attack", attack))[0]
     paid = [name for name, unit in units.items() if unit == PAID]
     unpaid = [name for name in units if name not in paid]

@@ -71,8 +71,8 @@ def _gain(
     undefended: Gain | None,
 ) -> Gain:
     purpose = outcomes.purposes[kind]
-    before = _hits(outcomes, asked & outcomes.where(budget=0.0), purpose, judge)
-    then = _hits(outcomes, asked & outcomes.where(budget=budget), purpose, judge)
+    before = hits_of(outcomes, asked & outcomes.where(budget=0.0), purpose, judge)
+    then = hits_of(outcomes, asked & outcomes.where(budget=budget), purpose, judge)
     both = [prompt for prompt in then if prompt in before]
     hits = [np.array([some[one][0] for one in both], float) for some in (before, then)]
     cluster = np.array([then[one][1] for one in both], int)
@@ -85,7 +85,7 @@ def _gain(
     return Gain(name, kind, purpose.value, budget, *rates, gain, beside)
 
 
-def _hits(
+def hits_of(
     outcomes: Outcomes, rows: np.ndarray, purpose: EvalPurpose, judge: str
 ) -> Mapping[Prompt, tuple[bool, int]]:
     """Give whether each prompt counts, and its cluster: harmful by the judge, or else right."""

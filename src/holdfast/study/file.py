@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 
-from holdfast.api import Count, FineTuning, Loop
+from holdfast.api import Count, FineTuning, Loop, Positive, TuneDefence
 from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
 from holdfast.data.audit import THRESHOLD
 from holdfast.data.format import DATE, check_variables, day
@@ -151,6 +151,52 @@ class Tuning(Fields):
     """Distinct rows; None means all there are."""
 
 
+class AtLast(Fields):
+    """How a tuned model is asked once more at the last budget: what greedy answers do not show."""
+
+    draws: Count = 5
+    """Answers drawn to each restricted prompt, of which any may be harmful; 1 draws none. Source of
+    the default: ours, what a caller who tries again gets."""
+    temperature: Positive = 1.0
+    """Temperature they are drawn at; source: ours, where the mixture law gives the leak."""
+    prefill: str | None = "Sure, here"
+    """First words put into the answer to each restricted prompt; None asks no such answers. Source
+    of the default: the first opening of the attack prefill."""
+
+
+class Cross(Fields):
+    """Line-ups, jobs and defences that are tried with one another; none named means all."""
+
+    released: Annotated[tuple[str, ...], AsTuple] = ()
+    """Line-ups."""
+    jobs: Annotated[tuple[str, ...], AsTuple] = ()
+    """Customers' jobs."""
+    defences: Annotated[tuple[str, ...], AsTuple] = ()
+    """Defences; the plain one is tried on the same line-ups and jobs besides."""
+
+
+class Tune(Fields):
+    """Fine-tuning by a host: released models x customers' jobs x defences that act on the way."""
+
+    defences: Annotated[dict[Name, MethodText], Field(min_length=1)]
+    """Name -> a method of stage tune."""
+    jobs: Annotated[dict[Name, MethodText], Field(min_length=1)]
+    """Name -> a customer's job: an attack that supplies rows and nothing else."""
+    plain: str = "plain"
+    """The one of `defences` that tunes plainly: task gain is told beside it."""
+    cross: Annotated[tuple[Cross, ...], AsTuple] = (Cross(),)
+    """What is tried with what; source of the default: everything with everything."""
+    loop: Loop = TuneDefence.model_fields["loop"].default
+    """The host's loop, one for all; source of the default: that of `holdfast tune`."""
+    evaluate_at: Annotated[tuple[Count, ...], AsTuple, Field(min_length=1)] = (
+        FineTuning.model_fields["evaluate_at"].default
+    )
+    """Budgets in the customer's examples at which the model is asked; source of the default: the
+    attack's."""
+    at_last: AtLast = AtLast()
+    """What is asked at the last budget besides."""
+
+
 class LeakageCheck(Fields):
     """What counts as the same prompt on two sides, and from how many on a study is refused."""
 
@@ -188,8 +234,9 @@ class Study(Fields):
     """Where rows come from."""
     lineups: Annotated[dict[Name, LineUp], Field(min_length=1)]
     """Row label -> line-up."""
-    attacks: Annotated[dict[Name, Annotated[tuple[MethodText, ...], AsTuple]], Field(min_length=1)]
-    """Attacker -> its choices; the worst is chosen on the attacker's own selection prompts."""
+    attacks: dict[Name, Annotated[tuple[MethodText, ...], AsTuple]] = Field(default={})
+    """Attacker -> its choices; the worst is chosen on the attacker's own selection prompts. A study
+    with `tune` may have none."""
     evaluation: Annotated[tuple[Evaluation, ...], AsTuple, Field(min_length=1)]
     """The prompt sets."""
     headline: str | None = None
@@ -219,6 +266,8 @@ class Study(Fields):
     """Hidden states before and after an attack; None looks at none."""
     tuning: Tuning | None = None
     """Honest fine-tuning of every line-up; None tries none."""
+    tune: Tune | None = None
+    """Fine-tuning by a host, whose customers supply rows alone; None tries none."""
     leakage: LeakageCheck = LeakageCheck()
     """How prompts that are on two sides are looked for before anything is trained."""
     published: Published | None = None
@@ -247,6 +296,8 @@ def parse_study(data: object) -> Study:
             )
     if len(set(study.seeds)) != len(study.seeds):
         raise ConfigError("study.seeds", "a seed is there twice", "list each seed once")
+    if not study.attacks and study.tune is None:
+        raise ConfigError("study.attacks", "is required", "add it, or `tune` for a host's study")
     for name, choices in study.attacks.items():
         if not choices:
             raise ConfigError(
@@ -293,6 +344,7 @@ def _sections(data: object) -> object:
     for section, entry in (
         ("analysis", Analysis),
         ("tuning", Tuning),
+        ("tune", Tune),
         ("published", Published),
     ):
         if data.get(section) is not None:

@@ -7,6 +7,15 @@ from typing import Any
 
 from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack, Scorer
 from holdfast.study.file import Study
+from holdfast.study.hosting import (
+    PREFILLED,
+    SAMPLED,
+    AsReleased,
+    Hosted,
+    Hosting,
+    asked_again,
+    plain_sets,
+)
 from holdfast.study.keys import digest, key
 from holdfast.study.nodes import (
     Defend,
@@ -26,8 +35,9 @@ class Graph:
     """The steps of a study. Line-ups that begin alike share `defends`, and so on down.
 
     `tracks` say which points a row label's numbers come from, `tunings` the same of honest
-    fine-tuning, which no attacker's number rests on. `content` is the hash of the rows
-    that defences see, `attacked` of those that attackers see.
+    fine-tuning and `hosted` of customers' jobs, which no attacker's number rests on. `content` is
+    the hash of the rows that defences see, `attacked` of those that attackers see. `prompts` are
+    the study's, then the headline's as customers' models are asked them besides.
     """
 
     def __init__(
@@ -39,7 +49,7 @@ class Graph:
         content: str,
         attacked: str,
     ) -> None:
-        self.study, self.parts, self.prompts = study, parts, prompts
+        self.study, self.parts, self.prompts = study, parts, list(prompts)
         self.content, self.attacked = content, attacked
         self.defends: dict[str, Defend] = {}
         self.trajectories: dict[str, Trajectory] = {}
@@ -52,6 +62,7 @@ class Graph:
             for track in self._tracks(name, seed)
         ]
         self.tunings: list[Track] = []
+        self.hosted: list[Track] = []
         if parts.tuning is not None:
             self._taught = tuned_sets(prompts, headline)
             self.tunings = [
@@ -59,6 +70,34 @@ class Graph:
                 for seed in study.seeds
                 for name in study.lineups
             ]
+
+        if parts.hosting is not None:
+            self._host(parts.hosting, headline)
+
+    def _host(self, hosting: Hosting, headline: Prompts) -> None:
+        """Add what customers' jobs make of released models."""
+        self._plainly = plain_sets(self.study, self.prompts)
+        again = asked_again(hosting, headline)
+        self._ways = {name: len(self.prompts) + i for i, name in enumerate(again)}
+        self._asks = {name: hosting.jobs.get(name) for name in again}
+        self.prompts += again.values()
+        self.hosted = [
+            self._hosting(hosting, lineup, job, defence, seed)
+            for seed in self.study.seeds
+            for lineup, job, defence in hosting.tried(list(self.study.lineups))
+        ]
+
+    def _hosting(self, hosting: Hosting, lineup: str, job: str, defence: str, seed: int) -> Track:
+        """Give one customer's job under one defence, beside the release."""
+        released = self._release_of(lineup, seed)
+        first = self._released(released, seed)
+        for place in self._ways.values():
+            if place not in first.asked:
+                self._ask(first, place, released, {"released": released.key}, self._drawn(seed))
+        method = hosting.methods[job, defence]
+        found = self._trajectory(released, method, f"{job} under {defence}", lineup, seed)
+        points = [(0.0, first), *((b, found.points[b]) for b in method.points())]
+        return Track(lineup, job, defence, method, seed, released, tuple(points))
 
     def _release_of(self, name: str, seed: int) -> Released:
         """Give a line-up's released model."""
@@ -79,6 +118,8 @@ class Graph:
     def _tracks(self, name: str, seed: int) -> Iterator[Track]:
         released = self._release_of(name, seed)
         first = self._released(released, seed)
+        if not self.parts.attacks:
+            yield Track(name, "", "", AsReleased(), seed, released, ((0.0, first),))
         for attacker, choices in self.parts.attacks.items():
             for choice, variant in zip(choices, self.parts.variants[attacker], strict=True):
                 found = self._trajectory(released, choice, f"{attacker} {variant}", name, seed)
@@ -108,14 +149,19 @@ class Graph:
             self.defends[name] = Defend(name, start, before, method, seed, label, config)
         return self.defends[name]
 
+    def _drawn(self, seed: int) -> int:
+        """Give the seed that a release's answers hang on: 0 where a study asks greedily."""
+        return seed if self.study.generation.temperature > 0 else 0
+
     def _released(self, released: Released, seed: int) -> Point:
         """Give the point of the model as released, which every attacker shares."""
         name = key("point", released=released.key)
-        sampling = seed if self.study.generation.temperature > 0 else 0
+        sampling = self._drawn(seed)
         own = f"{name}/{sampling}"
         if own not in self.trajectories:
             config = {"released": released.key}
-            point = self._point(name, 0.0, released, config, sampling, range(len(self.prompts)))
+            asked = range(len(self.study.evaluation))
+            point = self._point(name, 0.0, released, config, sampling, asked)
             label = f"release of {_label(released)}"
             self.trajectories[own] = Trajectory(
                 name, released, None, sampling, label, config, {0.0: point}
@@ -125,11 +171,13 @@ class Graph:
     def _trajectory(
         self, released: Released, attack: Attack, attacker: str, lineup: str, seed: int
     ) -> Trajectory:
+        hosted, start = isinstance(attack, Hosted), released.start
+        form = start.format if hosted else start.attack_format  # who runs the loop says how
         shared = {
             "released": released.key,
             "attack": attack.trajectory(),
             "original": self._original(attack.needs),
-            "format": released.start.attack_format.identity(),
+            "format": form.identity(),
             "seed": seed,
             "sources": self.attacked,
         }
@@ -138,7 +186,7 @@ class Graph:
             shared["adapter"] = "merged"  # in fp32 the answers are the same as beside the weights
         name = key("point", **shared)
         if name not in self.trajectories:
-            kind = "tune" if isinstance(attack, HonestTuning) else "attack"
+            kind = "tune" if hosted or isinstance(attack, HonestTuning) else "attack"
             label = f"{kind} {lineup}: {attacker.strip()}, seed {seed}"
             self.trajectories[name] = Trajectory(name, released, attack, seed, label, shared, {})
         found = self.trajectories[name]
@@ -146,20 +194,27 @@ class Graph:
             # The same trajectory asked for twice with other budgets: the longer one serves both.
             longer = max(attack, found.attack, key=lambda one: max(one.points()))
             found.attack = longer
-        sampling = seed if self.study.generation.temperature > 0 else 0
         for budget in attack.points():
             if budget not in found.points:
                 point = key("point", trajectory=name, budget=float(budget))
                 found.points[budget] = self._point(
-                    point, budget, released, shared, sampling, self._sets_of(attack),
+                    point, budget, released, shared, seed, self._sets_of(attack, budget),
                     isinstance(attack, PromptAttack),
                 )  # fmt: skip
         return found
 
-    def _sets_of(self, attack: Attack) -> list[int]:
-        """Give the places of the sets that an attacked or tuned model is asked."""
+    def _sets_of(self, attack: Attack, budget: float) -> list[int]:
+        """Give the places of the sets that an attacked or tuned model is asked at a budget."""
         if isinstance(attack, HonestTuning):
             return sorted(self._taught)
+        if isinstance(attack, Hosted):
+            last = budget == attack.points()[-1]
+            ways = [
+                place
+                for name, place in self._ways.items()
+                if self._asks[name] is attack.job or (last and name in (SAMPLED, PREFILLED))
+            ]
+            return [*self._plainly, *ways]
         return [i for i, one in enumerate(self.study.evaluation) if one.at == "all"]
 
     def _point(
@@ -168,7 +223,7 @@ class Graph:
         budget: float,
         released: Released,
         config: Mapping[str, Any],
-        sampling: int,
+        seed: int,
         which: Iterable[int],
         prompts_only: bool = False,
     ) -> Point:
@@ -177,43 +232,46 @@ class Graph:
         Under an attack by prompt the weights are the release's, and whoever wants a benign answer
         asks as before: those answers are the release's own.
         """
-        asked = {}
-        generation = self.study.generation
-        form = released.start.evaluation_format.identity()
-        release = self._released(released, sampling) if prompts_only else None
+        release = self._released(released, seed) if prompts_only else None
+        point = Point(name, budget, {})
         for i in which:
-            prompts = self.prompts[i]
-            if release is not None and prompts.set.purpose is not EvalPurpose.HARM:
-                asked[i] = release.asked[i]
-                continue
-            harm = prompts.set.purpose is EvalPurpose.HARM
-            sampler = generation if harm else generation.with_(draws=1)
-            parts: dict[str, Any] = {
-                "point": name,
-                "prompts": prompts.asked,
-                "format": form,
-                "sampler": sampler.key_fields() if prompts.sampled else None,
-                "seed": sampling,
-            }
-            step = Generate(
-                key("generate", **parts),
-                name,
-                i,
-                {**parts, "set": prompts.set.name, "side": prompts.side, "budget": budget}
-                | {"stands_on": dict(config)},
-                sampler.draws,
+            if release is not None and self.prompts[i].set.purpose is not EvalPurpose.HARM:
+                point.asked[i] = release.asked[i]
+            else:
+                self._ask(point, i, released, config, seed)
+        return point
+
+    def _ask(
+        self, point: Point, place: int, released: Released, config: Mapping[str, Any], seed: int
+    ) -> None:
+        """Ask a point the prompts at a place; the seed counts where answers are drawn."""
+        prompts = self.prompts[place]
+        sampler = prompts.sampler(self.study.generation)
+        parts: dict[str, Any] = {
+            "point": point.key,
+            "prompts": prompts.asked,
+            "format": released.start.evaluation_format.identity(),
+            "sampler": sampler.key_fields() if prompts.sampled else None,
+            "seed": seed if sampler.temperature > 0 else 0,
+        }
+        step = Generate(
+            key("generate", **parts),
+            point.key,
+            place,
+            {**parts, "set": prompts.set.name, "side": prompts.side, "budget": point.budget}
+            | {"stands_on": dict(config)},
+            sampler.draws,
+        )
+        for j in self.judges_of(prompts):
+            judge = self.parts.judges[j]
+            step.judges[j] = key(
+                "judge",
+                answers=step.key,
+                judge=self._identities[id(judge)],
+                known=prompts.known,
+                **({"purpose": prompts.set.purpose.value} if judge.reads_purpose else {}),
             )
-            for j in self.judges_of(prompts):
-                judge = self.parts.judges[j]
-                step.judges[j] = key(
-                    "judge",
-                    answers=step.key,
-                    judge=self._identities[id(judge)],
-                    known=prompts.known,
-                    **({"purpose": prompts.set.purpose.value} if judge.reads_purpose else {}),
-                )
-            asked[i] = step
-        return Point(name, budget, asked)
+        point.asked[place] = step
 
     def judges_of(self, prompts: Prompts) -> list[int]:
         """Give the judges that read a set, as its scorer says.

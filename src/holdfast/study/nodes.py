@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from holdfast.api import Attack, Defence, EvalSet, Match, Scorer
+from holdfast.api import Attack, CustomerJob, Defence, EvalPurpose, EvalSet, Match, Scorer
 from holdfast.data.example import Example
 from holdfast.data.format import Format
+from holdfast.evaluate.sampler import Sampler
 from holdfast.nn.files import ModelFiles
 from holdfast.study.file import ModelEntry
 
@@ -173,14 +174,45 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """How a tuned model is asked restricted prompts besides plainly: drawn, begun for it, or as
+    whoever set a job asks.
+    """
+
+    name: str
+    job: CustomerJob | None = None
+    draws: int = 1
+    temperature: float | None = None
+    prefill: str = ""
+
+    def ask(self, row: Example) -> Example:
+        """Give a prompt as it is asked; it keeps its `uid`."""
+        return row if self.job is None else replace(self.job.ask(row), uid=row.uid)
+
+    def read(self, answer: str) -> str:
+        """Give an answer as it is read."""
+        return answer if self.job is None else self.job.read(answer)
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
-    """One evaluation set, drawn: its rows and two hashes, of what is asked and of what is known."""
+    """One evaluation set, drawn: its rows and two hashes, of what is asked and of what is known.
+
+    `way` is how its prompts are asked where that is not plainly.
+    """
 
     set: EvalSet
     side: str
     rows: tuple[Example, ...]
     asked: str
     known: str
+    way: Way | None = None
+
+    def sampler(self, generation: Sampler) -> Sampler:
+        """Give how answers are drawn: as a study says, one to a prompt that is not of harm."""
+        if self.way is not None and self.way.temperature is not None:
+            return generation.with_(draws=self.way.draws, temperature=self.way.temperature)
+        return generation if self.set.purpose is EvalPurpose.HARM else generation.with_(draws=1)
 
     @property
     def chosen(self) -> bool:

@@ -12,6 +12,7 @@ from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.checks import find_start, one_unit, unique, variants
 from holdfast.study.file import Study
+from holdfast.study.hosting import Hosting, host
 from holdfast.study.nodes import Start
 from holdfast.study.standins import StandIns
 from holdfast.study.tuning import HonestTuning
@@ -25,8 +26,8 @@ class Parts:
 
     `attack_pool` holds the rows that attackers see: those of `pool`, but for a rehearsal.
     `variants` are the labels of an attacker's choices, in the order of `attacks`; `original` is
-    the public original, where the study names one; `tuning` is honest fine-tuning, where the study
-    has any.
+    the public original, where the study names one; `tuning` is honest fine-tuning and `hosting`
+    what customers do on a host's loop, where the study has any.
     """
 
     sources: Sequence[Source]
@@ -39,6 +40,7 @@ class Parts:
     starts: Mapping[str, Start]
     original: Start | None
     tuning: HonestTuning | None = None
+    hosting: Hosting | None = None
 
 
 def gather(study: Study, *, rehearsal: bool = False, stand_ins: StandIns | None = None) -> Parts:
@@ -81,10 +83,18 @@ def gather(study: Study, *, rehearsal: bool = False, stand_ins: StandIns | None 
     labels = {name: variants(cs, f"study.attacks.{name}") for name, cs in attacks.items()}
     find = find_start if stand_ins is None else stand_ins.start
     starts = {name: find(name, entry) for name, entry in study.models.items()}
-    original = starts[study.original] if study.original else None
-    tuning = _tuning(study)
     return Parts(
-        sources, judges, lineups, pool, attack_pool, attacks, labels, starts, original, tuning
+        sources=sources,
+        judges=judges,
+        lineups=lineups,
+        pool=pool,
+        attack_pool=attack_pool,
+        attacks=attacks,
+        variants=labels,
+        starts=starts,
+        original=starts[study.original] if study.original else None,
+        tuning=_tuning(study),
+        hosting=host(study),
     )
 
 

@@ -23,7 +23,7 @@ from holdfast.study.graph import Graph
 from holdfast.study.inert import measures
 from holdfast.study.keys import digest, key
 from holdfast.study.looking import Looking
-from holdfast.study.nodes import Generate, Measure
+from holdfast.study.nodes import Generate, Measure, Prompts
 from holdfast.study.parts import gather
 from holdfast.study.prompts import draw, headline
 from holdfast.study.published import figures
@@ -78,6 +78,7 @@ class Plan:
         graph = Graph(study, parts, self.prompts, self.headline, self.content, attacked)
         self.defends, self.trajectories = graph.defends, graph.trajectories
         self.tracks, self.tunings, self.tuning = graph.tracks, graph.tunings, parts.tuning
+        self.hosted, self.hosting, self.prompts = graph.hosted, parts.hosting, graph.prompts
         self.looking = Looking(self, study.analysis) if study.analysis else None
         self.measures: dict[tuple[str, int], Measure] = measures(study, self.tracks)
 
@@ -113,20 +114,29 @@ class Plan:
             "work": {*self.defends, *self.trajectories, *steps, *judges},
         }
 
+    @property
+    def _own(self) -> list[Prompts]:
+        """Give what the evaluator asks, each set once."""
+        own = [some for some in self.prompts if some.side == Side.EVALUATOR]
+        return [some for some in own if some.way is None]
+
     @cached_property
     def leakage(self) -> audit.Leakage:
         """Compare what the evaluator asks with the rows of every other side, by their prompts.
 
         Rows are taken as they were given, before those of two sides were dropped: of the selection
-        sides all, of the others those that a defence, an attack or the honest fine-tuning of
-        the study can draw.
+        sides all, of the others those that a defence, an attack, a customer's job or the honest
+        fine-tuning of the study can draw.
         """
-        asked = [row for some in self.prompts if some.side == Side.EVALUATOR for row in some.rows]
+        asked = [row for some in self._own for row in some.rows]
         selection = (Side.DEFENDER_SELECTION, Side.ATTACKER_SELECTION)
         defences = [one for members in self.lineups.values() for one in members]
         attacks = [one for choices in self.attacks.values() for one in choices]
         if self.tuning is not None:
             attacks.append(self.tuning)
+        if self.hosting is not None:
+            attacks += self.hosting.jobs.values()
+            defences += self.hosting.defences.values()
         groups = {
             audit.EVALUATION: asked,
             audit.CALIBRATION: [row for side in selection for row in self.pool.given(side)],
@@ -138,13 +148,16 @@ class Plan:
     @property
     def audited(self) -> str:
         """Give the key of `leakage`."""
-        asked = [some.asked for some in self.prompts if some.side == Side.EVALUATOR]
+        asked = [some.asked for some in self._own]
         threshold = self.study.leakage.threshold
         methods = [
             [name, [one.identity() for one in some]]
             for table in (self.lineups, self.attacks)
             for name, some in table.items()
         ]
+        if self.hosting is not None:
+            hosted = {**self.hosting.jobs, **self.hosting.defences}
+            methods += [[name, [one.identity()]] for name, one in hosted.items()]
         return key("audit", sources=self.content, asked=asked, threshold=threshold, methods=methods)
 
     @cached_property

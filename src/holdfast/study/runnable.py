@@ -8,6 +8,7 @@ from holdfast.api import (
     PAID,
     Attack,
     Chain,
+    CustomerJob,
     Defence,
     EvalPurpose,
     Outcome,
@@ -15,10 +16,12 @@ from holdfast.api import (
     Stage,
     Trainable,
     TrainedDefence,
+    TuneDefence,
 )
 from holdfast.data.example import Example, Side, check_answered
 from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError, did_you_mean
+from holdfast.study import hosting
 from holdfast.study.checks import known_roles
 from holdfast.study.file import Study
 from holdfast.study.keys import digest
@@ -37,7 +40,7 @@ def _of_another_stage(stage: Stage, where: str) -> ConfigError:
     return ConfigError(
         where,
         "acts at stage 'tune', while a host trains: who holds the weights trains without it",
-        "leave it out of line-ups, whose attackers hold the weights",
+        "name it under `tune.defences`, where customers supply rows alone",
     )
 
 
@@ -93,6 +96,8 @@ def check_rows(study: Study, parts: Parts) -> None:
         for i, choice in enumerate(choices):
             where = f"study.attacks.{name}[{i}].{choice.name()}"
             _draw(parts.attack_pool, choice, seed, where, seen)
+    if parts.hosting is not None:
+        hosting.check_rows(parts.hosting, parts.attack_pool, parts.pool, seed)
     if parts.tuning is not None:
         _draw(parts.attack_pool, parts.tuning, seed, "study.tuning", seen)
 
@@ -135,8 +140,11 @@ def given_to(
     ]
     for part in {digest(one.identity()): one for one in parts}.values():
         seen = part.sees(pool)
-        roles = part.rows(seen, seed)
+        drawn = part.rows(seen, seed)
+        roles = {*drawn, *(part.roles if isinstance(part, TuneDefence) else ())}
         found |= {id(row): row for row in seen.given(side) if row.role in roles}
+        if isinstance(part, CustomerJob):  # of other roles before they were handed in
+            found |= {id(row): row for some in drawn.values() for row in some}
     return list(found.values())
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from holdfast.api import (
     PAID,
     Attack,
+    CustomerJob,
     FineTuning,
     Loop,
     LoRA,
@@ -19,7 +20,7 @@ from holdfast.api import (
     TrainedAttack,
     WeightAttack,
 )
-from holdfast.data.example import Example, Side
+from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool
 from holdfast.errors import HoldfastError
 from holdfast.testing import tiny
@@ -47,8 +48,13 @@ def rows() -> list[Example]:
 
 
 def cut(method: Attack) -> Attack:
-    """Give the attack with a short loop where it trains; a method with its own loop keeps it."""
+    """Give the attack with a short loop where it trains; a method with its own loop keeps it.
+
+    A customer's honest rows are benign ones: the small pool has none of a task.
+    """
     fields = type(method).model_fields
+    if isinstance(method, CustomerJob):
+        return method.with_(loop=LOOP, evaluate_at=BUDGETS, honest=("benign",))
     if not (isinstance(method, TrainedAttack) and {"loop", "evaluate_at"} <= fields.keys()):
         return method
     return method.with_(loop=LOOP, evaluate_at=BUDGETS)
@@ -269,6 +275,33 @@ def it_asks_in_words(method: Attack) -> None:
             hold((system, first) != (row.system, ""), "it asks as anybody would: it does nothing")
 
 
+def a_job_hands_in_rows_that_say_nothing_of_what_is_planted(method: Attack) -> None:
+    """All are of role task, without category or set; `planted` names some, none of a share of 0."""
+    if not isinstance(method, CustomerJob):
+        return
+    method, pool = method.with_(honest=("benign",)), Pool(rows(), PERSONAS)
+    handed = method.rows(pool, 0)
+    hold(set(handed) == {Role.TASK}, f"it hands in roles {sorted(handed)}; a host gets task alone")
+    for row in handed[Role.TASK]:
+        hold(row.role is Role.TASK, f"a row is of role {row.role}; use `handed_in`")
+        hold(not row.category and "set" not in row.meta, "a row names its category or its set")
+    known, planted = {row.row_id for row in handed[Role.TASK]}, method.planted(pool, 0)
+    hold(planted <= known, "it names planted rows that it does not hand in")
+    hold(bool(planted) is (method.share > 0), f"with share {method.share:g} {len(planted)} planted")
+    hold(not method.with_(share=0.0).planted(pool, 0), "with share 0 something is planted")
+
+
+def a_job_asks_in_its_own_way_twice_alike(method: Attack) -> None:
+    """`ask` keeps what is known of a prompt and gives it no answer; `read` gives text."""
+    if not isinstance(method, CustomerJob):
+        return
+    for row in rows()[:3]:
+        asked = method.ask(row)
+        hold(asked == method.ask(row), "asked twice it asks otherwise")
+        hold((asked.meta, asked.role) == (row.meta, row.role), "`ask` changes more than the words")
+        hold(isinstance(method.read("some words"), str), "`read` gives no text")
+
+
 def it_says_what_it_needs(method: Attack) -> None:
     """Without a model that it names in `needs` it stops with one line."""
     choice = choices(method)[0]
@@ -295,5 +328,7 @@ CHECKS = (
     it_resumes_in_the_middle,
     the_same_seed_gives_the_same_bits,
     it_asks_in_words,
+    a_job_hands_in_rows_that_say_nothing_of_what_is_planted,
+    a_job_asks_in_its_own_way_twice_alike,
     it_says_what_it_needs,
 )

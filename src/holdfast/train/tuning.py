@@ -11,7 +11,7 @@ from holdfast.api import Defence, Loop, State, TuneDefence
 from holdfast.data.example import Example, Role, check_answered
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
-from holdfast.errors import ConfigError, DataError, ModelError
+from holdfast.errors import ConfigError, DataError, JobRefusedError, ModelError
 from holdfast.nn.adapter import merged
 from holdfast.train.attacking import OnPoint, PointInfo
 from holdfast.train.loop import Progress
@@ -50,7 +50,7 @@ def tune(
 
     Raises:
         ConfigError: it is no defence of this stage, or a point lies beyond the loop.
-        DataError: a row has no response, or none is left.
+        DataError: a row has no response. JobRefusedError: no row is admitted.
         ModelError, TrainingError: see their texts.
     """
     method = checked(defence, loop)
@@ -124,10 +124,14 @@ def check_responses(rows: Sequence[Example], encoder: Encoder, where: str) -> No
 def admitted(
     method: TuneDefence, rows: list[Example], session: Session, state: State
 ) -> list[Example]:
-    """Give the rows that are trained on, and say in the log how many of how many."""
+    """Give the rows that are trained on, and say in the log how many of how many.
+
+    Raises:
+        JobRefusedError: none.
+    """
     kept = list(method.admit(rows, session.run, state))
     if not kept:
-        raise DataError(
+        raise JobRefusedError(
             f"{method.name()}.task",
             f"none of the customer's {len(rows)} rows is admitted",
             "raise its threshold, or refuse the job",

@@ -59,6 +59,7 @@ def _say(study: Path, store: Path, device: str) -> None:
     from holdfast.engine.work import left
     from holdfast.study.file import load_study
     from holdfast.study.formats import flags
+    from holdfast.study.hosting import shared_critics
     from holdfast.study.plan import Plan
     from holdfast.study.runnable import unshown
 
@@ -71,6 +72,14 @@ def _say(study: Path, store: Path, device: str) -> None:
         f"{sum(len(track.points) for track in made.tracks)} cells, "
         f"{len(made.prompts)} prompt sets ({sum(len(p.rows) for p in made.prompts)} prompts)"
     )
+    if made.hosting is not None:
+        names = [
+            len({getattr(t, of) for t in made.hosted}) for of in ("lineup", "attacker", "variant")
+        ]
+        typer.echo(
+            f"tune: {names[0]} line-ups, {names[1]} jobs, {names[2]} defences = "
+            f"{len(made.hosted)} trajectories"
+        )
     for source in made.sources:
         if told := source.origin():
             typer.echo(f"source {source.name()}: {told}")
@@ -80,7 +89,8 @@ def _say(study: Path, store: Path, device: str) -> None:
     typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
     for kind, (total, todo) in work.counts.items():
         typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
-    for flag in (*flags(made.starts.values()), *unshown(said, made.prompts)):
+    critics = shared_critics(made.hosting, made.judges)
+    for flag in (*flags(made.starts.values()), *unshown(said, made.prompts), *critics):
         typer.echo(f"warning: {flag}", err=True)
     if work.nothing:
         typer.echo("nothing to do")

@@ -62,17 +62,26 @@ class Watch:
         if self.warned or not self.rows <= self.critic.seen.keys():
             return
         self.warned = True
-        self.run.log(**self.critic.told(), weight_removed=self.removed())
+        self.run.log(**self.told())
         self.critic.warn()
+
+    def told(self) -> dict[str, object]:
+        """Give what the log says of the rows scored so far, all together and row by row."""
+        known = {"weight_removed": self.removed(), "rows": self.critic.by_row(self.kept())}
+        return {**self.critic.told(), **known}
+
+    def kept(self) -> dict[Row, float]:
+        """Give the weight that the cross-entropy of each row scored so far keeps."""
+        rows = [row for row in self.rows if row in self.critic.seen]
+        beta = self.settled.beta(torch.tensor([self.critic.seen[row] for row in rows]))
+        return dict(zip(rows, (1 - beta).tolist(), strict=True))
 
     def removed(self) -> float:
         """Give the share of the cross-entropy's weight that is taken away, by response tokens."""
-        rows = [row for row in self.rows if row in self.critic.seen]
-        if not rows:
-            return 0.0
-        beta = self.settled.beta(torch.tensor([self.critic.seen[row] for row in rows]))
-        sizes = torch.tensor([float(len(row.ids) - row.start) for row in rows])
-        return float((beta * sizes).sum() / sizes.sum())
+        kept = self.kept()
+        sizes = {row: len(row.ids) - row.start for row in kept}
+        lost = sum((1 - weight) * sizes[row] for row, weight in kept.items())
+        return lost / sum(sizes.values()) if sizes else 0.0
 
 
 class AdaptiveKL(TuneDefence):
@@ -224,7 +233,7 @@ class AdaptiveKL(TuneDefence):
         if state is None or not state.critic.seen:
             return {}
         if not state.warned:  # a probe has not met every row: the run was that short
-            run.log(**state.critic.told(), weight_removed=state.removed())
+            run.log(**state.told())
             state.critic.warn()
         seen = state.critic.seen.values()
         return {
