@@ -34,6 +34,7 @@ from holdfast.cli.verbs import (
     show,
     table,
     trials,
+    verify,
     world,
 )
 from holdfast.cli.verbs import run as run_study
@@ -86,6 +87,7 @@ for command in (
     trials.trials,
     moves.moves,
     gc.gc,
+    verify.verify,
     ls.ls,
     new.new,
     show.show,

@@ -27,6 +27,7 @@ from holdfast.nn.passes import FlopMeter, Passes
 from holdfast.nn.vectors import ParamVector, total
 from holdfast.train.checkpoint import Checkpoints
 from holdfast.train.optimiser import Optimiser
+from holdfast.train.pausing import Pauses
 
 MicroBatches = list[dict[Role, Tokens]]
 Gradient = Callable[[MicroBatches, int], tuple[ParamVector, Loss]]
@@ -115,7 +116,7 @@ class TrainLog:
             return
         line = json.dumps(values) + "\n"
         again = "step" not in values and self._path.exists()
-        if again and line in self._path.read_text(encoding="utf-8"):
+        if again and line in self._path.read_text(encoding="utf-8", errors="replace"):
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line)
@@ -125,10 +126,12 @@ class TrainLog:
         if self._path is None or not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int):
                 continue
             if entry.get("part") != part or entry.get("step", 0) <= step:
                 kept.append(line + "\n")
@@ -181,6 +184,7 @@ def optimise(
     Raises:
         ConfigError: `until` lies beyond a falling schedule.
         TrainingError: a loss or gradient is not finite; the state before that step is kept.
+        KeyboardInterrupt: Ctrl-C; with `work`, the step ends first and its state is kept.
     """
     log, meter, points = log or TrainLog(None), meter or FlopMeter(), points or {}
     until, device = _end(loop, until, part), next(iter(params.values())).device.type
@@ -191,26 +195,29 @@ def optimise(
     log.rewind(part, start)
     points.get(start, _nothing)(start)
     passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
+    pauses = Pauses(loop.checkpoint_every)
     for step in range(start, until):
-        if before is not None:
-            before(step)
-        with meter.on(), compute(loop.precision, device), passes.on():
-            found, loss = gradient(stream.step(step), step)
-        value, norm = total(loss), found.norm()
-        if (fault := _fault(loss, value, norm, stream, step)) is not None:
-            if keeper is not None and step > start:
-                keeper.save(step, params, optimiser, meter)
-            raise TrainingError(f"{part} step {step + 1}", *fault)
-        if loop.clip is not None and norm > loop.clip:
-            found.scale_(loop.clip / norm)
-        done, rate = step + 1, learning_rate(loop, step)
-        optimiser.step(found, rate, step)
-        del found  # or the next step's gradient is made beside it
-        log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
+        with pauses.held() if keeper is not None else nullcontext():
+            if before is not None:
+                before(step)
+            with meter.on(), compute(loop.precision, device), passes.on():
+                found, loss = gradient(stream.step(step), step)
+            value, norm = total(loss), found.norm()
+            if (fault := _fault(loss, value, norm, stream, step)) is not None:
+                if keeper is not None and step > start:
+                    keeper.save(step, params, optimiser, meter)
+                raise TrainingError(f"{part} step {step + 1}", *fault)
+            if loop.clip is not None and norm > loop.clip:
+                found.scale_(loop.clip / norm)
+            done, rate = step + 1, learning_rate(loop, step)
+            optimiser.step(found, rate, step)
+            del found  # or the next step's gradient is made beside it
+            log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
         if progress is not None:
             progress(part, done, until)
-        if keeper is not None and (done % loop.checkpoint_every == 0 or done == until):
+        if keeper is not None and pauses.due(done, until):
             keeper.save(done, params, optimiser, meter)
+            pauses.stop()
         points.get(done, _nothing)(done)
 
 
