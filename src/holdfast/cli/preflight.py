@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from holdfast.api import Loop
+from holdfast.cli.saying import say
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
@@ -64,7 +63,7 @@ def warn(files: ModelFiles, asked: Format) -> None:
 
     told = mismatch(files.folder, asked)
     if told is not None:
-        typer.echo(f"warning: {files.spec} {told}", err=True)
+        say(f"warning: {files.spec} {told}", err=True)
 
 
 def check(

@@ -123,6 +123,4 @@ def _states(store: Store, look: Look) -> NDArray[Any]:
     try:
         return load_file(path)["states"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise StoreError(
-            str(path), f"cannot be read ({type(error).__name__})", REMEDY
-        ) from None
+        raise StoreError(str(path), f"cannot be read ({type(error).__name__})", REMEDY) from None

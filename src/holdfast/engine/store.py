@@ -121,9 +121,7 @@ class Store:
             raise _broken(path, "holds a line that is no object")
         return rows
 
-    def joined(
-        self, kind: str, key: str, name: str, uids: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    def joined(self, kind: str, key: str, name: str, uids: Sequence[str]) -> list[dict[str, Any]]:
         """Read an artefact's JSON lines in the order of `uids`: each stands under its own prompt.
 
         Raises:

@@ -238,6 +238,14 @@ def parse_study(data: object) -> Study:
             f"no model '{study.original}'",
             did_you_mean(study.original, study.models),
         )
+    for role, named in study.reference:
+        usual = Reference.model_fields[role].default
+        if named != usual and named not in study.lineups:
+            raise ConfigError(
+                f"study.reference.{role}",
+                f"no line-up '{named}'",
+                did_you_mean(named, study.lineups),
+            )
     for name, lineup in study.lineups.items():
         if lineup.start not in study.models:
             raise ConfigError(

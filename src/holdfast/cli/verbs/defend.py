@@ -10,7 +10,7 @@ import typer
 
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
-from holdfast.cli.folders import whole_folder
+from holdfast.cli.folders import finished, try_making, whole_folder
 from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
@@ -31,6 +31,7 @@ from holdfast.cli.options import (
 )
 from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
+from holdfast.cli.saying import say
 from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
 
@@ -61,6 +62,7 @@ def defend(
     from holdfast.api import Trainable
     from holdfast.api.registry import make
 
+    try_making(out)
     method: Any = make("defence", {name: fields(sets)}, "defend")
     asked = format_given(form, append_eos, system, date, template_var)
     files, public = models(model, original, form)
@@ -77,12 +79,15 @@ def defend(
     from holdfast import nn, train
     from holdfast.api import set_threads
     from holdfast.nn.history import attacked, history
+    from holdfast.study.keys import digest
 
     before = history(files.folder)
     if attacked(before):
-        typer.echo("warning: --model: its weights were attacked; so this is marked too", err=True)
+        say("warning: --model: its weights were attacked; so this is marked too", err=True)
     set_threads(threads)
     about = decides(files, method, asked, seed, content, public)
+    if finished(out, run := digest(about)):
+        return
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
@@ -100,12 +105,13 @@ def defend(
         nn.save(done.model, tokenizer, temporary, dtype=held)
         marker = provenance(files, about, coder, threads, device, held, public) | {
             "base": base,
+            "run": run,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
             "attacked": attacked(before),
         }
         _describe(temporary, work, done, marker)
-    typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
+    say(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
 
 
 def _describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, StoreError
 
 
@@ -25,17 +26,17 @@ def verify(
         raise ConfigError(str(store), "no such store", "name the folder of one")
     kept, broken, old, whole = Store(store), 0, 0, 0
     with kept.held():
-        for kind, key in ((kind, key) for kind in KINDS for key in sorted(kept.keys(kind))):
+        for kind, key in [(one, key) for one in KINDS for key in sorted(kept.keys(one))]:
             try:
                 kept.checked(kind, key)
                 old, whole = old + (not kept.sealed(kind, key)), whole + 1
             except StoreError as error:
                 broken += 1
-                typer.echo(f"{error.where}: {error.what}{'; removed' if drop else ''}")
+                say(f"{error.where}: {error.what}{'; removed' if drop else ''}")
                 if drop:
                     shutil.rmtree(kept.path(kind, key))
-    typer.echo(f"{whole} artefacts whole, {broken} broken{' and removed' if drop else ''}")
+    say(f"{whole} artefacts whole, {broken} broken{' and removed' if drop else ''}")
     if old:
-        typer.echo(f"{old} of the whole ones are of an older version without hashes: not verified")
+        say(f"{old} of the whole ones are of an older version without hashes: not verified")
     if broken and not drop:
         raise StoreError(str(store), f"{broken} artefacts are broken", "add --drop to remove them")
