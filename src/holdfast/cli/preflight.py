@@ -74,6 +74,7 @@ def check(
     *,
     copies: int = 0,
     device: str = "cpu",
+    separable: bool = True,
 ) -> None:
     """Encode every row and estimate memory; raises DataError or ModelError in one line."""
     from holdfast.data.example import check_answered
@@ -92,4 +93,4 @@ def check(
         longest=max(lengths, default=0),
         said=max((len(row.ids) - row.start for row in coded), default=0),
     )
-    check_memory(parts, available(device), loop)
+    check_memory(parts, available(device), loop, separable=separable)

@@ -74,7 +74,8 @@ def defend(
     rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, asked)
     loop, copies = (method.loop, method.copies()) if isinstance(method, Trainable) else (None, 0)
-    preflight.check(files, coder, rows, loop, copies=copies, device=device)
+    apart = getattr(method, "separable", True)
+    preflight.check(files, coder, rows, loop, copies=copies, device=device, separable=apart)
 
     from holdfast import nn, train
     from holdfast.api import set_threads
