@@ -85,12 +85,11 @@ def rows(folder: Path, draw: random.Random) -> list[str]:
 
 
 def judge(folder: Path, draw: random.Random) -> list[str]:
-    """Give the words of a command with mutated fields of a judge."""
-    (folder / "in.jsonl").write_text(json.dumps(ROW) + "\n")
-    text = "world_guard: {threshold: 0.5, batch: 8}\n"
-    (folder / "judge.yaml").write_bytes(mutated(text, draw))
-    return ["judge", str(folder / "judge.yaml"), "--exchanges", str(folder / "in.jsonl"), "--out",
-            str(folder / "out.jsonl")]  # fmt: skip
+    """Give the words of a command on a study whose judge alone is mutated."""
+    said = mutated('[world_guard: {threshold: 0.5, batch: 8}, "refusal_keywords"]', draw)
+    rest = json.dumps({name: value for name, value in STUDY.items() if name != "judges"})
+    (folder / "in.yaml").write_bytes(rest[:-1].encode() + b', "judges": ' + said + b"}")
+    return ["plan", str(folder / "in.yaml"), "--store", str(folder / "runs")]
 
 
 def sets(folder: Path, draw: random.Random) -> list[str]:
@@ -109,9 +108,8 @@ def model(folder: Path, draw: random.Random) -> list[str]:
     here = folder / "model"
     here.mkdir()
     for path in source.iterdir():
-        (here / path.name).symlink_to(path)
+        shutil.copyfile(path, here / path.name)
     chosen = here / draw.choice(sorted(small)).name
-    chosen.unlink()
     chosen.write_bytes(mutated((source / chosen.name).read_text(), draw))
     (folder / "p.jsonl").write_text(json.dumps({"prompt": "placeholder prompt 1"}) + "\n")
     return ["generate", "--model", str(here), "--format", "plain", "--prompts",

@@ -11,8 +11,7 @@ from tests.train.test_hardening import Stop, stopping
 from holdfast.api import Loop
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.testing import tiny
-from holdfast.train import harden
-from holdfast.train import pausing
+from holdfast.train import harden, pausing
 
 LOOP = Loop(steps=6, batch=3, lr=0.01, checkpoint_every=2)
 

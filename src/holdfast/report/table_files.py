@@ -13,7 +13,7 @@ from typing import Any
 from holdfast.disk import write_bytes
 
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.,\s]*%?$)")
-"""How text begins that a spreadsheet computes, but no signed number; source: OWASP, CSV Injection."""
+"""How text begins that a spreadsheet computes, signed numbers aside; source: OWASP."""
 
 
 def cell(text: str) -> str:

@@ -178,7 +178,9 @@ class Study(Fields):
     """Names the report's folder."""
     title: str = ""
     """One line for the report."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], AsTuple, Field(min_length=1)]
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], AsTuple, Field(min_length=1)
+    ]
     """Study seeds: each repeats defences and attacks with other rows and orders."""
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     """The models line-ups start from."""
