@@ -53,6 +53,9 @@ def test_an_unforeseen_error_is_one_line_with_the_place_of_its_traceback(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+LINKS = ["ab", "bc", "cd", "de", "ef", "fg"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -61,8 +64,7 @@ def test_an_unforeseen_error_is_one_line_with_the_place_of_its_traceback(
         ("[" * 60 + "]" * 60, "s: fields stand too deep in each other; use fewer"),
         ("a: &a [*a]", "s: fields stand too deep in each other; use fewer"),
         (
-            "a: &a [1,1,1,1,1,1,1,1]\n"
-            + "".join(f"{n}: &{n} [{','.join([f'*{m}'] * 8)}]\n" for m, n in ["ab", "bc", "cd", "de", "ef", "fg"]),
+            "\n".join(["a: &a [1, 1]", *(f"{n}: &{n} [{f'*{m},' * 8}]" for m, n in LINKS)]),
             "s: holds more than 200000 values; use fewer, or no aliases",
         ),
         ("a: 2024-99-99", "s: a value cannot be read (ValueError); put text in quotes"),

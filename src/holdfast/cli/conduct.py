@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.cli.folders import outside, try_filling
+from holdfast.cli.folders import try_filling
 from holdfast.cli.saying import say
 from holdfast.cli.writing import STATE, as_written, state_of, write_report
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
@@ -41,7 +41,6 @@ def conduct(
     from holdfast.study.plan import Plan
 
     workers, own = workers_of(workers), store / said.name
-    outside(out, store, own)
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
     planned = time.monotonic()
