@@ -184,7 +184,6 @@ def optimise(
     Raises:
         ConfigError: `until` lies beyond a falling schedule.
         TrainingError: a loss or gradient is not finite; the state before that step is kept.
-        KeyboardInterrupt: Ctrl-C; with `work`, the step ends first and its state is kept.
     """
     log, meter, points = log or TrainLog(None), meter or FlopMeter(), points or {}
     until, device = _end(loop, until, part), next(iter(params.values())).device.type
@@ -198,8 +197,7 @@ def optimise(
     pauses = Pauses(loop.checkpoint_every)
     for step in range(start, until):
         with pauses.held() if keeper is not None else nullcontext():
-            if before is not None:
-                before(step)
+            (before or _nothing)(step)
             with meter.on(), compute(loop.precision, device), passes.on():
                 found, loss = gradient(stream.step(step), step)
             value, norm = total(loss), found.norm()
@@ -207,10 +205,8 @@ def optimise(
                 if keeper is not None and step > start:
                     keeper.save(step, params, optimiser, meter)
                 raise TrainingError(f"{part} step {step + 1}", *fault)
-            if loop.clip is not None and norm > loop.clip:
-                found.scale_(loop.clip / norm)
             done, rate = step + 1, learning_rate(loop, step)
-            optimiser.step(found, rate, step)
+            optimiser.step(_clipped(found, norm, loop), rate, step)
             del found  # or the next step's gradient is made beside it
             log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
         if progress is not None:
@@ -219,6 +215,13 @@ def optimise(
             keeper.save(done, params, optimiser, meter)
             pauses.stop()
         points.get(done, _nothing)(done)
+
+
+def _clipped(found: ParamVector, norm: float, loop: Loop) -> ParamVector:
+    """Shorten a gradient in place that is longer than the loop allows."""
+    if loop.clip is not None and norm > loop.clip:
+        found.scale_(loop.clip / norm)
+    return found
 
 
 def _nothing(_step: int) -> None:
