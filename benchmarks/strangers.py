@@ -161,6 +161,9 @@ def fault(words: list[str], folder: Path) -> str | None:
 
 def try_inputs(count: int, seed: int = 0) -> Counter[str]:
     """Try so many mutated inputs of every kind in turn; give the faults, counted."""
+    from holdfast import nn
+
+    nn.load  # noqa: B018  (the libraries' own import is nobody's hang)
     found: Counter[str] = Counter()
     for number in range(count):
         kind = list(KINDS_OF_INPUT)[number % len(KINDS_OF_INPUT)]
