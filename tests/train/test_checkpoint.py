@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_step_and_keeps_it(tmp_path: Path) -> None:
 
 def test_checkpoints_also_go_by_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = pausing.Pauses(200)
-    assert not pauses.due(1, 300)
+    assert not pauses.due(1, False)
     monkeypatch.setattr(pausing.time, "monotonic", lambda: 1e12)
-    assert pauses.due(2, 300)
-    assert not pauses.due(3, 300)
+    assert pauses.due(2, False)
+    assert not pauses.due(3, False)

@@ -45,7 +45,11 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "seam": [{"benign_tokens": "all"}, {"couple_weight": 0.0, "benign_weight": 1.0}],
     "rep_noise": [{"lens": "all"}, {"ascent_weight": 0.0}],
     "circuit_breakers": [{"retained_layers": [1]}, {"refusal_weight": 0.0}],
-    "triplet": [{"kl_weight": 0.0}],
+    "triplet": [
+        {"kl_weight": 0.0},
+        {"kl_tokens": "all", "refusal_weight": 0.0},
+        {"kl_weight": 0.0, "benign_layers": [1, 1], "harmful_layers": [1, 2]},
+    ],
     "tar": [
         {"tamper_loss": "entropy", "hidden_weight": 0.0},
         {"tamper_loss": "entropy", "entropy_at": "all", "attack": {"tasks": 2, "every": 3}},

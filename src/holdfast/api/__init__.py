@@ -48,7 +48,7 @@ from holdfast.api.machine import environment, set_threads
 from holdfast.api.method import Control, Method, Stage
 from holdfast.api.seeds import Purpose, seed
 from holdfast.api.source import Declared, Source, Told
-from holdfast.api.terms import Batch, Fit, Loss, Run, State, Step, Term
+from holdfast.api.terms import Batch, Enough, Fit, Loss, Run, State, Step, Term
 from holdfast.api.trainable import Trainable
 
 __all__ = [
@@ -113,6 +113,7 @@ __all__ = [
     "TRAINED",
     "Blocks",
     "Effort",
+    "Enough",
     "Rows",
     "passed",
     "to_outputs",

@@ -44,6 +44,15 @@ class Defence(Method):
         """Measure whether the method did its own thing, on the model as it now is."""
         return {}
 
+    def remedy(self, diagnostics: Mapping[str, float]) -> str:
+        """Say what to change where it did not do its thing, from what `diagnostic` measured."""
+        loop = getattr(self, "loop", None)
+        if loop is None:
+            return "give another model or other fields"
+        return (
+            f"raise loop.steps (now {loop.steps}) or loop.lr (now {loop.lr:g}), or give more rows"
+        )
+
     def goal_states(
         self,
         model: PreTrainedModel,

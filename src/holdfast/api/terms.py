@@ -47,6 +47,11 @@ Batch = Mapping["Role", "Tokens"]
 Step = Mapping["Role", Sequence["Tokens"]]
 
 
+Enough = Callable[[int], bool]
+"""Says, after a step with its number (from 1), whether training may end there: the same answer
+whenever it is asked about the same weights."""
+
+
 class Fit(Protocol):
     """Train tensors that are no weights of the model, in place: a trigger, a probe.
 
@@ -61,8 +66,9 @@ class Fit(Protocol):
         loss: Callable[[Batch, int], Loss],
         rows: Mapping[Role, list[Example]],
         loop: Loop,
-    ) -> None:
-        """Run `loop.steps` steps.
+        enough: Enough | None = None,
+    ) -> int:
+        """Run `loop.steps` steps, or until `enough`; give how many were taken.
 
         Args:
             name: what the stage is called in the log and in the work folder.
@@ -70,6 +76,7 @@ class Fit(Protocol):
             loss: a micro-batch and the step's number (from 0) -> its terms.
             rows: each role's rows.
             loop: how it trains.
+            enough: ends the training early; None never does.
         """
         ...
 
@@ -80,7 +87,8 @@ def no_trainer(
     loss: Callable[[Batch, int], Loss],
     rows: Mapping[Role, list[Example]],
     loop: Loop,
-) -> None:
+    enough: Enough | None = None,
+) -> int:
     """Refuse to train: the run was made outside `holdfast.train`."""
     raise ConfigError(name, "has no trainer", "call the method through holdfast.train")
 

@@ -54,6 +54,7 @@ from .reference import layer_states as layer_states
 from .reference import owners as owners
 from .reference import response_states as response_states
 from .reference import starting_model as starting_model
+from .states import How as How
 from .states import blocks as blocks
 from .states import context as context
 from .states import embedding_width as embedding_width
@@ -61,6 +62,7 @@ from .states import forward as forward
 from .states import hidden_states as hidden_states
 from .states import insert as insert
 from .states import matched_distance as matched_distance
+from .states import mean_square as mean_square
 from .states import places_of as places_of
 from .states import states_apart as states_apart
 from .states import triggered_states as triggered_states

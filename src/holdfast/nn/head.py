@@ -247,23 +247,27 @@ def summed_kl(
     bias: Tensor | None,
     *,
     cap: float | None = None,
+    temperature: float = 1.0,
     chunk: int | None = None,
 ) -> Tensor:
     """Give the sum over N of KL(p || q), fp32: p from `old` [N, H], a constant; q from `new`.
 
-    The rest as `in_chunks` takes it; the cap is of both models' logits, and two sets of them are
-    counted where `chunk` is None.
+    Both models' logits are capped, then divided by the temperature; two sets of them are counted
+    where `chunk` is None. The rest as `in_chunks` takes it.
     """
     kind = _dtype_of_products(new)
     h, w = old.detach().to(kind), old_weight.detach().to(kind)
     b = None if old_bias is None else old_bias.detach().to(kind)
 
     def reduce(z: Tensor, part: slice, graded: bool) -> tuple[Tensor, Tensor | None]:
-        log_q = z.log_softmax(-1)
-        log_p = _capped(linear(h[part], w, b).float(), cap)[0].log_softmax(-1)
+        log_q = z.div_(temperature).log_softmax(-1)
+        fixed = _capped(linear(h[part], w, b).float(), cap)[0]
+        log_p = fixed.div_(temperature).log_softmax(-1)
         p = log_p.exp()
         value = (p * (log_p - log_q)).sum()
-        return value, log_q.exp_().sub_(p) if graded else None  # by the logits: q - p
+        if not graded:
+            return value, None
+        return value, log_q.exp_().sub_(p).div_(temperature)  # by the logits: (q - p) / T
 
     chunk = _fitting(new, weight, chunk, sets=2)
     return in_chunks(reduce, new, weight, bias, cap=cap, chunk=chunk)
@@ -313,17 +317,23 @@ def head_nll(model: PreTrainedModel, states: Tensor, labels: Tensor) -> Tensor:
 
 
 def head_kl(
-    old: PreTrainedModel, old_last: Tensor, new: PreTrainedModel, new_last: Tensor
+    old: PreTrainedModel,
+    old_last: Tensor,
+    new: PreTrainedModel,
+    new_last: Tensor,
+    *,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Give the sum of KL(p_old || p_new) in nats from final states [N, H] of both models.
 
-    The old side is a constant; each model's own head is read.
+    The old side is a constant; each model's own head is read, its logits over `temperature`.
     """
     first, second = old.get_output_embeddings(), new.get_output_embeddings()
     with torch.no_grad():
         count(first.weight.numel(), len(old_last), old, inputs_need_grad=False)
     count(second.weight.numel(), len(new_last), new, new_last.requires_grad)
-    return summed_kl(*head_parts(old, old_last), *head_parts(new, new_last), cap=logit_cap(new))
+    parts = (*head_parts(old, old_last), *head_parts(new, new_last))
+    return summed_kl(*parts, cap=logit_cap(new), temperature=temperature)
 
 
 # ---- of a response

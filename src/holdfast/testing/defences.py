@@ -23,7 +23,7 @@ from holdfast.api import (
     TrainedDefence,
     WeightDefence,
 )
-from holdfast.api.terms import Batch, Loss, State
+from holdfast.api.terms import Batch, Enough, Loss, State
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.pool import Pool, Where
 from holdfast.data.tokens import Tokens
@@ -118,8 +118,10 @@ def _not_trained(
     loss: Callable[[Batch, int], Loss],
     rows: Mapping[Role, list[Example]],
     loop: Loop,
-) -> None:
+    enough: Enough | None = None,
+) -> int:
     """Leave what would be trained beside the model at its first draw."""
+    return 0
 
 
 def set_up(method: TrainedDefence, model: PreTrainedModel) -> State:

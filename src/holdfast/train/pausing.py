@@ -24,10 +24,10 @@ class Pauses:
         self._every, self._last = every, time.monotonic()
         self._asked: int | None = None
 
-    def due(self, done: int, until: int) -> bool:
-        """Say whether to write a checkpoint after `done` steps of `until`."""
+    def due(self, done: int, ends: bool) -> bool:
+        """Say whether to write a checkpoint after `done` steps; where training ends, always."""
         late = time.monotonic() - self._last >= 60 * MINUTES
-        found = self._asked is not None or late or done % self._every == 0 or done == until
+        found = self._asked is not None or late or done % self._every == 0 or ends
         if found:
             self._last = time.monotonic()
         return found

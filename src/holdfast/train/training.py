@@ -20,6 +20,7 @@ from holdfast.api import (
     Attack,
     Batch,
     Defence,
+    Enough,
     Loop,
     Loss,
     Run,
@@ -60,6 +61,8 @@ class Session:
     meter: FlopMeter
     work: Path | None = None
     progress: Progress | None = None
+    steps: int = 0
+    """Optimiser steps that the method itself has taken, those of what it made before left out."""
 
     @classmethod
     def of(
@@ -93,13 +96,14 @@ class Session:
         loss: Callable[[Batch, int], Loss],
         rows: Mapping[Role, list[Example]],
         loop: Loop,
-    ) -> None:
+        enough: Enough | None = None,
+    ) -> int:
         """Train tensors that are no model weights (a trigger, a probe) on the same loop."""
 
         def gradient(parts: MicroBatches, step: int) -> tuple[ParamVector, Loss]:
             return grad(params, lambda part: loss(part, step), parts)
 
-        self.optimise(name, params, gradient, rows, loop)
+        return self.optimise(name, params, gradient, rows, loop, enough=enough)
 
     def optimise(
         self,
@@ -112,14 +116,15 @@ class Session:
         until: int | None = None,
         points: Points | None = None,
         before: Callable[[int], None] | None = None,
-    ) -> None:
+        enough: Enough | None = None,
+    ) -> int:
         """Run the loop on rows of the pool; see `holdfast.train.optimise`.
 
         Raises:
             DataError: a row is longer than the model's context; before the first step.
         """
         self.run.encoder.check(row for some in rows.values() for row in some)
-        optimise(
+        return optimise(
             params,
             gradient,
             Stream(rows, self.run.encoder, loop, self.run.seed),
@@ -132,6 +137,7 @@ class Session:
             until=until,
             points=points,
             before=before,
+            enough=enough,
         )
 
 
@@ -212,7 +218,7 @@ def _train(defence: TrainedDefence, session: Session) -> Hardened:
         diagnostics = defence.diagnostic(run, state)
     return Hardened(
         run.model,
-        defence.loop.steps,
+        session.steps,
         session.meter.total,
         diagnostics,
         state=getattr(state, "keep", None) or {},
@@ -276,7 +282,7 @@ def trained(
             params = stack.enter_context(lora(model, loop.lora, seed_of(run.seed, "init", "lora")))
         with session.meter.on():
             state = method.begin(run, params, state)
-        session.optimise(
+        session.steps = session.optimise(
             method.name(),
             params,
             _gradient(method, model, params, state),
@@ -285,6 +291,7 @@ def trained(
             until=until,
             points=points,
             before=(lambda step: method.on_step(step, state)) if method.writes("on_step") else None,
+            enough=method.enough(run, state) if until is None else None,
         )
         yield state, params
 
