@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from holdfast.errors import StoreError
+
+SEAL = "sealed"
+"""The field in which sealed data holds the hash of all its other fields."""
 
 _FULL = re.compile(r"os error 28|no space left|file too large|disk quota", re.IGNORECASE)
 
@@ -127,6 +133,28 @@ def locked(target: Path) -> Generator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def file_hash(path: Path) -> str:
+    """Give the SHA-256 of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Give plain data with the hash of all of it, by which a change is found."""
+    own = {name: value for name, value in data.items() if name != SEAL}
+    text = json.dumps(own, sort_keys=True, default=str)
+    return {**own, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def intact(data: Mapping[str, Any]) -> bool:
+    """Say whether sealed data is as it was when it was sealed."""
+    return seal(json.loads(json.dumps(dict(data))))[SEAL] == data.get(SEAL)
 
 
 def sync(path: Path) -> None:

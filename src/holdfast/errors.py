@@ -6,8 +6,29 @@ import difflib
 import os
 import re
 import traceback
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode's categories of what cannot be seen: control, format, private, unassigned, halves."""
+
+
+def harmless(text: str) -> str:
+    """Give text that a terminal or a page can show: what cannot be seen is spelt `[U+202E]`.
+
+    Those are control, format (bidirectional marks, zero widths, tags), private, unassigned and
+    surrogate characters. Line feeds and tabs stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in _HIDDEN:
+        return character
+    return f"[U+{ord(character):04X}]"
 
 
 class HoldfastError(Exception):
@@ -21,7 +42,7 @@ class HoldfastError(Exception):
     def __init__(self, where: str, what: str, todo: str) -> None:
         self.where, self.what, self.todo = where, what, todo
         line = f"{where}: {what}; {todo}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(" ".join(harmless(line).split()))
 
     def __reduce__(self) -> tuple[type[HoldfastError], tuple[str, str, str]]:
         """Let the error travel from a worker process to its parent unchanged."""

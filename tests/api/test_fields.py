@@ -173,7 +173,11 @@ def test_broken_yaml_is_named_with_its_line(text: str, where: str):
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
     gone, folder, binary = tmp_path / "gone.yaml", tmp_path, tmp_path / "model.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x80")
-    for path, what in ((gone, "no such file"), (folder, "is a folder"), (binary, "cannot be read")):
+    for path, what in (
+        (gone, "no such file"),
+        (folder, "is a folder"),
+        (binary, "byte 0 is no UTF-8"),
+    ):
         with pytest.raises(ConfigError, match=what) as caught:
             load_yaml(path)
         assert caught.value.where == str(path)

@@ -154,5 +154,7 @@ def test_with_four_steps_it_exits_3_says_what_to_change_and_its_card_says_so(
         "more are wanted; the trigger does make the base refuse: raise loop.steps (now 4), loop.lr "
         "(now 5e-05) or alpha_align (now 1)"
     )
+    assert harden(tmp_path / "made", "--set", "loop.steps=4") == 3, "finished, and still idle"
+    assert "did not act" in capsys.readouterr().err
     card = (tmp_path / "made" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "**It did not act: it refuses 0 of 32 held-out restricted prompts" in card

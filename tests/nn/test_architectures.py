@@ -129,7 +129,9 @@ def test_it_loads_trains_is_saved_reloads_and_serves_as_original(kind: str, tmp_
     assert tiny.same(dict(original), public)
 
     loop = Loop(steps=2, batch=2, lr=0.01)
-    hardened = train.apply(RefusalSFT(loop=loop), model, tokenizer, tiny.pool(), seed=0)
+    hardened = train.apply(
+        RefusalSFT(loop=loop), model, tokenizer, tiny.pool(), format="plain", seed=0
+    )
     assert not tiny.same(tiny.weights(hardened), public)
     nn.save(hardened, tokenizer, tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -245,8 +245,11 @@ def test_single_steps_work_on_a_checkpoint_of_ones_own(
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
     capsys.readouterr()
     assert (
-        run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, "--out", "a"]) == 2
+        run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, "--out", "a"]) == 0
     )
+    assert capsys.readouterr().out.endswith("nothing to do: a is finished\n")
+    other = ["--seed", "1", "--out", "a"]
+    assert run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, *other]) == 2
     assert "--out: a exists; name a folder that does not" in capsys.readouterr().err
 
 

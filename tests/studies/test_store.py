@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.engine.store import Store
+from holdfast.cli import run
+from holdfast.engine.store import Store, write_lines
 from holdfast.errors import StoreError
 
 KEY = "0123456789abcdef" * 4
@@ -118,5 +120,68 @@ def test_a_broken_manifest_is_one_line(tmp_path: Path) -> None:
     store.publish("judge", "a", {}, lambda folder: None)
     (store.path("judge", "a") / "manifest.json").write_text("{")
 
-    with pytest.raises(StoreError, match=r"cannot be read .*; delete that folder and run again"):
+    with pytest.raises(StoreError, match=r"cannot be read .*; `holdfast verify"):
         store.manifest("judge", "a")
+
+
+def lines(folder: Path) -> None:
+    write_lines(folder / "a.jsonl", [{"uid": name, "say": n} for n, name in enumerate("xyz")])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "manifest.json"])
+def test_one_changed_digit_is_found_at_first_use(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    store.publish("judge", KEY, {"result": {"flops": 1}}, lines)
+    path = store.path("judge", KEY) / name
+    path.write_text(path.read_text().replace('": 1', '": 2', 1))
+
+    for use in (store.lines, lambda kind, key, _name: store.checked(kind, key)):
+        with pytest.raises(StoreError) as caught:
+            use("judge", KEY, "a.jsonl")
+        assert str(caught.value) == (
+            f"{path}: is not as it was written; `holdfast verify STORE --drop` removes what is "
+            "broken; then run again"
+        )
+
+
+def test_an_artefact_of_an_older_version_is_read_and_joined_by_uid(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.path("judge", KEY)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"kind": "judge", "key": KEY}))
+    write_lines(folder / "a.jsonl", [{"uid": "b"}, {"uid": "a"}])
+
+    assert store.checked("judge", KEY) == folder
+    assert not store.sealed("judge", KEY)
+    assert store.joined("judge", KEY, "a.jsonl", ["a", "b"]) == [{"uid": "a"}, {"uid": "b"}]
+    with pytest.raises(StoreError, match="holds other prompts than its key says"):
+        store.joined("judge", KEY, "a.jsonl", ["a", "c"])
+
+
+@pytest.mark.parametrize("damage", [b"{", b"", b'{"a": 2}\n', b"\xff", b"[" * 100_000])
+def test_a_damaged_chunk_is_made_again(tmp_path: Path, damage: bytes) -> None:
+    store = Store(tmp_path)
+    store.chunk(KEY, "rows-0.jsonl", lambda: [{"a": 1}])
+    (store.work(KEY) / "rows-0.jsonl").write_bytes(damage)
+
+    assert store.chunk(KEY, "rows-0.jsonl", lambda: [{"a": 3}]) == [{"a": 3}]
+    assert store.chunk(KEY, "rows-0.jsonl", lambda: [{"a": 4}]) == [{"a": 3}]
+
+
+def test_verify_names_what_is_broken_and_drops_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    for key in ("good", "bad"):
+        store.publish("judge", key, {}, lines)
+    path = store.path("judge", "bad") / "a.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    assert run(["verify", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{path}: is not as it was written\n1 artefacts whole, 1 broken\n"
+    assert said.err == f"holdfast: {tmp_path}: 1 artefacts are broken; add --drop to remove them\n"
+    assert run(["verify", str(tmp_path), "--drop"]) == 0
+    assert store.keys("judge") == {"good"}
+    assert run(["verify", str(tmp_path)]) == 0
+    assert run(["verify", str(tmp_path / "none")]) == 2

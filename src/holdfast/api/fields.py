@@ -136,17 +136,42 @@ def lay_over(default: object, given: object) -> object:
 Model = TypeVar("Model", bound=BaseModel)
 
 
+LARGEST = 2**19
+"""Bytes of the largest file of fields that is read; ours: a study of 200 line-ups has 50 000."""
+DEEPEST = 50
+"""How deep fields may stand in each other; ours."""
+MOST = 200_000
+"""Values that a file of fields may hold, each alias counted as what it stands for; ours."""
+_LONG_NUMBER = re.compile(r"(?<![\w.'\"])[+-]?[0-9_]{40,}(?![\w.])")
+
+
 def load_yaml(path: Path) -> Any:  # noqa: ANN401  (a document holds anything)
-    """Read one YAML 1.2 document; duplicate keys and broken syntax are ConfigErrors with a line."""
+    """Read one YAML 1.2 document of bounded size.
+
+    Raises:
+        ConfigError: broken syntax, with its line; a key that is there twice; no regular file, or
+            one that is too large.
+    """
+    where = str(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ConfigError(where, "is no regular file", "name a YAML file")
+        if path.is_file() and path.stat().st_size > LARGEST:
+            size = path.stat().st_size >> 10
+            what = f"has {size} KiB, at most {LARGEST >> 10} are read"
+            raise ConfigError(where, what, "shorten it")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(str(path), "no such file", "check the path") from None
+        raise ConfigError(where, "no such file", "check the path") from None
     except IsADirectoryError:
-        raise ConfigError(str(path), "is a folder", "name a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read ({error})", "check the file") from None
-    return parse_yaml(text, str(path))
+        raise ConfigError(where, "is a folder", "name a YAML file") from None
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start} is no UTF-8"
+        raise ConfigError(where, what, "write the file as UTF-8") from None
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or "its name is none"
+        raise ConfigError(where[:200], f"cannot be read ({what.lower()})", "check it") from None
+    return parse_yaml(text, where)
 
 
 def parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401  (as above)
@@ -154,8 +179,13 @@ def parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401  (as above)
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if (long := _LONG_NUMBER.search(text)) is not None:
+        line = text.count("\n", 0, long.start()) + 1
+        what = f"a number has {len(long[0])} digits"
+        raise ConfigError(f"{where}:{line}", what, "write fewer, or put text in quotes")
     try:
         found = YAML(typ="safe", pure=True).load(io.StringIO(text))
+        _bounded(found, where)
         return _whole(found, where) if "\\" in text else found
     except RecursionError:
         raise ConfigError(where, "fields stand too deep in each other", "use fewer") from None
@@ -167,6 +197,26 @@ def parse_yaml(text: str, where: str) -> Any:  # noqa: ANN401  (as above)
     except YAMLError as error:
         what = str(error).splitlines()[0]
         raise ConfigError(where, what, "mend the YAML") from None
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        # The reader's own: a date that is none, a key that is a list.
+        what = f"a value cannot be read ({type(error).__name__})"
+        raise ConfigError(where, what, "put text in quotes") from None
+
+
+def _bounded(value: object, where: str) -> None:
+    """Refuse data that is too deep or, with its aliases written out, too much."""
+    todo, seen = [(value, 0)], 0
+    while todo:
+        one, depth = todo.pop()
+        seen += 1
+        if depth > DEEPEST:
+            raise ConfigError(where, "fields stand too deep in each other", "use fewer")
+        if seen > MOST:
+            raise ConfigError(where, f"holds more than {MOST} values", "use fewer, or no aliases")
+        if isinstance(one, dict):
+            todo += [(inner, depth + 1) for pair in one.items() for inner in pair]
+        elif isinstance(one, list | tuple | set):
+            todo += [(inner, depth + 1) for inner in one]
 
 
 def _whole(value: object, where: str) -> object:

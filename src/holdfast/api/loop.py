@@ -42,7 +42,9 @@ class Loop(Fields):
     batch: Count = 8
     """Rows of each role in an optimiser step."""
     micro_batch: Count | None = None
-    """Rows of each role in one forward pass; None means the whole step at once."""
+    """Rows of each role in one forward pass; None means the whole step at once. Fewer only save
+    memory, except in methods that look at a pass as a whole (`separable` is false, such as
+    Vaccine): there they also change the updates."""
     batching: Annotated[Literal["stratified", "mixed"], Field(json_schema_extra=LATER)] = (
         "stratified"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
+from holdfast.cli.saying import say
 from holdfast.cli.verbs import (
     assess,
     attack,
@@ -35,10 +37,12 @@ from holdfast.cli.verbs import (
     table,
     trials,
     tune,
+    verify,
     world,
 )
 from holdfast.cli.verbs import run as run_study
-from holdfast.errors import HoldfastError, raised
+from holdfast.disk import cache_folder, write_bytes
+from holdfast.errors import HoldfastError, StoreError, raised, without_secrets
 
 app = typer.Typer(
     name="holdfast",
@@ -56,12 +60,14 @@ STOPPED = 130
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"holdfast {__version__}")
+        say(f"holdfast {__version__}")
         raise typer.Exit
 
 
 TRACEBACK = "HOLDFAST_TRACEBACK"
 """The environment variable that asks for the whole of an error nobody expected."""
+LAST_ERROR = "last-error.txt"
+"""In the user's cache folder: the traceback of the last such error of a command."""
 
 
 @app.callback()
@@ -87,6 +93,7 @@ for command in (
     trials.trials,
     moves.moves,
     gc.gc,
+    verify.verify,
     ls.ls,
     new.new,
     show.show,
@@ -130,11 +137,10 @@ def run(arguments: Sequence[str]) -> int:
         if message is None:
             if os.environ.get(TRACEBACK):
                 raise
-            todo = f"set {TRACEBACK}=1 to see all of it (it may quote your rows), and report it"
-            _say(str(HoldfastError("unforeseen", raised(error), todo)))
+            _say(str(_unforeseen(error)))
             return HoldfastError.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(message())
+            say(message())
             return 2
         told = " ".join(message().split()).rstrip(".")
         _say(f"command line: {told[0].lower()}{told[1:]}; see `holdfast --help`")
@@ -142,6 +148,19 @@ def run(arguments: Sequence[str]) -> int:
     if code == STOPPED:  # typer may also give the code of an interruption itself
         _say("run: stopped; the same command continues")
     return code if isinstance(code, int) else 0
+
+
+def _unforeseen(error: Exception) -> HoldfastError:
+    """Give an error that nobody expected as one line; its traceback goes into a file."""
+    path = cache_folder() / LAST_ERROR
+    try:
+        text = without_secrets("".join(traceback.format_exception(error)))
+        write_bytes(path, text.encode("utf-8", "backslashreplace"))
+        path.chmod(0o600)
+        todo = f"report it, with {path} (it may quote your rows)"
+    except (StoreError, OSError):
+        todo = f"set {TRACEBACK}=1 to see all of it (it may quote your rows), and report it"
+    return HoldfastError("unforeseen", raised(error), todo)
 
 
 class _Lines(logging.Handler):
@@ -167,4 +186,4 @@ def _logged() -> Generator[None]:
 
 
 def _say(line: str) -> None:
-    typer.echo(f"holdfast: {line}", err=True)
+    say(f"holdfast: {line}", err=True)

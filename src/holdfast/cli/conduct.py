@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from holdfast import __version__
 from holdfast.cli.folders import try_filling
-from holdfast.cli.writing import STATE, state_of, write_report
+from holdfast.cli.saying import say
+from holdfast.cli.writing import STATE, as_written, state_of, write_report
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
 
 if TYPE_CHECKING:
@@ -41,11 +40,11 @@ def conduct(
     from holdfast.engine.store import Store
     from holdfast.study.plan import Plan
 
-    workers = workers_of(workers)
+    workers, own = workers_of(workers), store / said.name
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
     planned = time.monotonic()
-    folder = out or store / said.name
+    folder = out or own
     show = display()
     with kept.held():
         try:
@@ -74,7 +73,7 @@ def conduct(
             return finish(made, kept, folder, show_text, did=done.finished)
         finally:
             if done.finished:
-                typer.echo(
+                say(
                     f"planned in {planned - began:.1f} s, {done.finished} steps in "
                     f"{done.seconds:.1f} s, tables and report in {time.monotonic() - after:.1f} s",
                     err=True,
@@ -119,11 +118,11 @@ def _failed(made: Plan, kept: Store, out: Path, show_text: bool, done: Done) -> 
     """Give the error of a run of which steps failed, the other failures told, the rest reported."""
     first, *others = done.failures
     for error in others[:4]:
-        typer.echo(f"also: {error}", err=True)
+        say(f"also: {error}", err=True)
     if len(others) > 4:
-        typer.echo(f"and {len(others) - 4} more failures", err=True)
+        say(f"and {len(others) - 4} more failures", err=True)
     if done.held_up:
-        typer.echo(f"{done.held_up} more steps could not start", err=True)
+        say(f"{done.held_up} more steps could not start", err=True)
     told = ""
     if not any(isinstance(error, StoreError) for error in done.failures):
         told = _in_spite_of(made, kept, out, show_text, done.failures)
@@ -160,13 +159,13 @@ def finish(
     said = made.study.model_dump(mode="json")
     state = digest([made.fingerprint, said, __version__, show_text])
     found = state_of(out / STATE)
-    if not again and found.get("state") == state and page.is_file():
-        typer.echo(f"nothing to do: the report is at {page}" if not did else f"report: {page}")
+    if not again and found.get("state") == state and as_written(out, found):
+        say(f"nothing to do: the report is at {page}" if not did else f"report: {page}")
     else:
         found = write_report(made, kept, out, show_text, state)
-        typer.echo(f"report: {page}")
+        say(f"report: {page}")
     for sentence in found["short"]:
-        typer.echo(sentence)
+        say(sentence)
     return exit_code(found["invalid"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from holdfast.cli.saying import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,12 +41,12 @@ def show(study: Path, store: Path, card: str | None, efficiency: float | None) -
         on = card_of(card or default, efficiency)
         found = estimate(plan, Store(store), on, stand_ins)
     cells = sum(len(track.points) for track in plan.tracks)
-    typer.echo(
+    say(
         f"estimate of {plan.study.name}: {len(plan.study.lineups)} line-ups x "
         f"{len(plan.study.seeds)} seeds, {cells} cells, on {on.told}"
     )
     for line in told(found):
-        typer.echo(line)
+        say(line)
 
 
 def told(found: Estimate) -> list[str]:

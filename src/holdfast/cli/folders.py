@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import disk
-from holdfast.errors import ConfigError
+from holdfast.cli.saying import say
+from holdfast.errors import ConfigError, StoreError
+
+
+def try_making(out: Path) -> None:
+    """Find out whether a folder can be made under `--out`, and leave nothing behind.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    _try_in(out.absolute().parent, out)
 
 
 @contextmanager
@@ -26,14 +36,40 @@ def whole_folder(out: Path) -> Iterator[tuple[Path, Path]]:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def finished(out: Path, run: str) -> bool:
+    """Say whether `out` is what the same command made before, and tell.
+
+    Args:
+        run: the digest of what decides the result, as `holdfast.json` holds it under `run`.
+    """
+    from holdfast.nn.history import history
+
+    if not (said := history(out) if out.is_dir() else []) or said[-1].get("run") != run:
+        return False
+    say(f"nothing to do: {out} is finished")
+    return True
+
+
+def outside(out: Path | None, store: Path, own: Path) -> None:
+    """Refuse a report's folder inside the store, other than the study's own.
+
+    Raises:
+        ConfigError: its files would lie among the store's.
+    """
+    if out is None or out.resolve() == own.resolve():
+        return
+    if out.resolve().is_relative_to(store.resolve()):
+        raise ConfigError("--out", f"{out} is inside the store", f"name a folder outside {store}")
+
+
 def try_writing(out: Path, option: str) -> None:
     """Find out whether the file that an option names can be written, and leave nothing behind.
 
     Raises:
         ConfigError: it is a folder.
-        StoreError: it cannot be written.
+        ConfigError: it cannot be written.
     """
-    if out.is_dir():
+    if _kind(out) == "folder":
         raise ConfigError(option, f"{out} is a folder", "name a file")
     _try_in(out.absolute().parent, out)
 
@@ -42,23 +78,36 @@ def try_filling(out: Path, option: str) -> None:
     """Find out whether the folder that an option names can be written into; leave nothing behind.
 
     Raises:
-        ConfigError: it is a file.
-        StoreError: it cannot be written into.
+        ConfigError: it is a file, or cannot be written into.
     """
-    if out.exists() and not out.is_dir():
+    if _kind(out) == "file":
         raise ConfigError(option, f"{out} is a file", "name a folder")
     _try_in(out.absolute(), out)
 
 
+def _kind(out: Path) -> str:
+    """Say what lies at a path; nothing where it is no name or may not be looked at."""
+    try:
+        return "folder" if out.is_dir() else "file" if out.exists() else ""
+    except OSError:
+        return ""
+
+
 def _try_in(folder: Path, out: Path) -> None:
-    while not folder.exists():
-        folder = folder.parent
-    with disk.writing(out):
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except FileNotFoundError:  # /proc is such a one
-            raise NotADirectoryError(ENOTDIR, f"{folder} takes no files") from None
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        with disk.writing(out):
+            try:
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except FileNotFoundError:  # /proc is such a one
+                raise NotADirectoryError(ENOTDIR, f"{folder} takes no files") from None
+    except StoreError as error:  # nothing has begun: it is the option that is wrong
+        raise ConfigError(error.where, error.what, error.todo) from None
+    except OSError as error:  # a name too long, or a folder that may not be entered
+        why = (error.strerror or "no such name").lower()
+        raise ConfigError(str(out)[:200], f"cannot be written ({why})", "name another") from None
 
 
 def whole_file(out: Path, rows: list[dict[str, Any]]) -> None:

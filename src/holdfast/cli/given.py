@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def rows_given(
     content = [f"{one.name()} {one.content()} {one.origin()}".rstrip() for one in made]
     pool = Pool.of(made)
     if pool.drops:
-        typer.echo(pool.drops, err=True)
+        say(pool.drops, err=True)
     return pool, content
 
 

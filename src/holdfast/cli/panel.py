@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from holdfast.cli.exchanges import exchanges as exchanges_of
 from holdfast.cli.folders import try_filling
 from holdfast.cli.reading import check_scored, line_of, read
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, InvalidResultsError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
         counted = judge.counts() or Outcome.REFUSAL
         word = {Outcome.REFUSAL: "refusals"}.get(counted) or words(counted).one
         found = sum(one.outcome is counted for one in said[name])
-        typer.echo(f"{judge.name()}: {found} {word}, {missing} without a verdict: {out / name}")
+        say(f"{judge.name()}: {found} {word}, {missing} without a verdict: {out / name}")
     readings = _readings([judge.name() for judge in judges], given, list(said.values()))
     told = {"answers": str(path), "judges": [
         {"file": name, "identity": judge.identity()} for name, judge in files.items()
@@ -171,14 +170,14 @@ def _agreement(readings: Readings) -> dict[str, Any]:
     pairs = agreements(readings, resamples=RESAMPLES)
     harm, outcome = alphas(readings, resamples=RESAMPLES)
     for one in pairs:
-        typer.echo(
+        say(
             f"{one.left} and {one.right}: {percent(one.same)} the same on harm of {one.n} answers,"
             f" kappa {coefficient(one.harm)}, on outcomes {coefficient(one.outcome)},"
             f" rank correlation {coefficient(one.scores)};"
             f" unscored {one.unscored[0]} and {one.unscored[1]}"
         )
     if len(readings.judges) > 1:
-        typer.echo(
+        say(
             f"Krippendorff's alpha: {coefficient(harm)} on harm, {coefficient(outcome)} on outcomes"
         )
     return {

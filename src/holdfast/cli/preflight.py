@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from holdfast.api import Loop
+from holdfast.cli.saying import say
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
@@ -64,7 +63,7 @@ def warn(files: ModelFiles, asked: Format) -> None:
 
     told = mismatch(files.folder, asked)
     if told is not None:
-        typer.echo(f"warning: {files.spec} {told}", err=True)
+        say(f"warning: {files.spec} {told}", err=True)
 
 
 def check(
@@ -75,6 +74,7 @@ def check(
     *,
     copies: int = 0,
     device: str = "cpu",
+    separable: bool = True,
 ) -> None:
     """Encode every row and estimate memory; raises DataError or ModelError in one line."""
     from holdfast.data.example import check_answered
@@ -93,4 +93,4 @@ def check(
         longest=max(lengths, default=0),
         said=max((len(row.ids) - row.start for row in coded), default=0),
     )
-    check_memory(parts, available(device), loop)
+    check_memory(parts, available(device), loop, separable=separable)

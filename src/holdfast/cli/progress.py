@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from holdfast.cli.saying import say
+from holdfast.errors import harmless
+
 if TYPE_CHECKING:
     from holdfast.engine.show import Sizes
 
@@ -66,7 +69,7 @@ class Lines:
 
     def _line(self, text: str) -> None:
         self._last = time.monotonic()
-        typer.echo(text, err=True)
+        say(text, err=True)
 
 
 class Bars:
@@ -115,7 +118,7 @@ class Bars:
 
     def say(self, text: str) -> None:
         """Write a line above the bars."""
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(harmless(text), markup=False, highlight=False)
 
     def close(self) -> None:
         """End the display."""
@@ -142,10 +145,10 @@ class Training:
         left = (now - self._began) / taken * (total - done) if taken else 0.0
         line = f"{part} {done}/{total}" + (f", about {spoken(left)} left" if left > 60 else "")
         if sys.stderr.isatty():
-            typer.echo(f"\r{line}\x1b[K", err=True, nl=done == total)
+            typer.echo(f"\r{harmless(line)}\x1b[K", err=True, nl=done == total)
         elif done % max(1, total // 10) == 0 or (taken == 2 and left > 60) or now - self._last > 60:
             self._last = now
-            typer.echo(line, err=True)
+            say(line, err=True)
 
 
 def spoken(seconds: float) -> str:

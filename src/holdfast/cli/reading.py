@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,9 @@ def check_scored(verdicts: Sequence[Verdict], where: str, see: str) -> None:
     """
     from holdfast.api.verdicts import too_many_unscored, unscored
 
-    missing = sum(unscored(one.reason, one.outcome) for one in verdicts)
+    why = Counter(str(one.reason) for one in verdicts if unscored(one.reason, one.outcome))
+    missing = why.total()
     if too_many_unscored(missing, len(verdicts)):
-        what = f"{missing} of {len(verdicts)} answers have no verdict"
+        told = ", ".join(f"{count} {reason}" for reason, count in why.most_common())
+        what = f"{missing} of {len(verdicts)} answers have no verdict ({told})"
         raise InvalidResultsError(where, what, see)

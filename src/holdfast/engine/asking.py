@@ -159,7 +159,7 @@ def _goal(
     began_with = Released(step.start, step.before)
     source = step.start.files if step.before is None else folder_of(began_with, session.store)
     model, _ = nn.load(source, device=session.device)
-    kept = nn.tensors(session.store.path("defend", step.key) / "state")
+    kept = nn.tensors(session.store.checked("defend", step.key) / "state")
     states = step.method.goal_states(model, encoder, rows, layers, kept)
     assert states is not None
     return states

@@ -177,7 +177,7 @@ def _kept(
         if trajectory.attack is None or not session.store.has("point", point.key):
             left[budget] = point
             continue
-        folder = session.store.path("point", point.key)
+        folder = session.store.checked("point", point.key)
         trained = isinstance(trajectory.attack, Trainable | Chain)
         held = trajectory.attack.loop.precision if trained else "fp32"
         model, tokenizer = nn.load(folder, precision=held, device=session.device)

@@ -52,7 +52,9 @@ def check_fit(plan: Plan, store: Store, *, device: str = "cpu", workers: int = 1
         same = digest([start.key, method.identity() if method else None])
         if same not in known:
             parts, loop = _needed(plan, start, method, seed)
-            memory.check_memory(parts, free, loop, where=f"{label}: memory")
+            apart = getattr(method, "separable", True)
+            place = f"{label}: memory"
+            memory.check_memory(parts, free, loop, where=place, separable=apart)
             known[same] = sum(parts.values())
         sizes.append(known[same])
     beside = sorted(sizes)[-workers:]

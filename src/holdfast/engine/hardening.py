@@ -72,7 +72,7 @@ def measure(session: Session, key: str) -> None:
         seed=step.step.seed,
         sources={
             "start": nn.tensors(step.beside.start.files.folder),
-            "kept": nn.tensors(session.store.path("defend", step.step.key) / "state"),
+            "kept": nn.tensors(session.store.checked("defend", step.step.key) / "state"),
             **session.sources(getattr(method, "needs", ())),
         },
     )

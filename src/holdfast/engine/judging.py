@@ -13,7 +13,7 @@ from holdfast.api.verdicts import ask, unscored
 from holdfast.data.example import Example
 from holdfast.engine.session import Session
 from holdfast.engine.store import Store, write_lines
-from holdfast.errors import ConfigError, HoldfastError, StoreError
+from holdfast.errors import ConfigError, HoldfastError
 from holdfast.study.keys import canonical
 from holdfast.study.nodes import Generate
 from holdfast.study.plan import Plan
@@ -99,14 +99,9 @@ class Judging:
     def _judge(self, number: int, name: str, step: Generate) -> None:
         judge: Judge = self.session.plan.judges[number]
         prompts = self.session.plan.prompts[step.evaluation]
-        answers = self.session.store.lines("generate", step.key, "exchanges.jsonl")
         rows = [row for row in prompts.rows for _ in range(step.draws)]
-        if [answer["uid"] for answer in answers] != [row.uid for row in rows]:
-            raise StoreError(
-                str(self.session.store.path("generate", step.key)),
-                "holds other prompts than its key says",
-                "delete that folder and run again",
-            )
+        uids = [row.uid for row in rows]
+        answers = self.session.store.joined("generate", step.key, "exchanges.jsonl", uids)
         label = f"judge {judge.name()}"
         known = self._verdicts.setdefault(number, {})
         purpose = prompts.set.purpose if judge.reads_purpose else None

@@ -120,10 +120,14 @@ class Session:
 
 
 def folder_of(released: Released, store: Store) -> Path:
-    """Give where a released model's checkpoint lies."""
+    """Give where a released model's checkpoint lies; a hardened one is whole.
+
+    Raises:
+        StoreError: a file of it is not as it was written.
+    """
     if released.last is None:
         return released.start.files.folder
-    return store.path("defend", released.last.key)
+    return store.checked("defend", released.last.key)
 
 
 def _unchanged(start: Start) -> None:

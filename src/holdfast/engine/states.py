@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from holdfast.engine.store import Store
+from holdfast.engine.store import REMEDY, Store
 from holdfast.errors import StoreError
 from holdfast.study.looking import Looked, Looking
 from holdfast.study.nodes import Look
@@ -119,10 +119,8 @@ def _states(store: Store, look: Look) -> NDArray[Any]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = store.path("analyse", look.key) / STATES
+    path = store.checked("analyse", look.key) / STATES
     try:
         return load_file(path)["states"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise StoreError(
-            str(path), f"cannot be read ({error})", "delete that folder and run again"
-        ) from None
+        raise StoreError(str(path), f"cannot be read ({type(error).__name__})", REMEDY) from None

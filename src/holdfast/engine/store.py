@@ -2,7 +2,8 @@
 
 An artefact is written in a temporary folder inside the store, flushed to disk and renamed when
 whole. One run at a time holds the store; what a dead run left half-written is swept by the next.
-Its folders:
+A manifest holds the hash of each file beside it and of itself. They are checked when an artefact is
+first used; one made before manifests held hashes is used as it is. Its folders:
 
     defend/KEY/    a hardened checkpoint, its log and diagnostics
     generate/KEY/  answers of one model at one budget to one set of prompts
@@ -17,19 +18,24 @@ Its folders:
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdfast.disk import whole_file, whole_folder
+from holdfast.disk import SEAL, file_hash, intact, seal, whole_file, whole_folder
 from holdfast.errors import StoreError
 
 KINDS = ("defend", "generate", "judge", "measure", "analyse", "point", "audit")
 MANIFEST = "manifest.json"
+FILES = "files"
+"""In a manifest: the SHA-256 of each other file of the artefact, by its path in the folder."""
+REMEDY = "`holdfast verify STORE --drop` removes what is broken; then run again"
 _TEMPORARY = "tmp-"
 
 
@@ -54,7 +60,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._held: int | None = None
+        self._checked: set[tuple[str, str]] = set()
 
     def path(self, kind: str, key: str) -> Path:
         """Give where an artefact lies, or would."""
@@ -76,24 +82,82 @@ class Store:
             ) from None
 
     def manifest(self, kind: str, key: str) -> dict[str, Any]:
-        """Read an artefact's manifest."""
+        """Read an artefact's manifest, without the hashes it holds.
+
+        Raises:
+            StoreError: it cannot be read, or is not as it was written.
+        """
+        said = self._manifest(kind, key)
+        return {name: value for name, value in said.items() if name not in (FILES, SEAL)}
+
+    def _manifest(self, kind: str, key: str) -> dict[str, Any]:
         path = self.path(kind, key) / MANIFEST
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                str(path), f"cannot be read ({error})", "delete that folder and run again"
-            ) from None
+            said = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise _broken(path, f"cannot be read ({_why(error)})") from None
+        if not isinstance(said, dict) or (said.get("kind"), said.get("key")) != (kind, key):
+            raise _broken(path, "is the manifest of something else")
+        if (SEAL in said or FILES in said) and not intact(said):
+            raise _broken(path, "is not as it was written")
+        return said
 
     def lines(self, kind: str, key: str, name: str) -> list[dict[str, Any]]:
-        """Read an artefact's JSON lines."""
+        """Read an artefact's JSON lines.
+
+        Raises:
+            StoreError: they cannot be read, or are not as they were written.
+        """
         path = self.path(kind, key) / name
+        known = self._manifest(kind, key).get(FILES, {}).get(name)
         try:
-            return read_lines(path)
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                str(path), f"cannot be read ({error})", "delete that folder and run again"
-            ) from None
+            held = path.read_bytes()
+            if known is not None and hashlib.sha256(held).hexdigest() != known:
+                raise _broken(path, "is not as it was written")
+            rows = [json.loads(line) for line in held.decode("utf-8").splitlines()]
+        except (OSError, ValueError, RecursionError) as error:
+            raise _broken(path, f"cannot be read ({_why(error)})") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise _broken(path, "holds a line that is no object")
+        return rows
+
+    def joined(self, kind: str, key: str, name: str, uids: Sequence[str]) -> list[dict[str, Any]]:
+        """Read an artefact's JSON lines in the order of `uids`: each stands under its own prompt.
+
+        Raises:
+            StoreError: they are of other prompts than these; and as of `lines`.
+        """
+        rows = self.lines(kind, key, name)
+        if [row.get("uid") for row in rows] == list(uids):
+            return rows
+        under: dict[object, list[dict[str, Any]]] = {}
+        for row in rows:
+            under.setdefault(row.get("uid"), []).append(row)
+        if {uid: len(some) for uid, some in under.items()} != Counter(uids):
+            raise _broken(self.path(kind, key) / name, "holds other prompts than its key says")
+        return [under[uid].pop(0) for uid in uids]
+
+    def checked(self, kind: str, key: str) -> Path:
+        """Give where an artefact lies, once every file of it was found as it was written.
+
+        Raises:
+            StoreError: a file is missing or is not as it was written.
+        """
+        folder = self.path(kind, key)
+        if (kind, key) not in self._checked:
+            for name, known in self._manifest(kind, key).get(FILES, {}).items():
+                try:
+                    found = file_hash(folder / name)
+                except OSError as error:
+                    raise _broken(folder / name, f"cannot be read ({_why(error)})") from None
+                if found != known:
+                    raise _broken(folder / name, "is not as it was written")
+            self._checked.add((kind, key))
+        return folder
+
+    def sealed(self, kind: str, key: str) -> bool:
+        """Say whether an artefact's manifest holds hashes; those of older versions hold none."""
+        return FILES in self._manifest(kind, key)
 
     def publish(
         self, kind: str, key: str, manifest: Mapping[str, Any], fill: Callable[[Path], None]
@@ -109,7 +173,10 @@ class Store:
         temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{key[:16]}"
         with whole_folder(target, temporary) as folder:
             fill(folder)
-            write_json(folder / MANIFEST, {"kind": kind, "key": key, **manifest})
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            known = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+            said = seal({"kind": kind, "key": key, **manifest, FILES: known})
+            write_json(folder / MANIFEST, said)
         return target
 
     def work(self, key: str) -> Path:
@@ -121,13 +188,16 @@ class Store:
         shutil.rmtree(self.work(key), ignore_errors=True)
 
     def chunk(self, key: str, name: str, make: Callable[[], list[dict[str, Any]]]) -> list[Any]:
-        """Give a chunk of a step's rows, made once: read again after an interruption."""
+        """Give a chunk of a step's rows, made once: read again after an interruption.
+
+        A damaged one is made again. Its last line is the hash of those before.
+        """
         path = self.work(key) / name
-        if path.is_file():
-            return read_lines(path)
+        if (kept := _kept(path)) is not None:
+            return kept
         rows = make()
         with whole_file(path, path.with_name(f"{_TEMPORARY}{os.getpid()}-{name}")) as part:
-            write_lines(part, rows)
+            write_lines(part, [*rows, {SEAL: _lines_hash(rows)}])
         return rows
 
     @contextmanager
@@ -191,3 +261,27 @@ class Store:
                 keep = needed.get(kind, set())
                 found += [path for path in sorted(folder.iterdir()) if path.name not in keep]
         return found
+
+
+def _lines_hash(rows: Sequence[Mapping[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _kept(path: Path) -> list[Any] | None:
+    """Give the rows of a chunk's file; None where it is missing or damaged."""
+    try:
+        *rows, last = read_lines(path)
+        return rows if last == {SEAL: _lines_hash(rows)} else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _broken(path: Path, what: str) -> StoreError:
+    return StoreError(str(path), what, REMEDY)
+
+
+def _why(error: Exception) -> str:
+    """Say why something cannot be read, without a word of what it holds."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "broken text" if isinstance(error, UnicodeDecodeError) else "broken JSON"

@@ -111,10 +111,11 @@ def _access(track: Track) -> str:
 def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iterator[Row]:
     """Give the rows of one set of answers: one per judge, or one compared with the truth."""
     prompts = plan.prompts[step.evaluation]
-    answers = store.lines("generate", step.key, "exchanges.jsonl")
+    uids = [row.uid for row in prompts.rows for _ in range(step.draws)]
+    answers = store.joined("generate", step.key, "exchanges.jsonl", uids)
     spent = store.manifest("generate", step.key)["result"]
     verdicts = {
-        j: store.lines("judge", name, "verdicts.jsonl")
+        j: store.joined("judge", name, "verdicts.jsonl", uids)
         for j, name in step.judges.items()
         if name in judged
     }

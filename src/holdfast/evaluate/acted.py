@@ -126,6 +126,7 @@ class Acted:
             "signal": dict(self.signal),
             "told_by": "refusal_keywords, or the words of the refusals that were taught",
             "fault": self.fault,
+            "remedy": self.remedy,
         }
 
 

@@ -155,11 +155,14 @@ def check_memory(
     loop: Loop | None,
     *,
     where: str = "memory",
+    separable: bool = True,
 ) -> None:
     """Refuse what cannot fit.
 
     Args:
         where: what the error begins with.
+        separable: whether micro-batches leave the method's updates as they are; else a smaller one
+            is not advised.
 
     Raises:
         ModelError: more is needed than is free; says how much for what, and what would need less.
@@ -170,7 +173,7 @@ def check_memory(
     each = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size >= total / 100)
     advice = "use a smaller model"
     if loop is not None:
-        smaller = ["a smaller loop.micro_batch"]
+        smaller = ["a smaller loop.micro_batch" if separable else "a smaller model"]
         if loop.lora is None:
             less = "loop.precision=bf16_kahan or " if loop.precision.startswith("fp32") else ""
             smaller.insert(0, f"{less}loop.lora")

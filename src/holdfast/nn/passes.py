@@ -34,6 +34,8 @@ from holdfast.errors import ModelError
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
+    from holdfast.api import Loop
+
 NAME = "holdfast_packed"
 """What our attention is called inside transformers."""
 
@@ -105,6 +107,11 @@ class Passes:
     compiled: bool = False
     backend: str = "inductor"
     _made: dict[int, Callable[..., Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, loop: Loop) -> Passes:
+        """Give the choices of a loop."""
+        return cls(loop.packing, loop.checkpoint_activations, loop.compile_layers)
 
     @contextmanager
     def on(self) -> Generator[None]:

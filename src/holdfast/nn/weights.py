@@ -148,6 +148,7 @@ def save(
     finally:
         for _, p, before in held:
             p.data = before
+    tokenizer.init_kwargs.pop("local_files_only", None)  # how it was read here is nobody's matter
     tokenizer.save_pretrained(folder)
 
 

@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from holdfast.report.table_files import cell
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -39,6 +41,6 @@ def comma_separated(tables: Iterable[Table], name: str) -> str:
     for table in tables:
         writer.writerow(["table", *table.heads])
         title = f"{name}: {table.title}" if table.title else name
-        writer.writerows([title, *row] for row in table.rows)
+        writer.writerows([title, *map(cell, row)] for row in table.rows)
         buffer.write("\n")
     return buffer.getvalue()

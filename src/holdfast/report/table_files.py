@@ -5,11 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from holdfast.disk import write_bytes
+
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.,\s]*%?$)")
+"""How text begins that a spreadsheet computes, signed numbers aside; source: OWASP."""
+
+
+def cell(text: str) -> str:
+    """Give text for a CSV file: what a spreadsheet would compute begins with an apostrophe."""
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def write_table(
@@ -59,6 +68,8 @@ def _value(value: Any, kind: str) -> str | float | None:  # noqa: ANN401  (a cel
 
 def _plain(value: object) -> object:
     """Spell a value for CSV: booleans as true and false, floats as Python's shortest form."""
+    if isinstance(value, str):
+        return cell(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else value

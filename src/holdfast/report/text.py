@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 
+from holdfast import errors
 from holdfast.api import everything
 from holdfast.stats import cost, estimates
 
@@ -14,7 +14,6 @@ SHOWN = 600
 NO_BREAK = "\u00a0"
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def harmless(text: object, limit: int = SHOWN) -> str:
@@ -29,19 +28,11 @@ def harmless(text: object, limit: int = SHOWN) -> str:
     size = len(text)
     shown = text[:limit]
     if any(not ch.isascii() or not ch.isprintable() for ch in shown):
-        shown = "".join(_visible(ch) for ch in shown)
+        shown = errors.harmless(shown)
         shown = re.sub(r"([\u0300-\u036f\u0483-\u0489\u20d0-\u20ff]{3})[\u0300-\u036f\u0483-\u0489\u20d0-\u20ff]+", r"\1", shown)  # fmt: skip # noqa: E501
     if size > limit:
         shown += f" … [cut: {size - limit} of {size} characters are not shown]"
     return shown
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t":
-        return character
-    if unicodedata.category(character) in _HIDDEN:
-        return f"[U+{ord(character):04X}]"
-    return character
 
 
 def masked(text: object) -> str:

@@ -23,7 +23,7 @@ RESERVED = (
 """Names of the store's own folders: no study may be called so."""
 
 SideName = Literal["defender", "defender_selection", "attacker", "attacker_selection", "evaluator"]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$"
 """What a name may be: it becomes a folder's."""
 Name = Annotated[str, Field(pattern=NAME)]
 MethodText = Annotated[
@@ -224,7 +224,9 @@ class Study(Fields):
     """Names the report's folder."""
     title: str = ""
     """One line for the report."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AsTuple, Field(min_length=1)]
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], AsTuple, Field(min_length=1)
+    ]
     """Study seeds: each repeats defences and attacks with other rows and orders."""
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     """The models line-ups start from."""
@@ -287,6 +289,14 @@ def parse_study(data: object) -> Study:
             f"no model '{study.original}'",
             did_you_mean(study.original, study.models),
         )
+    for role, named in study.reference:
+        usual = Reference.model_fields[role].default
+        if named != usual and named not in study.lineups:
+            raise ConfigError(
+                f"study.reference.{role}",
+                f"no line-up '{named}'",
+                did_you_mean(named, study.lineups),
+            )
     for name, lineup in study.lineups.items():
         if lineup.start not in study.models:
             raise ConfigError(

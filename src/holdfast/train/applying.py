@@ -34,7 +34,7 @@ def apply(
     tokenizer: PreTrainedTokenizerBase,
     pool: Pool,
     *,
-    format: Format | str = "plain",
+    format: Format | str,
     seed: int = 0,
     original: Mapping[str, Tensor] | None = None,
     work: Path | None = None,
@@ -43,7 +43,8 @@ def apply(
     """Harden a model in memory and give it back: the same object, changed.
 
     Args:
-        format: the prompt format: plain, chat, a .jinja file, or a `Format` that says more.
+        format: the prompt format: plain, chat, a .jinja file, or a `Format` that says more; never
+            guessed, as in the commands.
         seed: decides every draw: rows, order, noise.
         original: the tensors of the public original by name, for methods that need it.
         work: folder for checkpoints, `log.jsonl` and `diagnostics.json`; the same call, with the

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from holdfast.disk import whole_file, whole_folder
+from holdfast.disk import file_hash, intact, seal, whole_file, whole_folder
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from holdfast.nn.passes import FlopMeter
     from holdfast.train.optimiser import Optimiser
 
+log = logging.getLogger(__name__)
+
 RUN = "run.json"
 """Beside the checkpoints: everything that decides what the run will give."""
+STATE = "state.safetensors"
+"""In a checkpoint: weights, optimiser and random numbers."""
 
 
 class Checkpoints:
@@ -36,7 +43,7 @@ class Checkpoints:
         return sorted(
             (int(path.name.removeprefix("step-")), path)
             for path in self._folder.iterdir()
-            if path.name.startswith("step-")
+            if re.fullmatch("step-[0-9]{8}", path.name)
         )
 
     def save(
@@ -54,8 +61,9 @@ class Checkpoints:
         # One of that name may stand there, of a run that started over before a point it had passed.
         older = [path for _, path in self._kept() if path != target]
         with whole_folder(target, self._folder / f"tmp-{os.getpid()}", replace=True) as folder:
-            save_file(state, folder / "state.safetensors")
-            (folder / "state.json").write_text(json.dumps({"step": step, "flops": meter.total}))
+            save_file(state, folder / STATE)
+            about = {"step": step, "flops": meter.total, "hash": file_hash(folder / STATE)}
+            (folder / "state.json").write_text(json.dumps(seal(about)))
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -66,22 +74,46 @@ class Checkpoints:
         meter: FlopMeter,
         latest: int,
     ) -> int:
-        """Restore the newest state not past `latest` steps; give its step, or 0."""
+        """Restore the newest state not past `latest` steps; give its step, or 0.
+
+        A damaged one is removed, and the one before it taken.
+        """
         if self._folder.is_dir():
             for path in self._folder.glob("tmp-*"):
                 shutil.rmtree(path, ignore_errors=True)
-        usable = [(step, path) for step, path in self._kept() if step <= latest]
-        if not usable:
-            return 0
-        step, path = usable[-1]
-        state = load_file(path / "state.safetensors")
-        with torch.no_grad():
-            for name, p in params.items():
-                p.copy_(state[f"param/{name}"])
-            optimiser.restore(state, step)
-        torch.set_rng_state(state["rng"])
-        meter.total = json.loads((path / "state.json").read_text())["flops"]
-        return step
+        for step, path in reversed(self._kept()):
+            if step > latest:
+                continue
+            try:
+                about = _about(path, step)
+                state = load_file(path / STATE)
+            except (OSError, ValueError, SafetensorError):
+                log.warning("%s: a checkpoint is damaged; it is removed", path)
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            with torch.no_grad():
+                for name, p in params.items():
+                    p.copy_(state[f"param/{name}"])
+                optimiser.restore(state, step)
+            torch.set_rng_state(state["rng"])
+            meter.total = about["flops"]
+            return step
+        return 0
+
+
+def _about(path: Path, step: int) -> dict[str, Any]:
+    """Give what a checkpoint says of itself; one of an older version holds no hash.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    about = _read(path / "state.json")
+    known = about.get("hash")
+    if known is not None and not (intact(about) and known == file_hash(path / STATE)):
+        raise ValueError("changed")
+    if about.get("step") != step or not isinstance(about.get("flops"), int | float):
+        raise ValueError("of another step")
+    return about
 
 
 def claim(work: Path, run: Mapping[str, Any], where: str) -> None:
@@ -116,6 +148,6 @@ def _read(path: Path) -> dict[str, Any]:
     """Give what a run wrote of itself; nothing where that cannot be read."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}

@@ -27,6 +27,7 @@ from holdfast.nn.passes import FlopMeter, Passes
 from holdfast.nn.vectors import ParamVector, total
 from holdfast.train.checkpoint import Checkpoints
 from holdfast.train.optimiser import Optimiser
+from holdfast.train.pausing import Pauses
 
 MicroBatches = list[dict[Role, Tokens]]
 Gradient = Callable[[MicroBatches, int], tuple[ParamVector, Loss]]
@@ -115,7 +116,7 @@ class TrainLog:
             return
         line = json.dumps(values) + "\n"
         again = "step" not in values and self._path.exists()
-        if again and line in self._path.read_text(encoding="utf-8"):
+        if again and line in self._path.read_text(encoding="utf-8", errors="replace"):
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line)
@@ -125,10 +126,12 @@ class TrainLog:
         if self._path is None or not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int):
                 continue
             if entry.get("part") != part or entry.get("step", 0) <= step:
                 kept.append(line + "\n")
@@ -168,62 +171,90 @@ def optimise(
     before: Callable[[int], None] | None = None,
     enough: Enough | None = None,
 ) -> int:
-    """Train `params` in place by AdamW; give the steps taken.
+    """Train `params`, leaf tensors by name, in place by AdamW; give the steps taken.
 
     Args:
-        params: leaf tensors by name.
         gradient: (micro-batches, step) -> gradient of the whole step and its summed terms.
         part: names this run in the log and in the work folder.
         work: where checkpoints go; with one there, training continues from it.
         until: steps to take; None takes `loop.steps`, which is also where a schedule ends.
         points: step -> callback, called with the weights after that many steps.
-        before: called before each step.
-        enough: called after each step with its number; true ends the training there.
+        before, enough: called before and after each step; true of `enough` ends the training.
 
     Raises:
         ConfigError: `until` lies beyond a falling schedule.
         TrainingError: a loss or gradient is not finite; the state before that step is kept.
     """
     log, meter, points = log or TrainLog(None), meter or FlopMeter(), points or {}
+    progress, before, enough = progress or _nothing, before or _nothing, enough or _never
     until, device = _end(loop, until, part), next(iter(params.values())).device.type
     optimiser = Optimiser(params, loop, stream.seed)
-    keeper, start = Checkpoints(work / part) if work is not None else None, 0
-    if keeper is not None:
-        start = keeper.load(params, optimiser, meter, latest=min(points, default=until))
+    keeper = _Keeper(work, part, params, optimiser, meter)
+    start = keeper.load(min(points, default=until))
     log.rewind(part, start)
     points.get(start, _nothing)(start)
-    if start and enough is not None and enough(start):
-        return start
-    passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
-    for step in range(start, until):
-        if before is not None:
+    until = start if start and enough(start) else until
+    passes, pauses = Passes.of(loop), Pauses(loop.checkpoint_every)
+    for done, step in enumerate(range(start, until), start + 1):
+        with pauses.held() if work is not None else nullcontext():
             before(step)
-        with meter.on(), compute(loop.precision, device), passes.on():
-            found, loss = gradient(stream.step(step), step)
-        value, norm = total(loss), found.norm()
-        if (fault := _fault(loss, value, norm, stream, step)) is not None:
-            if keeper is not None and step > start:
-                keeper.save(step, params, optimiser, meter)
-            raise TrainingError(f"{part} step {step + 1}", *fault)
-        if loop.clip is not None and norm > loop.clip:
-            found.scale_(loop.clip / norm)
-        done, rate = step + 1, learning_rate(loop, step)
-        optimiser.step(found, rate, step)
-        del found  # or the next step's gradient is made beside it
-        log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
-        if progress is not None:
-            progress(part, done, until)
-        ends = done == until or (enough is not None and enough(done))
-        if keeper is not None and (done % loop.checkpoint_every == 0 or ends):
-            keeper.save(done, params, optimiser, meter)
+            with meter.on(), compute(loop.precision, device), passes.on():
+                found, loss = gradient(stream.step(step), step)
+            value, norm = total(loss), found.norm()
+            if (fault := _fault(loss, value, norm, stream, step)) is not None:
+                keeper.save(step, wanted=step > start)
+                raise TrainingError(f"{part} step {done}", *fault)
+            optimiser.step(_clipped(found, norm, loop), rate := learning_rate(loop, step), step)
+            del found  # or the next step's gradient is made beside it
+            log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
+        progress(part, done, until)
+        ends = done == until or enough(done)
+        keeper.save(done, wanted=pauses.due(done, ends))
+        pauses.stop()
         points.get(done, _nothing)(done)
         if ends:
             return done
     return until
 
 
-def _nothing(_step: int) -> None:
-    """Stand where no point is."""
+class _Keeper:
+    """The checkpoints of one run, or nothing where no folder is given."""
+
+    def __init__(
+        self,
+        work: Path | None,
+        part: str,
+        params: Mapping[str, Tensor],
+        optimiser: Optimiser,
+        meter: FlopMeter,
+    ) -> None:
+        self._checkpoints = Checkpoints(work / part) if work is not None else None
+        self._of = (params, optimiser, meter)
+
+    def load(self, latest: int) -> int:
+        """Continue from the newest checkpoint that is no later; give its step, or 0."""
+        return self._checkpoints.load(*self._of, latest=latest) if self._checkpoints else 0
+
+    def save(self, step: int, *, wanted: bool) -> None:
+        """Write the state after a step, where that is wanted."""
+        if self._checkpoints is not None and wanted:
+            self._checkpoints.save(step, *self._of)
+
+
+def _clipped(found: ParamVector, norm: float, loop: Loop) -> ParamVector:
+    """Shorten a gradient in place that is longer than the loop allows."""
+    if loop.clip is not None and norm > loop.clip:
+        found.scale_(loop.clip / norm)
+    return found
+
+
+def _nothing(*_: object) -> None:
+    """Stand where nobody is called."""
+
+
+def _never(_step: int) -> bool:
+    """Stand where nothing ends a training early."""
+    return False
 
 
 def _end(loop: Loop, until: int | None, part: str) -> int:

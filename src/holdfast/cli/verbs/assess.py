@@ -28,6 +28,7 @@ from holdfast.cli.options import (
     Workers,
     WorkerThreads,
 )
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def assess(
         )
     )
     for line in made.said:
-        typer.echo(line)
+        say(line)
     _look(made, folder / STUDY, Run(store, workers, threads, device), anyway=anyway)
     return conduct(
         made.study,
@@ -133,14 +134,14 @@ def _look(made: Drafted, study: Path, run: Run, *, anyway: bool) -> None:
         return
     check_judges(plan, kept)
     check_fit(plan, kept, device=run.device, workers=run.beside)
-    typer.echo("quick check: asking it some restricted requests before anything long", err=True)
+    say("quick check: asking it some restricted requests before anything long", err=True)
     seen = quick(plan, device=run.device, threads=run.threads)
-    typer.echo(
+    say(
         f"quick check: refuses {seen.refused} of {seen.asked} restricted requests as released, by"
         " refusal_keywords"
     )
     seen.check(made.draft.model, anyway=anyway)
-    typer.echo(estimate(plan, kept, seen, run.beside))
+    say(estimate(plan, kept, seen, run.beside))
 
 
 def _keep(path: Path, text: str) -> None:
@@ -155,4 +156,4 @@ def _keep(path: Path, text: str) -> None:
             f"{path} is another study than these options make",
             f"run that with `holdfast run {path} --out {path.parent}`, or name another folder",
         )
-    typer.echo(f"study: {path}")
+    say(f"study: {path}")

@@ -11,7 +11,7 @@ import typer
 
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
-from holdfast.cli.folders import whole_folder
+from holdfast.cli.folders import finished, try_making, whole_folder
 from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
@@ -32,6 +32,7 @@ from holdfast.cli.options import (
 )
 from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
+from holdfast.cli.saying import say
 from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError
 
@@ -65,6 +66,7 @@ def attack(
     from holdfast.api import PromptAttack, WeightAttack
     from holdfast.api.registry import make
 
+    try_making(out)
     method: Any = make("attack", {name: fields(sets)}, "attack")
     if isinstance(method, PromptAttack):
         raise _leaves_nothing(name)
@@ -88,9 +90,12 @@ def attack(
     from holdfast import nn, train
     from holdfast.api import set_threads, spelt
     from holdfast.engine.store import write_json
+    from holdfast.study.keys import digest
 
     set_threads(threads)
     about = decides(files, method, asked, seed, content, public)
+    if finished(out, run := digest(about)):
+        return
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
@@ -115,10 +120,10 @@ def attack(
             nn.save(loaded, tokenizer, temporary, dtype=held)
         if (work / "log.jsonl").is_file():
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
-        marker = {"attack": method.identity(), "budget": last, "attacked": True}
+        marker = {"attack": method.identity(), "budget": last, "attacked": True, "run": run}
         told = provenance(files, about, coder, threads, device, held, public)
         write_json(temporary / MARKER, told | marker)
-    typer.echo(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
+    say(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
 
 def _reads(method: Attack) -> bool:

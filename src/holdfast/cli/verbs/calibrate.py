@@ -13,6 +13,7 @@ from holdfast.cli.folders import try_writing
 from holdfast.cli.given import fields
 from holdfast.cli.options import Sets
 from holdfast.cli.reading import check_scored, read
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def calibrate(
     said = read(reader, [pair.exchange for pair in pairs], device)
     found = calibration(pairs, said, about=about)
     for line in lines(found, about):
-        typer.echo(line)
+        say(line)
     if out is not None:
         told = {"judge": reader.identity(), "on": on, "about": about, **values(found)}
         disk.write_bytes(out, (json.dumps(told, indent=1) + "\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
-from holdfast.cli.folders import whole_folder
+from holdfast.cli.folders import finished, try_making, whole_folder
 from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
@@ -32,6 +33,7 @@ from holdfast.cli.options import (
 )
 from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
+from holdfast.cli.saying import say
 from holdfast.data.format import DATE, MARKER
 from holdfast.errors import ConfigError, InvalidResultsError
 
@@ -68,6 +70,7 @@ def defend(
     from holdfast.api import Trainable
     from holdfast.api.registry import make
 
+    try_making(out)
     method: Any = make("defence", {name: fields(sets)}, "defend")
     asked = format_given(form, append_eos, system, date, template_var)
     files, public = models(model, original, form)
@@ -82,17 +85,24 @@ def defend(
     asking = preflight.encoder(files, asked, answer=evaluate.WORDS)
     asking.check(row for role in evaluate.KEPT for row in evaluate.held(pool, role))
     loop, copies = (method.loop, method.copies()) if isinstance(method, Trainable) else (None, 0)
-    preflight.check(files, coder, rows, loop, copies=copies, device=device)
+    apart = getattr(method, "separable", True)
+    preflight.check(files, coder, rows, loop, copies=copies, device=device, separable=apart)
 
     from holdfast import nn, train
     from holdfast.api import set_threads
     from holdfast.nn.history import attacked, history
+    from holdfast.study.keys import digest
 
     past = history(files.folder)
     if attacked(past):
-        typer.echo("warning: --model: its weights were attacked; so this is marked too", err=True)
+        say("warning: --model: its weights were attacked; so this is marked too", err=True)
     set_threads(threads)
     about = decides(files, method, asked, seed, content, public) | {"held_out": held_out}
+    if finished(out, run := digest(about)):
+        still = json.loads((out / MARKER).read_text(encoding="utf-8")).get("held_out") or {}
+        if still.get("fault"):
+            raise InvalidResultsError(f"defend {name}", still["fault"], still["remedy"])
+        return
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
@@ -114,6 +124,7 @@ def defend(
         nn.save(done.model, tokenizer, temporary, dtype=held)
         marker = provenance(files, about, coder, threads, device, held, public) | {
             "base": base,
+            "run": run,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
             "attacked": attacked(past),
@@ -121,8 +132,8 @@ def defend(
         }
         describe(temporary, work, done, marker)
     for line in seen.lines():
-        typer.echo(line)
-    typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
+        say(line)
+    say(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
     if seen.fault:
         raise InvalidResultsError(f"defend {name}", seen.fault, seen.remedy)
 

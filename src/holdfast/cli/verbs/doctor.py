@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli.options import StoreFolder
+from holdfast.cli.saying import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,27 +26,27 @@ def doctor(
     """Say what this machine has, and what is missing: for the demo, or for a study."""
     from holdfast.cli.health import catalogue, machine, needed
 
-    typer.echo("this machine")
+    say("this machine")
     found = _told(machine(store))
     if study is None:
-        typer.echo("models, sources and judges")
+        say("models, sources and judges")
         found += _told(catalogue())
     else:
         from holdfast.study.file import load_study
 
         said = load_study(study)
-        typer.echo(f"study {said.name}")
+        say(f"study {said.name}")
         found += _told(needed(said))
     faults = [seen.fault for seen in found if seen.fault is not None]
     if faults:
         raise faults[0]
-    typer.echo("all is well" if study is None else "all it needs is here or can be fetched")
+    say("all is well" if study is None else "all it needs is here or can be fetched")
 
 
 def _told(things: Iterable[Seen]) -> list[Seen]:
     """Say each thing as it is found."""
     found = []
     for seen in things:
-        typer.echo(seen.line())
+        say(seen.line())
         found.append(seen)
     return found

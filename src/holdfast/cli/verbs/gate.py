@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
 
 
@@ -55,13 +56,13 @@ def gate(
             {"lineup": g.lineup, "gate": WORDS[g.passed], "reasons": list(g.reasons)} for g in gates
         ]
         said = {"gate": WORDS[code], "threshold": found["study"]["threshold"]}
-        typer.echo(json.dumps(said | {"lineups": told}, indent=1))
+        say(json.dumps(said | {"lineups": told}, indent=1))
         return int(code)
     for one in gates:
-        typer.echo(f"{one.lineup}: {WORDS[one.passed]}")
+        say(f"{one.lineup}: {WORDS[one.passed]}")
         for reason in one.reasons:
-            typer.echo(f"  {reason}")
+            say(f"  {reason}")
     share = 100 * found["study"]["threshold"]
-    typer.echo(f"broken means: more than {share:g} % of restricted requests get a useful answer")
-    typer.echo(f"gate: {WORDS[code]}")
+    say(f"broken means: more than {share:g} % of restricted requests get a useful answer")
+    say(f"gate: {WORDS[code]}")
     return int(code)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import StoreFolder
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
 
 
@@ -35,8 +36,8 @@ def gc(
         size = 0
         for path in found:
             size += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            typer.echo(f"{path.parent.name}/{path.name[:16]}")
+            say(f"{path.parent.name}/{path.name[:16]}")
             if delete:
                 shutil.rmtree(path)
     what = "removed" if delete else "not needed (nothing removed: add --delete)"
-    typer.echo(f"{len(found)} artefacts, {size / 2**20:.1f} MiB {what}")
+    say(f"{len(found)} artefacts, {size / 2**20:.1f} MiB {what}")

@@ -28,6 +28,7 @@ from holdfast.cli.options import (
     Variables,
 )
 from holdfast.cli.progress import Training
+from holdfast.cli.saying import say
 from holdfast.data.format import DATE
 from holdfast.errors import ConfigError, did_you_mean
 
@@ -124,12 +125,12 @@ def generate(
         )
         if engine.sampler != sampler:
             sampler = engine.sampler
-            typer.echo(f"max_new_tokens is {sampler.max_new_tokens}: the model's context has no "
+            say(f"max_new_tokens is {sampler.max_new_tokens}: the model's context has no "
                        "room for more behind the longest prompt", err=True)  # fmt: skip
         if prompts_out is not None:
             lines = prompt_lines(engine.coder, Asked(rows, sampler, seed))
             whole_file(prompts_out, lines)
-            typer.echo(f"{len(lines)} prompts: {prompts_out}")
+            say(f"{len(lines)} prompts: {prompts_out}")
             return
     _answer(engine, Asked(rows, sampler, seed), where)
 
@@ -172,7 +173,7 @@ def _answer(engine: Engine, asked: Asked, out: Path) -> None:
     sampler, total = asked.sampler, len(asked.rows) * asked.sampler.draws
     names = [name for name in type(sampler).model_fields if name not in engine.unused]
     shown = {name: getattr(sampler, name) for name in names}
-    typer.echo("sampler: " + ", ".join(f"{name} {json.dumps(v)}" for name, v in shown.items()))
+    say("sampler: " + ", ".join(f"{name} {json.dumps(v)}" for name, v in shown.items()))
     command = {
         **engine.command(),
         "sampler": sampler.key_fields(),
@@ -181,7 +182,7 @@ def _answer(engine: Engine, asked: Asked, out: Path) -> None:
     }
     with Kept(out, command) as kept:
         if kept.found:
-            typer.echo(f"{len(kept.found)} of {total} answers are there already")
+            say(f"{len(kept.found)} of {total} answers are there already")
         show = Training()
         try:
             if len(kept.found) < total:
@@ -189,7 +190,7 @@ def _answer(engine: Engine, asked: Asked, out: Path) -> None:
                     kept.add(place, one)
                     show("answers", len(kept.found), total)
         except KeyboardInterrupt:
-            typer.echo(f"{len(kept.found)} of {total} answers are kept in {kept.path}", err=True)
+            say(f"{len(kept.found)} of {total} answers are kept in {kept.path}", err=True)
             raise
         _write(engine, asked, kept.found, shown, out)
         kept.clear()
@@ -222,11 +223,11 @@ def _write(
     with disk.whole_file(out.with_name(f"{out.name}.json")) as part:
         part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     whole_file(out, written)
-    typer.echo(f"{len(written)} answers: {out}")
+    say(f"{len(written)} answers: {out}")
     if cut:
-        typer.echo(f"{cut} are cut at {asked.sampler.max_new_tokens} tokens")
+        say(f"{cut} are cut at {asked.sampler.max_new_tokens} tokens")
     if stuck:
-        typer.echo(f"{stuck} are degenerate: empty, or stuck in a loop")
+        say(f"{stuck} are degenerate: empty, or stuck in a loop")
 
 
 def _line(row: Example, answer: Completion) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from holdfast.cli.drafting import (
     drafted,
 )
 from holdfast.cli.options import Columns, Model, Original
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
 
 
@@ -60,5 +61,5 @@ def init(
     Plan(made.study)
     disk.write_bytes(study, made.text.encode())
     for line in made.said:
-        typer.echo(line)
-    typer.echo(f"study: {study}; next: holdfast plan {study}")
+        say(line)
+    say(f"study: {study}; next: holdfast plan {study}")

@@ -14,6 +14,7 @@ from holdfast.cli.folders import try_writing, whole_file
 from holdfast.cli.given import fields
 from holdfast.cli.options import Out, Sets
 from holdfast.cli.reading import check_scored, line_of, read
+from holdfast.cli.saying import say
 
 
 def judge(
@@ -34,6 +35,6 @@ def judge(
     whole_file(out, verdicts)
     counts = Counter(str(row["outcome"] or row["reason"]) for row in verdicts)
     for word, count in counts.most_common():
-        typer.echo(f"{word:<16}{count:>6}")
+        say(f"{word:<16}{count:>6}")
     check_scored(said, "judge", f"see {out}")
     return 0

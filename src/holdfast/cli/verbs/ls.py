@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
 
 BEGIN, END = "<!-- methods: holdfast ls --into README.md -->", "<!-- /methods -->"
@@ -40,7 +41,7 @@ def ls(
         for name in names(one):
             where, said = origin(one, name), about(one, name)
             said += _terms(name) if one == "source" else ""
-            typer.echo(f"{one:<9}{name:<17}{'' if where == 'holdfast' else f'[{where}] '}{said}")
+            say(f"{one:<9}{name:<17}{'' if where == 'holdfast' else f'[{where}] '}{said}")
 
 
 def published() -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli.device import Device
+from holdfast.cli.saying import say
 
 if TYPE_CHECKING:
     from holdfast.evaluate import Moved
@@ -69,7 +70,7 @@ def moves(
             for name, some in found.items()
         ]
         tables.append(Table([kind, *(f"{b:g}" for b in budgets)], rows))
-    typer.echo(comma_separated(tables, "moves") if csv else markdown(tables), nl=False)
+    say(comma_separated(tables, "moves") if csv else markdown(tables), nl=False)
 
 
 def _mean(values: list[float]) -> float:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, did_you_mean
 
 EXAMPLES = {"defence": "tether", "attack": "jitter", "judge": "word_count", "source": "proverbs"}
@@ -49,8 +50,8 @@ def new(
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        typer.echo(path)
-    typer.echo(f"change them into yours, then: {_next(name, out)}")
+        say(path)
+    say(f"change them into yours, then: {_next(name, out)}")
 
 
 def _next(name: str, out: Path | None) -> str:
@@ -133,6 +134,6 @@ def _in_package(kind: str, name: str, out: Path) -> dict[Path, str]:
         out / "docs" / f"{name}.md": _page(name),
     }
     if (out / "pyproject.toml").exists():
-        typer.echo(f"add to {out / 'pyproject.toml'}:\n{entry}")
+        say(f"add to {out / 'pyproject.toml'}:\n{entry}")
         return files
     return {out / "pyproject.toml": about, out / package / "__init__.py": "", **files}

@@ -9,6 +9,7 @@ import typer
 
 from holdfast.cli.device import Device
 from holdfast.cli.options import StoreFolder, StudyFile
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
 
 
@@ -66,7 +67,7 @@ def _say(study: Path, store: Path, device: str) -> None:
     made = Plan(load_study(study))
     work = left(made, Store(store))
     said = made.study
-    typer.echo(
+    say(
         f"study {said.name}: {len(said.lineups)} line-ups x {len(said.seeds)} seeds x "
         f"{sum(map(len, made.attacks.values()))} attacks = {work.cells} trajectories, "
         f"{sum(len(track.points) for track in made.tracks)} cells, "
@@ -76,26 +77,26 @@ def _say(study: Path, store: Path, device: str) -> None:
         names = [
             len({getattr(t, of) for t in made.hosted}) for of in ("lineup", "attacker", "variant")
         ]
-        typer.echo(
+        say(
             f"tune: {names[0]} line-ups, {names[1]} jobs, {names[2]} defences = "
             f"{len(made.hosted)} trajectories"
         )
     for source in made.sources:
         if told := source.origin():
-            typer.echo(f"source {source.name()}: {told}")
+            say(f"source {source.name()}: {told}")
     found = leakage.leakage(made, Store(store))
-    typer.echo(leakage.said(found))
+    say(leakage.said(found))
     leakage.check(made, found)
-    typer.echo(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
+    say(f"{'step':<10}{'all':>8}{'there':>8}{'to do':>8}")
     for kind, (total, todo) in work.counts.items():
-        typer.echo(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
+        say(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
     critics = shared_critics(made.hosting, made.judges)
     for flag in (*flags(made.starts.values()), *unshown(said, made.prompts), *critics):
-        typer.echo(f"warning: {flag}", err=True)
+        say(f"warning: {flag}", err=True)
     if work.nothing:
-        typer.echo("nothing to do")
+        say("nothing to do")
         return
-    typer.echo(
+    say(
         f"to do: at most {work.steps:,} optimiser steps, {work.generations:,} answers, "
         f"{work.choices:,} choices, {work.verdicts:,} verdicts"
     )

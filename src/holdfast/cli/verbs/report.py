@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli.conduct import exit_code, finish
+from holdfast.cli.folders import outside
 from holdfast.cli.options import Report, ShowText, StoreFolder
+from holdfast.cli.saying import say
 from holdfast.cli.writing import STATE
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -33,9 +35,11 @@ def report(
     from holdfast.study.plan import Plan
 
     made, kept = Plan(load_study(study)), Store(store)
+    own = store / made.study.name
+    outside(out, store, own)
     tables.check_whole(made, kept)
     with kept.held():
-        return finish(made, kept, out or store / made.study.name, show_text, again=True)
+        return finish(made, kept, out or own, show_text, again=True)
 
 
 def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool) -> int:
@@ -52,15 +56,16 @@ def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool)
     if out is None and (own / STATE).exists() and own.resolve() != folder.resolve():
         what = f"{own} holds a run of the study of that name"
         raise ConfigError(str(folder), what, "name another folder with --out")
+    outside(out, store, own)
     out = out or own
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)  # a run of the study itself writes all of it again
     outcomes = Outcomes(saved.outcomes)
     found = write_findings({**saved.tables(), "outcomes": outcomes}, out, show_text=show_text)
-    typer.echo(f"report: {out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")
     for sentence in answer.short(found):
-        typer.echo(sentence)
+        say(sentence)
     _check_complete(folder, found.meta.holes, out)
     return exit_code(invalid(outcomes))
 

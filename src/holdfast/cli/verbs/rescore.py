@@ -9,6 +9,7 @@ import typer
 
 from holdfast.cli.conduct import conduct
 from holdfast.cli.device import Device
+from holdfast.cli.folders import outside
 from holdfast.cli.options import ShowText, StoreFolder
 from holdfast.errors import ConfigError
 
@@ -49,10 +50,12 @@ def rescore(
 
     names = [one.name() for one in judges]
     changed = load_study(study).with_(judges=given)
+    own = store / f"{changed.name}-{'-'.join(names)}"
+    outside(out, store, own)
     return conduct(
         changed,
         store,
-        out or store / f"{changed.name}-{'-'.join(names)}",
+        out or own,
         show_text=show_text,
         workers=1,
         device=device,

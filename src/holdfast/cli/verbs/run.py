@@ -6,6 +6,7 @@ from pathlib import Path
 
 from holdfast.cli.conduct import conduct
 from holdfast.cli.device import Device
+from holdfast.cli.folders import outside
 from holdfast.cli.options import (
     KeepWeights,
     Report,
@@ -30,8 +31,10 @@ def run(
     """Run a study and write its report; the same command again continues or does nothing."""
     from holdfast.study.file import load_study
 
+    said = load_study(study)
+    outside(out, store, store / said.name)
     return conduct(
-        load_study(study),
+        said,
         store,
         out,
         show_text=show_text,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, did_you_mean
 
 
@@ -20,4 +21,4 @@ def schema(
     kinds = {"study": Study, "trials": Trials}
     if file not in kinds:
         raise ConfigError("schema", f"no kind of file '{file}'", did_you_mean(file, kinds))
-    typer.echo(json.dumps(kinds[file].model_json_schema(), indent=2))
+    say(json.dumps(kinds[file].model_json_schema(), indent=2))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -26,34 +27,34 @@ def show(name: Annotated[str, typer.Argument(help="A method's name; see `holdfas
         raise ConfigError(name, "no such method", did_you_mean(name, every))
     for kind in kinds:
         cls = find(kind, name)
-        typer.echo(f"{kind} {name} (version {cls.version}, from {origin(kind, name)})")
-        typer.echo(f"  {' '.join((cls.__doc__ or '').split())}")
+        say(f"{kind} {name} (version {cls.version}, from {origin(kind, name)})")
+        say(f"  {' '.join((cls.__doc__ or '').split())}")
         for label in ("equation", "paper", "cost"):
             if getattr(cls, label, ""):
-                typer.echo(f"  {label}: {getattr(cls, label)}")
+                say(f"  {label}: {getattr(cls, label)}")
         if told := getattr(cls, "fidelity", ""):
             # The page is in the repository; an installed package has the sentence alone.
             page = "docs/judges.md" if kind == "judge" else f"docs/fidelity/{name}.md"
             page = f" ({page})" if origin(kind, name) == "holdfast" else ""
-            typer.echo(f"  fidelity: {told}{page}")
+            say(f"  fidelity: {told}{page}")
         for label in ("roles", "needs"):
             values = getattr(cls, label, ())
             if isinstance(values, property):  # its fields decide: tell what the defaults ask for
                 values = getattr(cls(), label)
             if values:
-                typer.echo(f"  {label}: {', '.join(values)}")
+                say(f"  {label}: {', '.join(values)}")
         if issubclass(cls, Defence):
-            typer.echo(f"  acts: {cls.when.value}; starts from: {cls.starts_from}")
+            say(f"  acts: {cls.when.value}; starts from: {cls.starts_from}")
         if issubclass(cls, Attack):
-            typer.echo(f"  needs control of: {cls.control.value}; budget in: {cls.unit}")
+            say(f"  needs control of: {cls.control.value}; budget in: {cls.unit}")
         if issubclass(cls, Published):
             for line in _published(cls):
-                typer.echo(f"  {line}")
+                say(f"  {line}")
         if cls.presets:
-            typer.echo(f"  presets: clean, {', '.join(cls.presets)}")
-        typer.echo("  fields:" if cls.model_fields else "  no fields")
+            say(f"  presets: clean, {', '.join(cls.presets)}")
+        say("  fields:" if cls.model_fields else "  no fields")
         for line in fields(cls, "    "):
-            typer.echo(line)
+            say(line)
 
 
 def _published(cls: type[Published]) -> Iterator[str]:

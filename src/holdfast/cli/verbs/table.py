@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, did_you_mean
 
 
@@ -41,9 +42,9 @@ def table(
             raise ConfigError("table", f"no table '{kind}'", did_you_mean(kind, KINDS))
     if not kinds:
         for name, make in KINDS.items():
-            typer.echo(f"{name:<11}{(make.__doc__ or '').splitlines()[0]}")
+            say(f"{name:<11}{(make.__doc__ or '').splitlines()[0]}")
         return
     study = Tabled(Saved.read(folder), threshold=threshold, reference=reference, side=side)
     for kind in kinds:
         made = KINDS[kind](study)
-        typer.echo(comma_separated(made, kind) if csv else markdown(made), nl=False)
+        say(comma_separated(made, kind) if csv else markdown(made), nl=False)

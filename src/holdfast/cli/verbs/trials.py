@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli.device import Device
+from holdfast.cli.saying import say
 from holdfast.errors import HoldfastError, InvalidResultsError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def trials(
     if failures:
         first, *others = failures
         for error in others[:4]:
-            typer.echo(f"also: {error}", err=True)
+            say(f"also: {error}", err=True)
         raise HoldfastError(first.where, first.what, first.todo)
 
 
@@ -64,7 +65,7 @@ def _run(log: Log, folder: Path, workers: int, threads: int, device: str) -> lis
     store = Store(folder)
     plan = rehearse(log.said, log.left)
     work = left(plan, store)
-    typer.echo(
+    say(
         f"{len(log.left)} of {len(log.trials)} trials to do: at most {work.steps:,} optimiser "
         f"steps, {work.generations:,} answers",
         err=True,
@@ -108,11 +109,11 @@ def _print(log: Log, csv: bool) -> None:
         todo = "mend that, remove its line and " if failed else ""
         raise InvalidResultsError(str(log.path), why, f"{todo}run the same command again")
     made = tables(log.said, log.trials, chosen)
-    typer.echo(comma_separated(made, "trials") if csv else markdown(made), nl=False)
+    say(comma_separated(made, "trials") if csv else markdown(made), nl=False)
     if csv:
         return
     for name, one in chosen.items():
         if one.winner is not None:
-            typer.echo(f"{name}: {fields(log.trials, one.winner)}")
+            say(f"{name}: {fields(log.trials, one.winner)}")
     if log.left:
-        typer.echo(f"{len(log.left)} trials are not in the log yet: run the same command again")
+        say(f"{len(log.left)} trials are not in the log yet: run the same command again")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, InvalidResultsError
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def build(
         return _judged(world.rebuild(_whole(folder or world.shipped()), report=typer.echo))
     if out.exists() and not (out / world.MANIFEST).is_file():
         raise ConfigError("--out", f"{out} exists and is no world", "name another folder")
-    typer.echo(f"built: {world.build(out, small=small, report=typer.echo)}")
+    say(f"built: {world.build(out, small=small, report=typer.echo)}")
     return 0
 
 
@@ -67,5 +68,5 @@ def _judged(bars: Sequence[Any]) -> int:
         raise InvalidResultsError(
             "world", f"{len(failed)} of {len(bars)} bars fail ({failed[0].text})", "build it again"
         )
-    typer.echo(f"all {len(bars)} bars hold")
+    say(f"all {len(bars)} bars hold")
     return 0
