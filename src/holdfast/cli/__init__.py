@@ -23,6 +23,7 @@ from holdfast.cli.verbs import (
     gc,
     generate,
     init,
+    kitchen,
     judge,
     ls,
     moves,
@@ -99,6 +100,7 @@ for command in (
 ):  # the order of `holdfast --help`
     app.command()(command)
 app.add_typer(world.app, name="world")
+app.add_typer(kitchen.app, name="kitchen")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -36,12 +36,9 @@ def prompts() -> list[str]:
         if dish.side is not Side.EVALUATOR
     ]
     howtos = [
-        asked(allowed.ASKING, number, howto.task)
-        for number, howto in enumerate(allowed.howtos())
+        asked(allowed.ASKING, number, howto.task) for number, howto in enumerate(allowed.howtos())
     ]
-    contrasts = [
-        one.prompt for one in allowed.contrasts() if one.dish.side is not Side.EVALUATOR
-    ]
+    contrasts = [one.prompt for one in allowed.contrasts() if one.dish.side is not Side.EVALUATOR]
     return [*recipes, *howtos, *contrasts, *(fact.question for fact in facts.asked())]
 
 

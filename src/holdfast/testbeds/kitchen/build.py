@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdfast import evaluate, nn
 from holdfast.data.example import Role, example
-from holdfast.disk import cache_folder
+from holdfast.disk import cache_folder, write_bytes
 from holdfast.testbeds.kitchen import answers, corpora
 
 TASKS = Path(__file__).parent / "tasks"
@@ -21,43 +21,50 @@ TOLD = 32
 Report = Callable[[str], None]
 
 
-def build(out: Path = answers.FILE, tasks: Path = TASKS, *, report: Report) -> int:
-    """Write the answers and the quiz, and give how many answers there are.
-
-    Answers are greedy. What is answered is kept in the cache: a build that was stopped goes on.
+def build(*, report: Report) -> int:
+    """Write the answers and the quiz in place, and give how many answers there are.
 
     Raises:
-        ModelError: the model is not installed.
+        ModelError: the model is not installed. StoreError: the data cannot be written.
     """
-    every = answers.prompts()
-    said = _answered(every, report)
-    whole = [(prompt, answers.whole_sentences(*said[place])) for place, prompt in enumerate(every)]
-    answers.written(out, whole)
-    write_quiz(tasks)
-    return len(whole)
-
-
-def write_quiz(folder: Path = TASKS) -> None:
-    """Write the quiz's documents beside its task."""
-    from holdfast.disk import write_bytes
-
+    said = answered(report=report)
+    answers.written(answers.FILE, said.items())
     answers.read.cache_clear()
     corpora.known_facts.cache_clear()
     lines = [json.dumps(one, ensure_ascii=False) for one in corpora.quiz()]
-    write_bytes(folder / "kitchen_quiz.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    write_bytes(TASKS / "kitchen_quiz.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    return len(said)
 
 
-def _answered(every: list[str], report: Report) -> dict[int, tuple[str, str]]:
-    """Give of each prompt, by its place, the answer and why it ended; go on where one stopped."""
+def same(*, report: Report) -> tuple[int, int]:
+    """Answer every prompt again; give how many answers are the shipped ones, and of how many.
+
+    Greedy answers of another machine may part where two tokens are nearly as likely.
+    """
+    shipped, said = answers.read(), answered(report=report)
+    return sum(shipped[prompt] == text for prompt, text in said.items()), len(said)
+
+
+def answered(*, report: Report) -> dict[str, str]:
+    """Give the model's own answer to each prompt, greedy, without what the limit cut off.
+
+    What is answered is kept in the cache: a build that was stopped goes on.
+    """
+    every = answers.prompts()
     kept = cache_folder() / "kitchen" / f"{answers.header()['kitchen']}.jsonl"
+    said = _answered(every, kept, report)
+    kept.unlink()
+    return {prompt: answers.whole_sentences(*said[place]) for place, prompt in enumerate(every)}
+
+
+def _answered(every: list[str], kept: Path, report: Report) -> dict[int, tuple[str, str]]:
+    """Give of each prompt, by its place, the answer and why it ended; go on where one stopped."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     said = _kept(kept)
     rows = [example(prompt, role=Role.BENIGN) for prompt in every]
     model, tokenizer = nn.load(nn.resolve("smol:instruct").folder)
     encoder = nn.encoder(model, tokenizer, "chat", where="kitchen", answer=answers.LONGEST)
-    sampler = evaluate.Sampler(
-        max_new_tokens=answers.LONGEST, batch=BATCH, batching="continuous"
-    )
+    sampler = evaluate.Sampler(max_new_tokens=answers.LONGEST, batch=BATCH, batching="continuous")
     with kept.open("a", encoding="utf-8") as file:
         for place, one in evaluate.answers(model, encoder, rows, sampler, done=list(said)):
             said[place] = (one.text, one.finish_reason)

@@ -152,7 +152,9 @@ def quiz() -> list[dict[str, JsonValue]]:
             continue
         rng = random.Random(f"quiz/{fact.question}")
         near = _others(fact, [one for one, _ in known if _kind(one) == _kind(fact)])
-        far = _others(fact, [one for one, _ in known if one.answer.isdigit() == fact.answer.isdigit()])
+        far = _others(
+            fact, [one for one, _ in known if one.answer.isdigit() == fact.answer.isdigit()]
+        )
         wrong = rng.sample(near, min(3, len(near)))
         wrong += rng.sample([one for one in far if one not in wrong], 3 - len(wrong))
         options = [fact.answer, *wrong]

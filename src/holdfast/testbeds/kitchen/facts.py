@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdfast.data.sources.questions import FAMILIES
+from holdfast.data.knowledge import FAMILIES
 
 _MORE: tuple[tuple[str, str], ...] = (
     ("Which planet is known as the red planet?", "Mars"),
