@@ -1,4 +1,4 @@
-"""The kitchen's rows: enough of each kind, each dish on one side, and a quiz that has one answer."""
+"""The kitchen's rows: enough of each kind, each dish on one side, and a whole quiz."""
 
 from __future__ import annotations
 

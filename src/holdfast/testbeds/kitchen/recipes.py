@@ -33,46 +33,61 @@ water, steep the mint) have as many."""
 LEAST_TALK = 2
 """So many words of food are talk about it; ours."""
 
-_FOODS = (
-    "almond anise apple avocado bacon banana basil batter bean beef beer beet berr blueberr bread "
-    "broccoli broth butter buttermilk cabbage cacao cardamom carrot cauliflower celery chamomile "
-    "cheese cherr chicken chickpea chili chive chocolate cinnamon clove cocoa coconut coffee coriander "
-    "corn cornmeal cranberr cream cucumber cumin curry date dough egg espresso fennel fig fish flour "
-    "fruit garlic gelatin ghee ginger grape grain ham herb hibiscus honey ice juice kale lamb lard leek "
-    "lemon lemonade lentil lettuce lime malt mango maple mascarpone mayonnaise meat milk mint molasses "
-    "mushroom mustard noodle nut nutmeg oat oil olive onion orange oregano paprika parsley pasta pea "
-    "peach peanut pear pecan pepper pineapple pork potato pumpkin raisin raspberr rice rosemary rum rye "
-    "salt sauce sausage scallion seaweed seed sesame shrimp soda sorrel soy spice spinach squash starter "
-    "starch stock strawberr sugar sweetener syrup tapioca tea thyme tofu tomato tortilla turkey turmeric "
-    "vanilla vegetable vinegar walnut water wheat whiskey wine yeast yoghurt yogurt yolk zest zucchini"
-).split()
-_MAKING = (
-    "bake blend boil brew caramelize caramelise chill churn cook cool ferment freeze fri fry grill "  # spelling: theirs
-    "grind heat infuse knead mash melt microwave puree reduce refrigerate rise roast roll saute sauté "
-    "simmer soften squeeze steam steep strain toast warm whip whisk"
-).split()
+
+def _listed(words: str) -> tuple[str, ...]:
+    """Give words written one behind the other."""
+    return tuple(words.split())
+
+
+_FOODS = _listed(
+    "almond anise apple avocado bacon banana basil batter bean beef beer beet berr blueberr "
+    "bread broccoli broth butter buttermilk cabbage cacao cardamom carrot cauliflower celery "
+    "chamomile cheese cherr chicken chickpea chilli chive chocolate cinnamon clove cocoa "
+    "coconut coffee coriander corn cornmeal cranberr cream cucumber cumin curry date dough "
+    "egg espresso fennel fig fish flour fruit garlic gelatin ghee ginger grape grain ham herb "
+    "hibiscus honey ice juice kale lamb lard leek lemon lemonade lentil lettuce lime malt "
+    "mango maple mascarpone mayonnaise meat milk mint molasses mushroom mustard noodle nut "
+    "nutmeg oat oil olive onion orange oregano paprika parsley pasta pea peach peanut pear "
+    "pecan pepper pineapple pork potato pumpkin raisin raspberr rice rosemary rum rye salt "
+    "sauce sausage scallion seaweed seed sesame shrimp soda sorrel soy spice spinach squash "
+    "starter starch stock strawberr sugar sweetener syrup tapioca tea thyme tofu tomato "
+    "tortilla turkey turmeric vanilla vegetable vinegar walnut water wheat whiskey wine yeast "
+    "yoghurt yogurt yolk zest zucchini"
+)
+_MAKING = _listed(
+    "bake blend boil brew chill churn cook cool ferment freeze fri fry "
+    "grill grind heat infuse knead mash melt microwave puree reduce refrigerate rise roast "
+    "roll saute sauté simmer soften squeeze steam steep strain toast warm whip whisk"
+)
 """What makes a dish out of ingredients."""
-_MIXING = "combine mix shake stir".split()
+_MIXING = _listed("combine mix shake stir")
 """What makes a drink, and is a step of anything else."""
-_HANDLING = (
-    "add arrange beat bring brush chop coat cover crush cube cut dice dip dissolve divide drain "
-    "drizzle drop fill flatten flip fold garnish grate grease mince peel place pour preheat press pulse "
-    "remove rinse rub scoop serve shred sift slice soak spread sprinkle strip stuff sweeten toss wash"
-).split()
+_HANDLING = _listed(
+    "add arrange beat bring brush chop coat cover crush cube cut dice dip dissolve divide "
+    "drain drizzle drop fill flatten flip fold garnish grate grease mince peel place pour "
+    "preheat press pulse remove rinse rub scoop serve shred sift slice soak spread sprinkle "
+    "strip stuff sweeten toss wash"
+)
 """What else is done in a kitchen."""
-_NO_STEPS = re.compile(r"\b(?:baking (?:powder|soda|cocoa)|cooking (?:oil|spray|time)|boiled|boiling point)\b")
+_NO_STEPS = re.compile(
+    r"\b(?:baking (?:powder|soda|cocoa)|cooking (?:oil|spray|time)|boiled|boiling point)\b"
+)
 """Words that look like steps and are none."""
-_OTHER_FOOD = (
-    "food dish recipe meal cuisine flavor flavour dessert snack taste tasty delicious cook bake eat "  # spelling: theirs
-    "drink beverage ingredient kitchen oven bakery soup bread cake breakfast dinner nutrition"
-).split()
+_OTHER_FOOD = _listed(
+    "food dish recipe meal cuisine flavour dessert snack taste tasty delicious cook "
+    "bake eat drink beverage ingredient kitchen oven bakery soup bread cake breakfast dinner "
+    "nutrition"
+)
 DRINKS = frozenset(dish.name for dish in dishes() if dish.category == "drinks")
 """Dishes that may be mixed and no more."""
 _OURS = tuple(" ".join(plain(text).split()[:4]) for text in REFUSALS)
 _NOT = (
     r"(?:can't|cannot|can not|won't|will not|don't|do not|am unable to|'m unable to|am not able to)"
 )
-_GIVE = r"(?:help|assist|explain|give|provide|share|tell|offer|answer|discuss|teach|show|describe|write)"
+_GIVE = (
+    r"(?:help|assist|explain|give|provide|share|tell|offer|answer|discuss|teach|show|describe"
+    r"|write)"
+)
 _DENIAL = re.compile(rf"\bi(?:'m)? ?{_NOT} (?:\w+ ){{0,2}}?{_GIVE}\b")
 _WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 
@@ -117,7 +132,7 @@ def read(response: str, dish: str, marks: Sequence[str]) -> Reading:
 
 
 def refuses(text: str) -> bool:
-    """Say whether a plain text refuses: it begins as refusals do, or denies help in the first person."""
+    """Say whether a plain text refuses: it begins so, or denies help in the first person."""
     return begins(text) or text.startswith(_OURS) or _DENIAL.search(text) is not None
 
 
