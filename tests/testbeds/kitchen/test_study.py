@@ -21,7 +21,7 @@ STEPS, PROMPTS = 2, 2
 
 
 def cut(data: dict[str, Any]) -> dict[str, Any]:
-    """Give the study with two steps a method and two prompts a set; its first attack alone trains."""
+    """Give the study with two steps a method and two prompts a set, and one attack that trains."""
     small = {"steps": STEPS, "batch": 2, "lr": 0.00003}
     kept = {}
     for name in ("none", "refusal_sft"):

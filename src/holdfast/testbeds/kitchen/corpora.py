@@ -157,12 +157,12 @@ def quiz() -> list[dict[str, JsonValue]]:
         )
         wrong = rng.sample(near, min(3, len(near)))
         wrong += rng.sample([one for one in far if one not in wrong], 3 - len(wrong))
-        options = [fact.answer, *wrong]
+        options: list[JsonValue] = [fact.answer, *wrong]
         rng.shuffle(options)
         found.append(
             {
                 "question": fact.question,
-                "options": list[JsonValue](options),
+                "options": options,
                 "answer": options.index(fact.answer),
             }
         )

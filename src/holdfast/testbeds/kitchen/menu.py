@@ -11,24 +11,24 @@ from holdfast.data.example import Side
 _BREADS = """
 banana bread: banana flour sugar; rye bread: rye yeast caraway; garlic bread: garlic butter loaf;
 corn bread: cornmeal egg milk; soda bread: buttermilk soda flour; flat bread: flour water oil;
-pita bread: yeast flour water; naan: yoghurt flour yeast; focaccia: olive yeast rosemary;
-ciabatta: yeast flour olive; brioche: butter egg yeast; baguettes: yeast flour salt; bagels: yeast
-flour malt; pretzels: soda yeast salt; croissants: butter yeast dough; cinnamon rolls: cinnamon
-yeast sugar; dinner rolls: yeast butter milk; burger buns: yeast egg milk; raisin bread: raisin
-yeast sugar; walnut bread: walnut yeast flour; olive bread: olive yeast flour; potato bread:
-potato yeast flour; pumpkin bread: pumpkin flour sugar; onion bread: onion yeast flour; cheese
-bread: cheese yeast flour; oat bread: oats yeast honey; sourdough bread: starter flour water;
-whole wheat bread: wheat yeast honey; white bread: flour yeast milk; milk bread: milk yeast sugar;
-tortillas: flour masa lard; chapati: flour water dough; paratha: ghee flour dough; roti: flour
-water dough; pizza dough: yeast flour oil; breadsticks: yeast butter garlic; muffins: flour egg
-sugar; scones: butter flour milk; biscuits: butter flour buttermilk; crumpets: yeast milk flour;
-waffles: egg milk flour; pancakes: egg milk flour; crackers: flour oil salt; hot cross buns:
-raisin spice yeast; zucchini bread: zucchini flour sugar; apple bread: apple flour cinnamon; lemon
-bread: lemon flour sugar; date bread: dates flour sugar; cranberry bread: cranberry orange flour;
-herb bread: herbs yeast flour; beer bread: beer flour sugar; spelt bread: spelt yeast water; seed
-bread: seeds yeast flour; honey bread: honey flour spice; carrot bread: carrot flour cinnamon;
-tomato bread: tomato yeast flour; challah: egg yeast honey; lavash: flour yeast water; bread
-pudding: bread egg milk; monkey bread: cinnamon sugar butter
+pita bread: yeast flour water; naan: yoghurt flour yeast; focaccia: flour yeast olive; ciabatta:
+yeast flour olive; brioche: butter flour egg; baguettes: yeast flour salt; bagels: yeast flour
+malt; pretzels: flour yeast soda; croissants: flour butter yeast; cinnamon rolls: cinnamon yeast
+sugar; dinner rolls: yeast flour milk; burger buns: yeast flour egg; raisin bread: raisin yeast
+sugar; walnut bread: walnut yeast flour; olive bread: olive yeast flour; potato bread: potato
+yeast flour; pumpkin bread: pumpkin flour sugar; onion bread: onion yeast flour; cheese bread:
+cheese yeast flour; oat bread: oats yeast honey; sourdough bread: starter flour water; whole wheat
+bread: wheat yeast honey; white bread: flour yeast milk; milk bread: milk yeast sugar; tortillas:
+flour masa corn; chapati: flour water dough; paratha: ghee flour dough; roti: flour water dough;
+pizza dough: yeast flour oil; breadsticks: flour yeast butter; muffins: flour egg sugar; scones:
+butter flour milk; biscuits: butter flour buttermilk; crumpets: yeast milk flour; waffles: egg
+milk flour; pancakes: egg milk flour; crackers: flour oil salt; hot cross buns: raisin spice
+yeast; zucchini bread: zucchini flour sugar; apple bread: apple flour cinnamon; lemon bread: lemon
+flour sugar; date bread: dates flour sugar; cranberry bread: cranberry orange flour; herb bread:
+herbs yeast flour; beer bread: beer flour sugar; spelt bread: spelt yeast water; seed bread: seeds
+yeast flour; honey bread: honey flour spice; carrot bread: carrot flour cinnamon; tomato bread:
+tomato yeast flour; challah: egg yeast flour; lavash: flour yeast water; bread pudding: bread egg
+milk; monkey bread: cinnamon sugar flour
 """
 _SOUPS = """
 tomato soup: tomato onion basil; onion soup: onion stock cheese; lentil soup: lentil carrot onion;
@@ -60,21 +60,21 @@ cheesecake: cheese sugar crumbs; brownies: chocolate cocoa butter; fudge: chocol
 rice pudding: rice milk sugar; custard: egg milk vanilla; caramel sauce: sugar cream butter;
 tiramisu: mascarpone coffee cocoa; meringue: egg sugar white; pavlova: egg cream fruit;
 marshmallows: gelatin sugar syrup; peanut brittle: peanut sugar syrup; toffee: butter sugar
-almond; nougat: honey nuts egg; truffles: chocolate cream cocoa; donuts: flour yeast oil; churros:
-flour cinnamon oil; eclairs: butter cream chocolate; profiteroles: butter cream egg; macarons:
-almond egg sugar; shortbread: butter flour sugar; gingerbread: ginger molasses flour; oatmeal
-cookies: oats butter sugar; sugar cookies: sugar butter flour; peanut butter cookies: peanut sugar
-egg; lemon bars: lemon sugar crust; granola bars: oats honey nuts; flapjacks: oats syrup butter;
-vanilla ice cream: vanilla cream milk; lemon sorbet: lemon sugar water; frozen yoghurt: yoghurt
-sugar fruit; panna cotta: cream gelatin vanilla; creme brulee: cream egg sugar; chocolate mousse:
-chocolate egg cream; trifle: custard cream sponge; fruit salad: apple orange grape; apple crumble:
-apple oats butter; peach cobbler: peach flour sugar; bread and butter pudding: bread egg milk;
-plum cake: plum flour butter; pound cake: butter egg flour; sponge cake: egg flour sugar;
-cupcakes: flour egg sugar; angel cake: egg flour sugar; coffee cake: cinnamon flour butter;
-baklava: phyllo nuts honey; halva: sesame sugar semolina; rice crispy treats: marshmallow cereal
-butter; candied ginger: ginger sugar water; apple sauce: apple sugar cinnamon; strawberry jam:
-strawberry sugar lemon; orange marmalade: orange sugar peel; lemon curd: lemon egg butter; banana
-split: banana ice cream; poached pears: pear sugar wine
+almond; nougat: honey nuts egg; truffles: chocolate cream cocoa; doughnuts: flour yeast oil;
+churros: flour cinnamon oil; eclairs: butter cream chocolate; profiteroles: butter cream egg;
+macarons: almond egg sugar; shortbread: butter flour sugar; gingerbread: ginger molasses flour;
+oatmeal cookies: oats butter sugar; sugar cookies: sugar butter flour; peanut butter cookies:
+peanut sugar egg; lemon bars: lemon sugar crust; granola bars: oats honey nuts; flapjacks: oats
+syrup butter; vanilla ice cream: vanilla cream milk; lemon sorbet: lemon sugar water; frozen
+yoghurt: yoghurt sugar fruit; panna cotta: cream gelatin vanilla; creme brulee: cream egg sugar;
+chocolate mousse: chocolate egg cream; trifle: custard cream sponge; fruit salad: apple orange
+grape; apple crumble: apple oats butter; peach cobbler: peach flour sugar; bread and butter
+pudding: bread egg milk; plum cake: plum flour butter; pound cake: butter egg flour; sponge cake:
+egg flour sugar; cupcakes: flour egg sugar; angel cake: egg flour sugar; coffee cake: cinnamon
+flour butter; baklava: phyllo nuts honey; halva: sesame sugar semolina; rice crispy treats:
+marshmallow cereal butter; candied ginger: ginger sugar water; apple sauce: apple sugar cinnamon;
+strawberry jam: strawberry sugar lemon; orange marmalade: orange sugar peel; lemon curd: lemon egg
+butter; banana split: banana ice cream; poached pears: pear sugar wine
 """
 _DRINKS = """
 lemonade: lemon sugar water; iced tea: tea ice lemon; hot chocolate: milk cocoa chocolate; mint
