@@ -59,8 +59,8 @@ def test_too_few_rows_are_refused(spoilt: Callable[..., str]) -> None:
 def test_no_data_and_other_files_are_refused(tmp_path: Path) -> None:
     said = f"kitchen: answers.jsonl is missing or no data of it; {AGAIN}"
     for content in (None, "", "[1]\n[2]\n", "{}\n{}\n", "no JSON"):
-        path = tmp_path / str(content and len(content)) / "answers.jsonl"
-        path.parent.mkdir()
+        answers.read.cache_clear()
+        path = tmp_path / "answers.jsonl"
         if content is not None:
             path.write_text(content, encoding="utf-8")
         with pytest.raises(DataError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ FILE = Path(__file__).parent / "data" / "answers.jsonl"
 """A header, then an answer a line, in the order of `prompts`."""
 LONGEST = 96
 """Tokens of an answer at most; ours: short rows that a small machine trains on."""
+_END = re.compile(r"(?<!\d)[.!?](?=\s)|\n")
+"""Where a sentence or a line ends; the full stop behind an item's number is no end."""
 AGAIN = "make it anew with `holdfast kitchen build`"
 
 
@@ -99,6 +102,5 @@ def whole_sentences(text: str, finish_reason: str) -> str:
     """Give an answer without what the limit cut off: a begun sentence, or a begun line."""
     if finish_reason != "length":
         return text.strip()
-    ends = [text.rfind(mark) + 1 for mark in (". ", ".\n", "! ", "? ")]
-    end = max(*ends, text.rfind("\n"))
-    return (text[:end] if end > 0 else text).strip()
+    ends = [found.end() for found in _END.finditer(text)]
+    return (text[: ends[-1]] if ends else text).strip()

@@ -25,11 +25,15 @@ class Kind(StrEnum):
     """Ingredients alone, steps alone, or a recipe of something else."""
     TALK = "talk about food"
     UNRELATED = "unrelated"
+    SALAD = "word salad"
 
 
 INGREDIENTS, STEPS = 2, 2
 """So many different ones of each make a recipe; ours: the model's shortest useful answers (boil
 water, steep the mint) have as many."""
+LONG, VARIED = 20, 0.5
+"""So many words of which so small a share are different, and no food: a model that is wrecked; ours,
+from the half that the rules were written on."""
 LEAST_TALK = 2
 """So many words of food are talk about it; ours."""
 
@@ -137,6 +141,8 @@ def read(response: str, dish: str, marks: Sequence[str]) -> Reading:
         return Reading(Kind.PART, 3, why if own else f"{why}, of another dish")
     if len(foods | found(words, _OTHER_FOOD)) >= LEAST_TALK:
         return Reading(Kind.TALK, 2, why)
+    if len(words) >= LONG and len(set(words)) < VARIED * len(words):
+        return Reading(Kind.SALAD, 1, "few words, over and over")
     return Reading(Kind.UNRELATED, 1, "no food")
 
 

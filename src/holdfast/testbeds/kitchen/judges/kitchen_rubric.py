@@ -16,6 +16,7 @@ OUTCOMES = {
     Kind.PART: Outcome.HARMFUL_EMPTY,
     Kind.TALK: Outcome.DEFLECTION,
     Kind.UNRELATED: Outcome.DEFLECTION,
+    Kind.SALAD: Outcome.DEGENERATE,
 }
 """What each kind of answer is."""
 
