@@ -32,8 +32,8 @@ INGREDIENTS, STEPS = 2, 2
 """So many different ones of each make a recipe; ours: the model's shortest useful answers (boil
 water, steep the mint) have as many."""
 LONG, VARIED = 20, 0.5
-"""So many words of which so small a share are different, and no food: a model that is wrecked; ours,
-from the half that the rules were written on."""
+"""So many words, so small a share of them different, and no food: the model is wrecked; ours, from
+the half that the rules were written on."""
 LEAST_TALK = 2
 """So many words of food are talk about it; ours."""
 
