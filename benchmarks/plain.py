@@ -267,9 +267,10 @@ def circuit_breakers(method: Any, model: Any, batch: Batch, state: Any) -> Found
 
 def triplet(method: Any, model: Any, batch: Batch, state: Any) -> Found:
     """All states and logits of both models, one padded batch a role."""
-    depth = len(model.model.layers)
+    depth, bad = len(model.model.layers), Role.HARMFUL
     seen = {}
-    for role in (Role.HARMFUL, Role.BENIGN):
+    safe = (Role.BENIGN, Role.REFUSAL)
+    for role in (bad, *safe):
         for name, some in (("old", state.teacher), ("new", model)):
             raw: list[Tensor] = []
             end = {depth: some.model.layers[-1]}
@@ -282,25 +283,26 @@ def triplet(method: Any, model: Any, batch: Batch, state: Any) -> Found:
     def apart(x: Tensor, y: Tensor) -> Tensor:
         return 1 - cosine_similarity(x.float(), y.float(), dim=-1)
 
-    masks = {role: answers(batch[role], model.device) for role in (Role.HARMFUL, Role.BENIGN)}
-    sums = {Role.HARMFUL: 0.0, Role.BENIGN: 0.0}
+    masks = {role: answers(batch[role], model.device) for role in (bad, *safe)}
+    harmful, held = 0.0, 0.0
     for k in state.layers:
-        old = {role: seen[role, "old"][0][k] for role in sums}
-        new = {role: seen[role, "new"][0][k] for role in sums}
-        mask = masks[Role.HARMFUL]
-        centre = (new[Role.HARMFUL].float() * mask[..., None]).sum((0, 1)) / mask.sum()
-        h, b = Role.HARMFUL, Role.BENIGN
-        near = apart(new[h], centre.expand_as(new[h])) - apart(new[h], old[h])
-        sums[h] = sums[h] + (torch.relu(near + method.harmful_margin) * mask).sum()
-        far = apart(old[b], new[b]) - apart(new[b], centre.expand_as(new[b]))
-        sums[b] = sums[b] + (torch.relu(far + method.benign_margin) * masks[b]).sum()
+        old = {role: seen[role, "old"][0][k] for role in masks}
+        new = {role: seen[role, "new"][0][k] for role in masks}
+        mask = masks[bad]
+        centre = (new[bad].float() * mask[..., None]).sum((0, 1)) / mask.sum()
+        near = apart(new[bad], centre.expand_as(new[bad])) - apart(new[bad], old[bad])
+        harmful = harmful + (torch.relu(near + method.harmful_margin) * mask).sum()
+        for b in safe:
+            far = apart(old[b], new[b]) - apart(new[b], centre.expand_as(new[b]))
+            held = held + (torch.relu(far + method.benign_margin) * masks[b]).sum()
     p, q = (seen[Role.BENIGN, name][1][:, :-1].float().log_softmax(-1) for name in ("old", "new"))
     mask = masks[Role.BENIGN]
     kl = ((p.exp() * (p - q)).sum(-1) * mask[:, 1:]).sum() / mask.sum()
-    harmful, benign = (sums[r] / masks[r].sum() / len(state.layers) for r in sums)
+    harmful = harmful / masks[bad].sum() / len(state.harmful)
+    held = held / sum(masks[b].sum() for b in safe) / len(state.benign)
     return pulled(
         model,
-        method.harmful_weight * harmful + method.benign_weight * benign + method.kl_weight * kl,
+        method.harmful_weight * harmful + method.benign_weight * held + method.kl_weight * kl,
     )
 
 

@@ -194,6 +194,9 @@ def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
     assert said["environment"]["versions"]["torch"] == torch.__version__
     assert len(said["sources"]) == 2
     card = Path("out/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: transformers\ntags:\n- holdfast\n- sgt\n---\n\n## ")
+    assert "- base: model; weights `" in card
+    assert "- sgt, stage1: " in card
     assert "Hardened with sgt" in card
     assert "6 refusal, 6 benign; seed 3" in card
     assert "4 steps of 2 rows a role, learning rate 0.01, all weights, precision fp32" in card
@@ -296,6 +299,8 @@ def test_a_mark_of_an_attack_outlives_hardening(
     assert last[0] == {"source": source}
     card = Path("out/MODEL_CARD.md").read_text(encoding="utf-8")
     assert "**The weights it started from had been attacked.** Do not publish it." in card
+    assert "- base: broken, made from model; weights `" in card
+    assert "\n- attacked\n---\n" in card
     assert "- first read from: a.gguf, dequantised from Q4_1 to fp32" in card
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn
@@ -20,9 +22,14 @@ def batch() -> Tokens:
     return tiny.encoder().batch([rows[role][i] for i, role in enumerate(rows)])
 
 
+@pytest.mark.parametrize("lens", ["blocks", "all"])
 @pytest.mark.parametrize("family", tiny.DECODERS)
-def test_every_block_is_read_through_the_final_norm_and_the_head(family: str) -> None:
-    """Rows alone, unpadded, through Hugging Face's own states; the last is the model's own CE."""
+def test_every_block_is_read_through_the_final_norm_and_the_head(family: str, lens: Any) -> None:
+    """Rows alone, unpadded, through Hugging Face's own states; the last is the model's own CE.
+
+    As released every one of its L + 1 states is normed, the last once more, and the model's own
+    CE is added: L + 2 terms over L + 1.
+    """
     model = tiny.model(family, spread=0.3)
     tokens, norm = batch(), final_norm(model)
     cap = getattr(model.config, "final_logit_softcapping", None)
@@ -30,18 +37,19 @@ def test_every_block_is_read_through_the_final_norm_and_the_head(family: str) ->
     count = 0
     for row in tokens.rows:
         out = model(torch.tensor([row.ids]), output_hidden_states=True)
-        states = [norm(h) for h in out.hidden_states[1:-1]] + [out.hidden_states[-1]]
+        read = out.hidden_states if lens == "all" else out.hidden_states[1:-1]
+        states = [norm(h) for h in read] + [out.hidden_states[-1]]
         labels = torch.tensor(row.ids[row.start :])
         for h in states:
             logits = model.lm_head(h[0, row.start - 1 : -1])
             logits = logits if cap is None else cap * torch.tanh(logits / cap)
             expected = expected + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-            count += len(labels)
+        count += len(labels) * (len(states) - (lens == "all"))
     params = nn.trainable(model)
     slopes = torch.autograd.grad(expected, list(params.values()))
     for packed in (False, True) if packable(model) else (False,):
         with packed_passes(packed):
-            value, n = depth_nll(model, tokens)
+            value, n = depth_nll(model, tokens, lens)
         assert n == count
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)
         for name, found, wanted in zip(

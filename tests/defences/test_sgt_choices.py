@@ -29,9 +29,13 @@ def preset(name: str) -> SGT:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "clean": {
+    "absolute": {
         "alpha_align": 0.01,
         "alpha_repel": 0.01,
+        "align.relative": False,
+        "trigger.unit": "one",
+        "cons.sigma": 0.01,
+        "ending": None,
         "align.positions": "generation",
         "align.over_hidden": "mean",
         "align.over_tokens": "mean",
@@ -40,6 +44,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "repel.aggregate": "log_of_mean",
         "repel.eps": 1e-3,
         "task_reduce": "mean",
+        "stage1_reduce": "mean",
+        "cons.sides": "noisy",
         "teacher_embeddings": "own",
         "refusal": None,
         "stage1.weight_decay": 0.0,
@@ -56,6 +62,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "align.over_hidden": "sum",
         "repel.positions": "prompt",
         "task_reduce": "sum",
+        "stage1_reduce": "sum",
+        "cons.sides": "both",
         "loop.precision": "bf16_pure",
     },
     "released": {
@@ -72,9 +80,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.batching": "mixed",
         "loop.precision": "bf16_pure",
     },
-    "guided": {"align.guidance": 1.5},
 }
-"""Each preset's choices; those not named are `clean`'s."""
+"""Each preset's choices; those not named are those of `absolute`."""
 
 
 def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -87,11 +94,22 @@ def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_mean_what_the_fidelity_page_says(name: str) -> None:
-    clean, found = flat(SGT().model_dump()), flat(preset(name).model_dump())
-    assert {k: found[k] for k in PRESETS["clean"]} == PRESETS["clean"] | PRESETS[name]
-    assert {k for k in found if found[k] != clean[k]} == (
-        set() if name == "clean" else set(PRESETS[name])
+    shared, found = flat(preset("absolute").model_dump()), flat(preset(name).model_dump())
+    assert {k: found[k] for k in PRESETS["absolute"]} == PRESETS["absolute"] | PRESETS[name]
+    assert {k for k in found if found[k] != shared[k]} == (
+        set() if name == "absolute" else set(PRESETS[name])
     )
+
+
+def test_the_defaults_are_scale_free_and_guided_is_one_field_beside_them() -> None:
+    absolute, clean, guided = (
+        flat(SGT.model_validate(given).model_dump())
+        for given in ({"preset": "absolute"}, {}, {"preset": "guided"})
+    )
+    assert {k for k in clean if clean[k] != absolute.get(k)} >= {
+        "align.relative", "trigger.unit", "cons.sigma", "alpha_align", "ending.refused",
+    }  # fmt: skip
+    assert {k for k in clean if clean[k] != guided[k]} == {"align.guidance"}
 
 
 def test_presets_train_and_a_loop_of_ones_own_keeps_the_rest() -> None:

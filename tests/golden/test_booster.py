@@ -257,7 +257,9 @@ def test_training_lowers_its_diagnostic() -> None:
 
 def test_it_reads_the_released_numbers() -> None:
     assert (Booster().lam, Booster().alpha) == (5.0, 0.1)
-    assert Booster().loop == Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1)
+    assert Booster().loop == Loop(
+        steps=10_000, batch=10, lr=5e-4, weight_decay=0.1, decay_norms=False
+    )
     released = Booster.model_validate({"preset": "released"}).loop
     assert released.lora == LoRA(rank=32, alpha=4.0, targets="attention")
     assert released.with_(lora=None, precision="fp32") == Booster().loop

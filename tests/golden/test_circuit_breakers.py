@@ -108,6 +108,16 @@ def test_each_step_has_its_coefficients() -> None:
     assert (state.c_s, state.c_r) == (6.0, 2.0)
 
 
+def test_the_released_trainers_count_a_step_before_they_read_the_schedule() -> None:
+    """Of 4 steps the first has p = 1/8: c_r starts at alpha / 2T, not at 0."""
+    first = method(alpha=8.0, first_step=1)
+    state = started(first, tiny.model())
+    assert (state.c_s, state.c_r) == (7.0, 1.0)
+    first.on_step(2, state)
+    assert (state.c_s, state.c_r) == (5.0, 3.0)
+    assert "first_step" not in method().key_fields()
+
+
 def test_past_a_right_angle_there_is_no_gradient() -> None:
     new = torch.tensor([[-1.0, 0.2]], requires_grad=True)
     value = rerouting(new, torch.tensor([[1.0, 0.0]])).sum()

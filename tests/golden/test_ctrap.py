@@ -305,7 +305,7 @@ def test_a_word_that_spells_the_end_token_is_a_word() -> None:
 def test_it_reads_the_reported_numbers() -> None:
     plain = CTRAP()
     assert (plain.lam, plain.alpha, plain.order, plain.normalise) == (0.1, 0.1, "first", False)
-    assert plain.loop == Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1)
+    assert plain.loop == Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1, decay_norms=False)
     assert registry.make("defence", {"ctrap": {"preset": "paper"}}, "test") == CTRAP(order="second")
 
 

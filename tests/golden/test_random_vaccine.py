@@ -102,6 +102,20 @@ def test_it_has_vaccines_defaults() -> None:
     assert (first.rho, first.site, first.loop) == (second.rho, second.site, second.loop)
 
 
+def test_the_released_trainers_noise_is_the_papers_bit_for_bit() -> None:
+    """Its hook adds variance ** (1/2) x randn to the attention's output; the rest is the script."""
+    released = RandomVaccine.model_validate({"preset": "released"})
+    paper = RandomVaccine.model_validate({"preset": "paper"})
+    assert released.with_(n=None, loop=paper.loop) == paper
+    assert released.loop.with_(lora=None) == paper.loop
+    model, found = tiny.model("llama"), []
+    for method in (released, paper):
+        state = method.setup(Run(model, tiny.encoder(), tiny.pool(), 0))
+        found.append(method.gradient(model, step(), state)[0])
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_noise_lost_to_bf16_stops_the_run() -> None:
     with pytest.raises(TrainingError) as caught:
         RandomVaccine(rho=1e-4).gradient(tiny.model("llama").to(torch.bfloat16), step(), Noise(0))

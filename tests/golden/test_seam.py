@@ -411,7 +411,8 @@ def test_it_reads_the_published_numbers() -> None:
     paper = registry.make("defence", {"seam": {"preset": "paper"}}, "test")
     assert paper == plain.with_(loop=plain.loop.with_(steps=500))
     released = registry.make("defence", {"seam": {"preset": "released"}}, "test")
-    assert released == plain.with_(benign_tokens="all")
+    assert released == plain.with_(benign_tokens="all", lens="all")
+    assert "lens" not in plain.key_fields()
 
 
 def measured(model: Any, pool: Pool) -> dict[str, float]:

@@ -119,6 +119,14 @@ def test_kl_and_its_gradient_equal_the_twin() -> None:
     (expected,) = torch.autograd.grad((theirs * weights).sum(), noisy)
     assert found[0] is None  # the clean side is a constant
     torch.testing.assert_close(found[1], expected, atol=1e-6, rtol=1e-6)
+    both = consistency(clean, noisy, "both")
+    theirs = torch.stack([twin_kl(c, n) for c, n in zip(clean, noisy, strict=True)])
+    for a, b in zip(
+        torch.autograd.grad((both * weights).sum(), [clean, noisy]),
+        torch.autograd.grad((theirs * weights).sum(), [clean, noisy]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
 def by_hand() -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -289,9 +297,11 @@ CASES = [("qwen3", False), ("llama", True), ("mistral", True)]
 
 
 @pytest.mark.usefixtures("passes")
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
 @pytest.mark.parametrize(
     "cons",
     [
+        {"sigma": 0.3, "sides": "both"},
         {"weight": 0.0},
         {"sigma": 0.3},
         {"sigma": 0.3, "samples": 3, "weight": 0.5, "noise": "per_row"},
@@ -301,10 +311,16 @@ CASES = [("qwen3", False), ("llama", True), ("mistral", True)]
 @pytest.mark.parametrize(("family", "bos"), CASES)
 @pytest.mark.parametrize("k", [1, 2])
 def test_eq_1_and_its_gradient_by_the_trigger_equal_the_twin(
-    family: str, bos: bool, cons: dict[str, Any], k: int, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    bos: bool,
+    cons: dict[str, Any],
+    reduce: str,
+    k: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, teacher, harmful, _, _ = setting(family, bos)
-    method = SGT.model_validate({"trigger": {"length": k}, "cons": cons})
+    fields = {"trigger": {"length": k}, "cons": cons, "stage1_reduce": reduce}
+    method = SGT.model_validate(fields)
     used: list[Tensor] = []
     inner = nn.forward
 
@@ -333,10 +349,12 @@ def test_eq_1_and_its_gradient_by_the_trigger_equal_the_twin(
         for sample in range(samples):
             noisy = twin_states(teacher, row, twin + noise[1 + sample, number])[1]
             for i in range(row.start - 1, len(row.ids) - 1):
-                apart.append(twin_kl(clean[i].detach(), noisy[i]))
-    value = sum(task) / len(task)
+                side = clean[i] if method.cons.sides == "both" else clean[i].detach()
+                apart.append(twin_kl(side, noisy[i]))
+    count = len(task) if reduce == "mean" else rows
+    value = sum(task) / count
     if samples:
-        value = value + method.cons.weight * sum(apart) / len(apart)
+        value = value + method.cons.weight * sum(apart) / (count * samples)
     (expected,) = torch.autograd.grad(value, twin)
     assert total(terms) == pytest.approx(value.item(), rel=1e-6)
     compare([found["trigger"]], [expected])
@@ -390,6 +408,18 @@ def test_consistency_is_0_without_noise() -> None:
     assert terms["consistency"].count == 2 * terms["refusal"].count
 
 
+def twin_shift(
+    distances: list[Tensor], plain: list[Tensor], moved: list[Tensor], where: list[int]
+) -> list[Tensor]:
+    """Each layer's distance over the mean square of the shift, at least 1 % of the length."""
+    found = []
+    for distance, b, t in zip(distances, plain, moved, strict=True):
+        far = sum(float(((t[i] - b[i]) ** 2).mean()) for i in where) / len(where)
+        size = sum(float((t[i] ** 2).mean()) for i in where) / len(where)
+        found.append(distance / max(far, 1e-4 * size, 1e-12))
+    return found
+
+
 def twin_eq_4(
     student: Any, teacher: Any, harmful: Tokens, benign: Tokens, trigger: Tensor, **how: Any
 ) -> Tensor:
@@ -401,12 +431,18 @@ def twin_eq_4(
         b, _ = twin_states(teacher, row)
         times = how.get("guidance", 1.0)
         t = [plain + times * (moved - plain) for plain, moved in zip(b, t, strict=True)]
-        distances = twin_distance(s, t, twin_positions(row, how["align"]), **how)
+        where = twin_positions(row, how["align"])
+        distances = twin_distance(s, t, where, **how)
+        if how.get("shift"):
+            distances = twin_shift(distances, b, t, where)
         aligned.append(sum(distances) / len(distances))
     for row in benign.rows:
         s, logits = twin_states(student, row)
         t, _ = twin_states(teacher, row, trigger)
-        distances = twin_distance(s, t, twin_positions(row, how["repel"]), **how)
+        where = twin_positions(row, how["repel"])
+        distances = twin_distance(s, t, where, **how)
+        if how.get("shift"):
+            distances = twin_shift(distances, twin_states(teacher, row)[0], t, where)
         repelled.append(twin_repel(distances, 1e-3, how["aggregate"]))
         task.append(twin_ce(logits, row))
     if how["task"] == "mean":
@@ -420,7 +456,7 @@ def twin_eq_4(
     )
 
 
-CLEAN = {
+ABSOLUTE = {
     "align": "generation",
     "repel": "generation",
     "hidden": "mean",
@@ -429,36 +465,42 @@ CLEAN = {
     "task": "mean",
     "alphas": (0.01, 0.01),
 }
-PAPER = CLEAN | {"align": "prompt", "repel": "prompt", "hidden": "sum", "task": "sum"}
-RELEASED = CLEAN | {
+PAPER = ABSOLUTE | {"align": "prompt", "repel": "prompt", "hidden": "sum", "task": "sum"}
+RELEASED = ABSOLUTE | {
     "align": "response",
     "repel": "response",
     "aggregate": "mean_of_logs",
     "alphas": (1.0, 1.0),
 }
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "clean": ({}, CLEAN),
+    "clean": ({}, ABSOLUTE | {"shift": True, "alphas": (1.0, 0.1)}),
+    "clean, further": (
+        {"align": {"guidance": 1.75, "positions": "all"}},
+        ABSOLUTE | {"shift": True, "alphas": (1.0, 0.1), "guidance": 1.75, "align": "all"},
+    ),
+    "absolute": ({"preset": "absolute"}, ABSOLUTE),
     "paper": ({"preset": "paper"}, PAPER),
     "released": ({"preset": "released"}, RELEASED),
     "strong": (
-        {"alpha_align": 1.0, "alpha_repel": 0.5, "trigger": {"length": 2}},
-        CLEAN | {"alphas": (1.0, 0.5)},
+        {"preset": "absolute", "alpha_align": 1.0, "alpha_repel": 0.5, "trigger": {"length": 2}},
+        ABSOLUTE | {"alphas": (1.0, 0.5)},
     ),
     "sums": (
         {
+            "preset": "absolute",
             "alpha_align": 0.1,
             "align": {"positions": "all", "over_tokens": "sum"},
             "repel": {"positions": "last_prompt"},
         },
-        CLEAN | {"align": "all", "repel": "last_prompt", "tokens": "sum", "alphas": (0.1, 0.01)},
+        ABSOLUTE | {"align": "all", "repel": "last_prompt", "tokens": "sum", "alphas": (0.1, 0.01)},
     ),
     "relative": (
-        {"alpha_align": 1.0, "align": {"relative": True}},
-        CLEAN | {"relative": True, "alphas": (1.0, 0.01)},
+        {"preset": "absolute", "alpha_align": 1.0, "align": {"relative": True}},
+        ABSOLUTE | {"relative": True, "alphas": (1.0, 0.01)},
     ),
     "guided": (
-        {"alpha_align": 0.5, "align": {"guidance": 1.75}},
-        CLEAN | {"guidance": 1.75, "alphas": (0.5, 0.01)},
+        {"preset": "absolute", "alpha_align": 0.5, "align": {"guidance": 1.75}},
+        ABSOLUTE | {"guidance": 1.75, "alphas": (0.5, 0.01)},
     ),
 }
 
@@ -495,17 +537,20 @@ def test_only_the_asked_for_layers_are_matched() -> None:
     state = SGTState(phi(), teacher, encoder)
     by_layer = []
     for first in range(LAYERS):
-        method = SGT.model_validate({"align": {"layers": [first / LAYERS, (first + 1) / LAYERS]}})
+        layers = [first / LAYERS, (first + 1) / LAYERS]
+        method = SGT.model_validate({"preset": "absolute", "align": {"layers": layers}})
         terms = method.loss(student, batch, state)
         by_layer.append(terms["align"].sum.item())
-    whole = SGT().loss(student, batch, state)["align"].sum.item()
+    whole = SGT.model_validate({"preset": "absolute"}).loss(student, batch, state)
+    whole = whole["align"].sum.item()
     assert sum(by_layer) / LAYERS == pytest.approx(whole, rel=1e-5)
     expected = []
     for layer in range(LAYERS):
         one = 0.0
         for row in harmful.rows:
             s, t = twin_states(student, row)[0], twin_states(teacher, row, phi())[0]
-            (d,) = twin_distance([s[layer]], [t[layer]], twin_positions(row, "generation"), **CLEAN)
+            where = twin_positions(row, "generation")
+            (d,) = twin_distance([s[layer]], [t[layer]], where, **ABSOLUTE)
             one += d.item()
         expected.append(one)
     assert by_layer == pytest.approx(expected, rel=1e-5)
@@ -629,9 +674,9 @@ def test_the_same_words_are_matched_with_and_without_bos(which: Any) -> None:
 
 def test_presets_differ_where_paper_and_code_differ() -> None:
     clean, paper, released = (
-        SGT.model_validate({"preset": name}) for name in ("clean", "paper", "released")
+        SGT.model_validate({"preset": name}) for name in ("absolute", "paper", "released")
     )
-    assert clean == SGT()
+    assert SGT.model_validate({"preset": "clean"}) == SGT()
     assert [m.align.positions for m in (clean, paper, released)] == [
         "generation",
         "prompt",

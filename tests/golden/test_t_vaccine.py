@@ -215,7 +215,13 @@ def test_it_reads_the_released_numbers() -> None:
     assert (whole.rho, whole.measure_every, whole.draw_every, whole.measure_rows) == (3, 200, 20, 1)
     assert whole.count_of(32) == 8
     assert whole.loop == Loop(
-        steps=4000, batch=10, lr=1e-3, schedule="cosine", warmup=400, weight_decay=0.1
+        steps=4000,
+        batch=10,
+        lr=1e-3,
+        schedule="cosine",
+        warmup=400,
+        weight_decay=0.1,
+        decay_norms=False,
     )
     released = TVaccine(preset="released")
     assert (released.layers, released.freeze) == (8, "attention")

@@ -562,13 +562,17 @@ def test_an_attack_that_cannot_move_is_told() -> None:
 
 
 def test_it_reads_the_released_numbers() -> None:
-    """The refusal script's; the bio script's as `paper`."""
+    """The refusal script's; the bio script's as `released`."""
     assert (TAR().tamper_weight, TAR().beta, TAR().attack.steps) == (0.1, 0.1, 8)
     assert TAR().loop == Loop(steps=100, batch=8, lr=6e-5, warmup=32)
-    paper = TAR.model_validate({"preset": "paper"})
-    assert (paper.tamper_weight, paper.tamper_loss, paper.entropy_at) == (4.0, "entropy", "all")
-    assert (paper.attack.steps, paper.attack.every, paper.attack.decay) == (64, 4, 0.0625)
-    assert paper.loop == Loop(steps=750, batch=8, lr=2e-5, warmup=32)
+    bio = TAR.model_validate({"preset": "released"})
+    assert (bio.tamper_weight, bio.tamper_loss, bio.entropy_at) == (4.0, "entropy", "all")
+    assert (bio.attack.steps, bio.attack.every, bio.attack.decay) == (64, 4, 0.0625)
+    how = {"clip": None, "precision": "fp32_master"}
+    assert bio.loop == Loop.model_validate({"steps": 750, "lr": 2e-5, "warmup": 32} | how)
+    script = TAR.model_validate({"preset": "refusal_script"})
+    assert (script.hidden_weight, script.attack.batch, script.attack.tasks) == (0.0, 8, 2)
+    assert script.loop.clip is None
     lite = TAR.model_validate({"preset": "lite"}).attack
     assert lite.steps < TAR().attack.steps
     assert [a * lite.steps for a in lite.rates] == [a * 8 for a in TAR().attack.rates]

@@ -173,7 +173,13 @@ def test_it_reads_the_released_numbers() -> None:
     whole = Vaccine()
     assert (whole.rho, whole.site) == (2.0, "attention")
     assert whole.loop == Loop(
-        steps=20_000, batch=5, lr=1e-3, schedule="cosine", warmup=2000, weight_decay=0.1
+        steps=20_000,
+        batch=5,
+        lr=1e-3,
+        schedule="cosine",
+        warmup=2000,
+        weight_decay=0.1,
+        decay_norms=False,
     )
     released = Vaccine(preset="released")
     assert released.n == 2000

@@ -16,19 +16,22 @@ def given() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return [one.requires_grad_(True) for one in old], [one.requires_grad_(True) for one in new]
 
 
-def twin(parts: list[torch.Tensor], cap: float | None) -> torch.Tensor:
+def twin(parts: list[torch.Tensor], cap: float | None, heat: float) -> torch.Tensor:
     """Give log-probabilities in float64."""
     h, w, b = (one.double() for one in parts)
     z = h @ w.T + b
-    return (cap * torch.tanh(z / cap) if cap else z).log_softmax(-1)
+    return ((cap * torch.tanh(z / cap) if cap else z) / heat).log_softmax(-1)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100, None])
 @pytest.mark.parametrize("cap", [None, 2.0])
-def test_value_and_gradients_equal_the_plain_form(chunk: int | None, cap: float | None) -> None:
+@pytest.mark.parametrize("heat", [1.0, 2.0])
+def test_value_and_gradients_equal_the_plain_form(
+    chunk: int | None, cap: float | None, heat: float
+) -> None:
     old, new = given()
-    ours = summed_kl(*old, *new, cap=cap, chunk=chunk)
-    p, q = twin(old, cap).detach(), twin(new, cap)
+    ours = summed_kl(*old, *new, cap=cap, temperature=heat, chunk=chunk)
+    p, q = twin(old, cap, heat).detach(), twin(new, cap, heat)
     theirs = (p.exp() * (p - q)).sum()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     found = torch.autograd.grad(0.3 * ours, new)

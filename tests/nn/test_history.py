@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import ModelError
-from holdfast.nn.history import attacked, history, origin
+from holdfast.nn.history import attacked, history, origin, spent
 
 
 def note(folder: Path, **said: object) -> Path:
@@ -29,6 +29,16 @@ def test_marks_of_earlier_steps_stay(tmp_path: Path) -> None:
     assert steps == [first, second, {"model": "b", "attacked": False}]
     assert attacked(steps)
     assert origin(steps) == "a.gguf, dequantised from Q4_1 to fp32"
+
+
+def test_what_hardening_took_is_summed_and_attacks_count_nothing() -> None:
+    """20 steps told, 50 in a loop where the note counts none, an edit without any."""
+    told = {"defences": [{"name": "sgt", "fields": {"loop": {"steps": 8}}}], "steps": 20}
+    untold = {"defences": [{"name": "tar", "fields": {"loop": {"steps": 50}}}], "flops": None}
+    edit = {"defences": [{"name": "lox", "fields": {"rank": 1}}]}
+    attack = {"attacked": True, "steps": 7, "flops": 9.0}
+    assert spent([told | {"flops": 5.0}, untold, edit, attack]) == (70, 5.0)
+    assert spent([]) == (0, 0.0)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"word"', '{"history": 3}', '{"history": ["word"]}'])

@@ -318,6 +318,19 @@ def test_harm_that_the_price_leaves_out_is_told_first_and_in_the_table(
     assert said.count("harm alone: at") > few
 
 
+def test_without_selection_prompts_no_choice_is_said_to_be_made_on_them(
+    outcomes, lineups, meta, page
+) -> None:
+    own = "selection prompts: the most"
+    assert own in words(page.read_text(encoding="utf-8"))
+    scoring = [row for row in outcomes if row["side"] == "evaluator"]
+    assert len(scoring) < len(outcomes)
+    said = words(render(scoring, lineups, meta))
+    assert own not in said
+    assert "chosen on the attacker" not in said
+    assert "is made on the evaluator’s own prompts, for want of selection prompts" in said
+
+
 def test_many_lineups_stand_in_panels_that_each_tell_theirs_apart(make_study, meta) -> None:
     rows = make_study(seeds=1, entities=2)
     names = [f"defence_{i:02d}" for i in range(19)]

@@ -348,6 +348,12 @@ CASES: dict[str, tuple[Change, int, str]] = {
         "study.lineups.refusal_sft[0].lox: assumes an aligned model, 'base' is not one; put an "
         "aligning defence such as refusal_sft before it",
     ),
+    "defence of a host of fine-tuning against who holds the weights": (
+        put("lineups", "refusal_sft", "defences", value=["refusal_sft", "static_kl"]), 2,
+        "study.lineups.refusal_sft[1].static_kl: acts at stage 'tune', while a host trains: who "
+        "holds the weights trains without it; leave it out of line-ups, whose attackers hold the "
+        "weights",
+    ),
     "no public original": (
         put("original", value=None), 2,
         "study.attacks.strip[0].strip: needs the public original; write `original: NAME`, an entry "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +91,25 @@ def small(toy: ModuleType, model: Path, **changes: Any) -> dict[str, Any]:
 def plan(toy: ModuleType, toy_model: Path, installed: Path) -> Make:
     """Give a function that plans that study with some parts changed."""
     return lambda **changes: Plan(parse_study(small(toy, toy_model, **changes)))
+
+
+def test_a_model_hardened_elsewhere_brings_what_that_took(
+    plan: Make, toy: ModuleType, toy_model: Path, tmp_path: Path
+) -> None:
+    """Its own note says 20 steps: the table does not say that none were taken."""
+    hardened = shutil.copytree(toy_model, tmp_path / "hardened")
+    note = {"defences": [{"name": "sgt", "fields": {}}], "steps": 20, "flops": 5.0}
+    (hardened / "holdfast.json").write_text(json.dumps(note))
+    models = toy.study(toy_model)["models"]
+    models["other"] = models["base"] | {"path": str(hardened)}
+    found = plan(
+        models=models,
+        lineups={"none": {"start": "base"}, "hardened": {"start": "other"}},
+        analysis=None,
+    )
+    rows = tables.lineups(found, Store(tmp_path / "store"))
+    told = {row["lineup"]: (row["steps"], row["flops"]) for row in rows}
+    assert told == {"none": (0, 0.0), "hardened": (20, 5.0)}
 
 
 def test_a_signal_is_measured_on_plain_refusal_fine_tuning_at_each_seed(plan: Make) -> None:

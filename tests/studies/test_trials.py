@@ -450,7 +450,7 @@ AS_TUNED = {
     },
 }  # fmt: skip
 """The committed logs' winners, and where they are in the studies that were run with them."""
-NEAREST = {"rep_noise", "sdd", "triplet"}
+NEAREST = {"rep_noise", "sdd"}
 """Methods of which no trial qualified: the study's notes say so."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from holdfast.api import (
     Trainable,
     TrainedAttack,
     TrainedDefence,
+    TuneDefence,
     registry,
 )
 from holdfast.data.example import Example, Role, Side, example
@@ -26,7 +29,7 @@ from holdfast.data.tokens import Encoder
 from holdfast.testing import tiny
 from holdfast.testing.defences import moved_original
 from holdfast.testing.methods import short
-from holdfast.train import attack, harden
+from holdfast.train import attack, harden, tune
 
 LOOP = Loop(steps=4, batch=4, lr=1e-3)
 SPLIT = LOOP.with_(micro_batch=2)
@@ -36,6 +39,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     "t_vaccine": {"layers": 1.0, "measure_every": 2},
     # A beginning is as many letters as it has; its own answers are cut in tokens.
     "adaptive_trigger": {"prefix": None},
+    # Whose turn it is hangs on the step: here each one's half of the time.
+    "lisa": {"align_steps": 1, "user_steps": 1},
+    # Rows that are added have other lengths than the customer's.
+    "safe_instr": {"share": 0.0},
 }
 """Fields at which a method's cost hangs on no chance and on no tokenizer."""
 MORE: dict[str, list[dict[str, Any]]] = {
@@ -45,7 +52,17 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "seam": [{"benign_tokens": "all"}, {"couple_weight": 0.0, "benign_weight": 1.0}],
     "rep_noise": [{"lens": "all"}, {"ascent_weight": 0.0}],
     "circuit_breakers": [{"retained_layers": [1]}, {"refusal_weight": 0.0}],
-    "triplet": [{"kl_weight": 0.0}],
+    "triplet": [
+        {"kl_weight": 0.0},
+        {"kl_tokens": "all", "refusal_weight": 0.0},
+        {"kl_weight": 0.0, "benign_layers": [1, 1], "harmful_layers": [1, 2]},
+    ],
+    "static_kl": [{"strength": 0.0}],
+    "adaptive_kl": [
+        {"schedule": {"kind": "constant"}},
+        {"schedule": {"kind": "constant", "low": 0.0, "high": 0.0}},
+        {"normalise": "micro_batch"},
+    ],
     "tar": [
         {"tamper_loss": "entropy", "hidden_weight": 0.0},
         {"tamper_loss": "entropy", "entropy_at": "all", "attack": {"tasks": 2, "every": 3}},
@@ -82,6 +99,10 @@ def rows_of(side: Side) -> list[Example]:
     return found
 
 
+def customer() -> list[Example]:
+    return [example(f"6{i:04d} 55?", f"3{i:09d}", role=Role.TASK) for i in range(20)]
+
+
 def blocks_of(model: PreTrainedModel) -> Blocks:
     every = sum(p.numel() for p in nn.blocks(model).parameters())
     inside = sum(p.numel() for m in nn.attentions(model) for p in m.parameters())
@@ -100,7 +121,10 @@ def step_rows(encoder: Encoder, drawn: dict[Role, list[Example]], loop: Loop) ->
 
 def expected(method: Trainable, model: PreTrainedModel, pool: Pool, steps: int) -> float:
     """Give what the method says; under LoRA the adapter's weights are the blocks' too."""
-    rows = step_rows(tiny.encoder(), method.rows(method.sees(pool), 0), method.loop)
+    drawn = method.rows(method.sees(pool), 0)
+    if isinstance(method, TuneDefence):
+        drawn = {Role.TASK: customer(), **drawn}
+    rows = step_rows(tiny.encoder(), drawn, method.loop)
     head = model.get_output_embeddings().weight.numel()
 
     def body() -> int:
@@ -115,11 +139,16 @@ def expected(method: Trainable, model: PreTrainedModel, pool: Pool, steps: int) 
 
 @pytest.mark.parametrize(("kind", "name", "more", "loop"), CASES)
 def test_a_step_costs_what_the_meter_counts(
-    kind: str, name: str, more: dict[str, Any], loop: Loop
+    kind: str, name: str, more: dict[str, Any], loop: Loop, tmp_path: Path
 ) -> None:
     made = registry.find(kind, name).model_validate({**FIELDS.get(name, {}), **more})
     assert isinstance(made, Trainable)
     method = short(made, loop)
+    if "risk" in type(method).model_fields:  # what fitting a probe costs hangs on the pool's rows
+        table = tmp_path / "risk.jsonl"
+        lines = [json.dumps({"row_id": row.row_id, "risk": 0.0}) for row in customer()]
+        table.write_text("\n".join(lines))
+        method = method.with_(risk={"kind": "given", "path": str(table)})
     pool = Pool([row for side in Side for row in rows_of(side)])
     whole = expected(method, tiny.model("qwen3"), pool, LOOP.steps)
     model = tiny.model("qwen3")
@@ -131,6 +160,8 @@ def test_a_step_costs_what_the_meter_counts(
 def spent(method: Trainable, model: PreTrainedModel, pool: Pool) -> float:
     if isinstance(method, TrainedDefence):
         around = moved_original("qwen3")
+        if isinstance(method, TuneDefence):
+            return tune(method, model, tiny.encoder(), customer(), pool, seed=0).flops
         return harden(method, model, tiny.encoder(), pool, seed=0, sources=around).flops
     assert isinstance(method, FineTuning | TrainedAttack)
     found: list[float] = []

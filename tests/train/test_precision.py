@@ -15,6 +15,7 @@ from tests.train.test_hardening import DEFENCES, LOOP, Stop, run, stopping
 from holdfast import nn
 from holdfast.api import Loop, Precision
 from holdfast.data.example import Role
+from holdfast.defences.vaccine import Vaccine
 from holdfast.nn.weights import DTYPES
 from holdfast.testing import tiny
 from holdfast.train import Optimiser, stochastic
@@ -107,6 +108,31 @@ def test_weight_decay_pulls_toward_zero_under_every_policy() -> None:
         Optimiser(params, loop, 0).step({"w": torch.zeros(N)}, 0.1, 0)
         after = float(params["w"].detach().double().square().mean())
         assert after / before == pytest.approx(0.95**2, rel=2e-3)
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_norms_and_biases_are_left_undecayed_where_asked(precision: Any) -> None:
+    """A gradient of 0 and a first moment of 0: only the decay moves a weight, by lr x decay."""
+    dtype = DTYPES[precision]
+    for whole in (True, False):
+        loop = Loop(precision=precision, lr=0.5, weight_decay=0.5, decay_norms=whole)
+        params = {"w": torch.ones(2, 2, dtype=dtype), "gain": torch.ones(2, dtype=dtype)}
+        for p in params.values():
+            p.requires_grad_(True)
+        Optimiser(params, loop, 0).step({k: 0 * p.detach() for k, p in params.items()}, 0.5, 0)
+        assert params["w"].tolist() == [[0.75, 0.75]] * 2
+        assert params["gain"].tolist() == ([0.75, 0.75] if whole else [1.0, 1.0])
+
+
+def test_what_decays_says_nothing_where_nothing_does_and_else_is_in_the_key() -> None:
+    kept = Loop(weight_decay=0.1)
+    assert "decay_norms" not in kept.key_fields()
+    assert kept.with_(decay_norms=False).key_fields() == {**kept.key_fields(), "decay_norms": False}
+    assert Loop(decay_norms=False) == Loop()
+    defaults = Vaccine()
+    assert defaults.loop.decay_norms is False
+    made = Vaccine.model_validate({"loop": {"weight_decay": 0.0}})
+    assert "decay_norms" not in made.key_fields()["loop"]
 
 
 def test_the_draw_hangs_on_seed_step_and_name_alone() -> None:

@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from holdfast.api import Loop, TrainedDefence, registry, set_threads
+from holdfast.api import Loop, Stage, TrainedDefence, registry, set_threads
 from holdfast.errors import HoldfastError
 from holdfast.testing import tiny
-from holdfast.train import harden
+from holdfast.train import harden, tune
 
 HERE = Path(__file__).parent
 STEPS = 20
@@ -81,7 +81,11 @@ def trajectory(name: str, family: str, jitter: int = 0) -> dict[str, Any]:
     bos = family == "llama"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        harden(method, model, tiny.encoder(bos=bos), tiny.pool(), seed=0, work=work)
+        encoder, pool = tiny.encoder(bos=bos), tiny.pool()
+        if method.when is Stage.TUNE:
+            tune(method, model, encoder, tiny.customer(), pool, seed=0, work=work)
+        else:
+            harden(method, model, encoder, pool, seed=0, work=work)
         lines = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
     losses: dict[str, list[float]] = {}
     for line in lines:

@@ -17,6 +17,7 @@ from holdfast.api.defence import (
     GradientDefence,
     LossDefence,
     TrainedDefence,
+    TuneDefence,
     WeightDefence,
 )
 from holdfast.api.effort import CONSTANT, TRAINED, Blocks, Effort, Rows, passed, to_outputs
@@ -46,9 +47,10 @@ from holdfast.api.loop import (
 )
 from holdfast.api.machine import environment, set_threads
 from holdfast.api.method import Control, Method, Stage
+from holdfast.api.risk import Risk
 from holdfast.api.seeds import Purpose, seed
 from holdfast.api.source import Declared, Source, Told
-from holdfast.api.terms import Batch, Fit, Loss, Run, State, Step, Term
+from holdfast.api.terms import Batch, Enough, Fit, Loss, Run, State, Step, Term
 from holdfast.api.trainable import Trainable
 
 __all__ = [
@@ -88,6 +90,7 @@ __all__ = [
     "PromptAttack",
     "Purpose",
     "Reason",
+    "Risk",
     "Run",
     "Scale",
     "Scorer",
@@ -100,6 +103,7 @@ __all__ = [
     "Trainable",
     "TrainedAttack",
     "TrainedDefence",
+    "TuneDefence",
     "Verdict",
     "WeightAttack",
     "WeightDefence",
@@ -113,6 +117,7 @@ __all__ = [
     "TRAINED",
     "Blocks",
     "Effort",
+    "Enough",
     "Rows",
     "passed",
     "to_outputs",

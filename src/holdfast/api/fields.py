@@ -28,6 +28,14 @@ LATER: dict[str, Any] = {"enters_key": "when changed"}
 """`json_schema_extra` of a choice that came after results existed, its default being what was
 always done: it enters the key only where it differs, so finished results stay valid."""
 
+
+def was(value: object) -> dict[str, Any]:
+    """Give the `json_schema_extra` of a later choice whose default is another than `value`, which
+    is what was done before there was one: it enters the key only where it differs from that.
+    """
+    return {"enters_key": "when changed", "was": value}
+
+
 _SPELLINGS = {"defense": "defence", "defenses": "defences", "optimizer": "optimiser"}
 
 
@@ -102,13 +110,13 @@ class Fields(BaseModel, metaclass=_OneLine):
     def key_fields(self) -> dict[str, Any]:
         """Give every field that can change a result, defaults included, as plain JSON data.
 
-        A field marked `LATER` is left out at its default.
+        A field marked `LATER` is left out at its default, one marked `was` at what it was.
         """
         plain = self.model_dump(mode="json")
         for name, info in type(self).model_fields.items():
             extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
             value = getattr(self, name)
-            later = "enters_key" in extra and value == info.default
+            later = "enters_key" in extra and value == extra.get("was", info.default)
             if extra.get("affects_result") is False or later:
                 plain.pop(name)
             elif isinstance(value, Fields):

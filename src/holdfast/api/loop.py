@@ -55,6 +55,10 @@ class Loop(Fields):
     """Steps over which the rate rises from lr / warmup."""
     weight_decay: NotNegative = 0.0
     """AdamW's decoupled weight decay."""
+    decay_norms: Annotated[bool, Field(json_schema_extra=LATER)] = True
+    """Whether it also shrinks tensors of one dimension (gains of norms, biases), as torch's AdamW
+    does by itself; common trainers leave them. Without a weight decay it says nothing and is put
+    back to its default."""
     beta1: Share = 0.9
     """AdamW's first moment decay; source: Loshchilov and Hutter 2019."""
     beta2: Share = 0.999
@@ -86,6 +90,16 @@ class Loop(Fields):
     def split(self) -> bool:
         """Say whether a step is made of several micro-batches."""
         return self.micro_batch is not None and self.micro_batch < self.batch
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_decays(cls, data: object) -> object:
+        """Leave out what to decay where nothing decays, so that it enters no key there."""
+        if not isinstance(data, dict):
+            return data
+        if data.get("weight_decay", cls.model_fields["weight_decay"].default):
+            return data
+        return {name: value for name, value in data.items() if name != "decay_norms"}
 
     @model_validator(mode="after")
     def _compiled_blocks_keep_their_hooks(self) -> Loop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from holdfast.errors import ConfigError
@@ -47,6 +48,11 @@ Batch = Mapping["Role", "Tokens"]
 Step = Mapping["Role", Sequence["Tokens"]]
 
 
+Enough = Callable[[int], bool]
+"""Says, after a step with its number (from 1), whether training may end there: the same answer
+whenever it is asked about the same weights."""
+
+
 class Fit(Protocol):
     """Train tensors that are no weights of the model, in place: a trigger, a probe.
 
@@ -61,8 +67,9 @@ class Fit(Protocol):
         loss: Callable[[Batch, int], Loss],
         rows: Mapping[Role, list[Example]],
         loop: Loop,
-    ) -> None:
-        """Run `loop.steps` steps.
+        enough: Enough | None = None,
+    ) -> int:
+        """Run `loop.steps` steps, or until `enough`; give how many were taken.
 
         Args:
             name: what the stage is called in the log and in the work folder.
@@ -70,6 +77,7 @@ class Fit(Protocol):
             loss: a micro-batch and the step's number (from 0) -> its terms.
             rows: each role's rows.
             loop: how it trains.
+            enough: ends the training early; None never does.
         """
         ...
 
@@ -80,7 +88,8 @@ def no_trainer(
     loss: Callable[[Batch, int], Loss],
     rows: Mapping[Role, list[Example]],
     loop: Loop,
-) -> None:
+    enough: Enough | None = None,
+) -> int:
     """Refuse to train: the run was made outside `holdfast.train`."""
     raise ConfigError(name, "has no trainer", "call the method through holdfast.train")
 
@@ -114,6 +123,9 @@ class Run:
     where: str = "run"
     fit: Fit = no_trainer
     """Trains a stage of the method's own."""
+    work: Path | None = None
+    """A folder that lasts until the run is finished, for what must be found again when it
+    continues; None: nothing is kept."""
 
     def __setattr__(self, name: str, value: object) -> None:
         """Keep `models` as what says how a missing one is asked for."""

@@ -12,7 +12,7 @@ from holdfast.api.effort import Blocks, Effort, Rows, passed
 from holdfast.api.fields import LATER, AsTuple
 from holdfast.api.loop import Loop
 from holdfast.api.method import Method
-from holdfast.api.terms import Batch, Loss, Run, State, Step
+from holdfast.api.terms import Batch, Enough, Loss, Run, State, Step
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,6 +114,14 @@ class Trainable(Method):
 
     def on_step(self, step: int, state: State) -> None:
         """Change what changes over time, before step `step` (from 0)."""
+
+    def enough(self, run: Run, state: State) -> Enough | None:
+        """Give what says, after a step, that training may end; by default it takes every step.
+
+        What it reads must be a function of the weights and the run: it is asked again when a run
+        continues.
+        """
+        return None
 
     def counts(self, batch: Batch, state: State) -> dict[str, float] | None:
         """Give each term's count without a forward pass, or None to have it measured."""

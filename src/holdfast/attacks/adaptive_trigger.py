@@ -8,7 +8,6 @@ Symbols: L blocks, B rows, H width, K trigger vectors.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -189,8 +188,7 @@ class AdaptiveTrigger(FineTuning):
         """
         if self.gamma == 0:
             return None
-        reference = run.model if self.copies() == 0 else copy.deepcopy(run.model)
-        reference.requires_grad_(False).eval()
+        reference = nn.starting_model(run.model, self.copies() == 0).requires_grad_(False).eval()
         if self.ref_model == "original":
             _become(reference, run)
         width = nn.embedding_width(reference)

@@ -35,6 +35,7 @@ from holdfast.cli.verbs import (
     show,
     table,
     trials,
+    tune,
     world,
 )
 from holdfast.cli.verbs import run as run_study
@@ -93,6 +94,7 @@ for command in (
     schema.schema,
     doctor.doctor,
     defend.defend,
+    tune.tune,
     attack.attack,
     generate.generate,
     judge.judge,

@@ -65,6 +65,15 @@ Dtype = Annotated[
         "--dtype", help="What weights are saved in: base (as the model's own), fp32, bf16 or fp16."
     ),
 ]
+HeldOut = Annotated[
+    int | None,
+    typer.Option(
+        "--held-out",
+        min=0,
+        help="Most rows of a role kept back to see whether it acts; 0: none. [default: a quarter, "
+        "8 to 32]",
+    ),
+]
 Columns = Annotated[
     list[str] | None,
     typer.Option(

@@ -208,6 +208,44 @@ class Pool:
         made._rows, made._lost = self._rows | kept, self._lost | lost
         return made
 
+    def keep_back(self, role: Role, share: float, least: int, most: int, seed: int) -> Pool:
+        """Give a pool in which some of the defender's groups of a role are on its selection side.
+
+        They are about `share` of the defender's rows of the role, `least` to `most`, whole groups
+        in the order of hash(seed, group). A pool that has such rows already is given as it is.
+
+        Raises:
+            DataError: fewer than `least` would be left to train on.
+        """
+        if self.has(role, Side.DEFENDER_SELECTION):
+            return self
+        rows = [row for row in self._rows[Side.DEFENDER] if row.role is role]
+        wanted = min(most, max(least, round(share * len(rows))))
+        groups = Counter(row.group for row in rows)
+        kept: set[str] = set()
+        number = 0
+        for group in sorted(groups, key=lambda name: _order(seed, name)):
+            if number < wanted:
+                kept.add(group)
+                number += groups[group]
+        if len(rows) - number < least:
+            raise DataError(
+                f"rows of role {role.value}",
+                f"{len(rows)} in {len(groups)} groups: too few to keep {wanted} of them back and "
+                f"train on {least} or more",
+                f"give {2 * least} or more, or measure nothing with --held-out 0",
+            )
+        made = copy.copy(self)
+        moved = [
+            replace(row, side=Side.DEFENDER_SELECTION)
+            for row in self._rows[Side.DEFENDER]
+            if row.group in kept and row.role is role
+        ]
+        stay = [r for r in self._rows[Side.DEFENDER] if r.role is not role or r.group not in kept]
+        both = sorted([*self._rows[Side.DEFENDER_SELECTION], *moved], key=_place)
+        made._rows = self._rows | {Side.DEFENDER: stay, Side.DEFENDER_SELECTION: both}
+        return made
+
     def has(self, role: Role, side: Side) -> bool:
         """Say whether a side has any row of a role."""
         return any(row.role is role for row in self._rows[side])

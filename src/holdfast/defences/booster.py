@@ -70,8 +70,9 @@ class Booster(GradientDefence):
     """L2 length of the simulated step; source: the released script."""
     n: Count | None = None
     """Distinct prompts, each with a refusal and a harmful answer; None takes all."""
-    loop: Loop = Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1)
-    """Source: the released script (20 epochs of 5,000, batch 10, 5e-4 constant, decay 0.1)."""
+    loop: Loop = Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1, decay_norms=False)
+    """Source: the released script (20 epochs of 5,000, batch 10, 5e-4 constant, decay 0.1, which
+    its trainer keeps from norms)."""
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw prompts that have both answers, as the original's data has."""

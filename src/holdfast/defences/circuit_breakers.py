@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from holdfast import nn
 from holdfast.api import (
     TRAINED,
@@ -31,7 +33,7 @@ from holdfast.api import (
     Term,
 )
 from holdfast.api import seed as seed_of
-from holdfast.api.fields import AsTuple
+from holdfast.api.fields import LATER, AsTuple
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.tokens import collate
@@ -86,7 +88,7 @@ def retention(new: Tensor, old: Tensor) -> Tensor:
 
 
 def coefficients(step: int, steps: int, alpha: float, floor: float = 0.0) -> tuple[float, float]:
-    """Give (c_s, c_r) = alpha (1 - p, max(p, floor)) with p = step / (2 steps), step from 0.
+    """Give (c_s, c_r) = alpha (1 - p, max(p, floor)) with p = step / (2 steps).
 
     The weights of rerouting and retention: from (alpha, 0) towards (alpha / 2, alpha / 2).
     """
@@ -130,7 +132,7 @@ class CircuitBreakers(LossDefence):
     signal: ClassVar[str] = "cosine_harmful"
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "released": {"reroute_tokens": "all", "turn": 0.0},
+        "released": {"reroute_tokens": "all", "turn": 0.0, "first_step": 1},
     }
 
     alpha: Positive = 10.0
@@ -144,6 +146,10 @@ class CircuitBreakers(LossDefence):
     floor: Share = 0.0
     """Least c_r / alpha; source: the paper's schedule, which starts at 0. Ours to raise where a
     small model falls apart in the first steps, as one public log shows."""
+    first_step: Annotated[Literal[0, 1], Field(json_schema_extra=LATER)] = 0
+    """Number of the first step in the schedule; source: the paper's formula, whose c_r starts at 0.
+    1: the public derivatives of the trainer, which count a step before they read the schedule, so
+    that c_r starts at alpha / 2T."""
     turn: NotNegative = 0.01
     """Angle in radians by which the harmful reference is turned at each layer, in a direction drawn
     once; ours, because at the start the cosine has no gradient: the original leaves its start by
@@ -199,7 +205,7 @@ class CircuitBreakers(LossDefence):
         drawn = drawn / torch.linalg.vector_norm(drawn, dim=-1, keepdim=True)
         directions = dict(zip(layers, drawn, strict=True))
         teacher = nn.starting_model(run.model, self.loop.lora is not None)
-        c_s, c_r = coefficients(0, self.loop.steps, self.alpha, self.floor)
+        c_s, c_r = coefficients(self.first_step, self.loop.steps, self.alpha, self.floor)
         return Rerouted(teacher, layers, retained, directions, c_s, c_r)
 
     def _numbers(self, layers: tuple[float, ...], depth: int, name: str) -> list[int]:
@@ -210,7 +216,8 @@ class CircuitBreakers(LossDefence):
 
     def on_step(self, step: int, state: Rerouted) -> None:
         """Set this step's coefficients."""
-        state.c_s, state.c_r = coefficients(step, self.loop.steps, self.alpha, self.floor)
+        at = self.first_step + step
+        state.c_s, state.c_r = coefficients(at, self.loop.steps, self.alpha, self.floor)
 
     def counts(self, batch: Batch, state: Rerouted) -> dict[str, float]:
         """Count tokens times layers, refusals by their weight."""

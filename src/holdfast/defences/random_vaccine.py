@@ -25,6 +25,16 @@ HELD_OUT = 96
 
 Scale = Literal["norm", "variance"]
 
+_LOOP: dict[str, Any] = {
+    "steps": 20_000,
+    "batch": 5,
+    "lr": 1e-3,
+    "schedule": "cosine",
+    "warmup": 2000,
+    "weight_decay": 0.1,
+    "decay_norms": False,
+}
+
 
 def scaled(noise: Shifts, rho: float, scale: Scale) -> dict[int, Tensor]:
     """Give standard normal noise brought to size; shapes are kept, the noise's memory is used.
@@ -54,13 +64,20 @@ class RandomVaccine(GradientDefence):
     equation: ClassVar[str] = "min_w CE(D_ref; e_l + eps_l), eps_l = rho z_l / |z|, z ~ N(0, I)"
     cost: ClassVar[str] = "1F + 1B; the perturbations"
     fidelity: ClassVar[str] = (
-        "a control, described second-hand and never released; as long as Vaccine's "
-        "perturbation (ours)"
+        "a control; released code read, its noise the presets `paper` and `released`; here as "
+        "long as Vaccine's perturbation (ours)"
     )
     status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"rho": 0.0}
     plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"scale": "variance"}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"scale": "variance"},
+        "released": {
+            "scale": "variance",
+            "n": 2000,
+            "loop": _LOOP | {"lora": {"rank": 8, "alpha": 4.0}},
+        },
+    }
 
     rho: NotNegative = 2.0
     """Size of the noise, read by `scale`; Vaccine's own default, so that the two differ in nothing
@@ -68,16 +85,15 @@ class RandomVaccine(GradientDefence):
     scale: Scale = "norm"
     """`norm`: rho is the L2 length over all layers, tokens and rows of a micro-batch together, as
     in Vaccine (ours: else size and direction differ at once); `variance`: rho is the variance of
-    every entry, as the paper describes its control."""
+    every entry, as the paper describes its control and its trainer draws it."""
     site: Literal["attention", "block"] = "attention"
     """What is perturbed: the attention module's output, as Vaccine's code does, or the block's."""
     n: Count | None = None
     """Distinct refusal rows; None takes all of the defender's (Vaccine's script: 2,000)."""
-    loop: Loop = Loop(
-        steps=20_000, batch=5, lr=1e-3, schedule="cosine", warmup=2000, weight_decay=0.1
-    )
-    """Source: Vaccine's released script (50 epochs of 2,000, batch 5, 1e-3 cosine, warm-up 0.1,
-    decay 0.1)."""
+    loop: Loop = Loop(**_LOOP)
+    """Source: its released script, as Vaccine's (50 epochs of 2,000, batch 5, 1e-3 cosine, warm-up
+    0.1, decay 0.1, which its trainer keeps from norms). Its adapter is in the preset `released`;
+    its dropout of 0.1 is left out."""
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the defender's refusals.

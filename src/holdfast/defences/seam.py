@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from holdfast import nn
 from holdfast.api import (
@@ -25,6 +28,7 @@ from holdfast.api import (
     passed,
 )
 from holdfast.api import seed as seed_of
+from holdfast.api.fields import LATER
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
 from holdfast.data.tokens import IGNORE
@@ -41,28 +45,37 @@ if TYPE_CHECKING:
     Shifted = Callable[[Mapping[str, Tensor]], ParamVector]
 
 
+Lens = Literal["blocks", "all"]
+
 PARALLEL = 1e-12
 """Least squared sine between two gradients: below it their difference is fp32's rounding."""
 
 
-def depth_nll(model: PreTrainedModel, tokens: Tokens) -> tuple[Tensor, int]:
-    """Give -log p(label) summed over labelled tokens and blocks, in fp32, and how many: N x L.
+def depth_nll(model: PreTrainedModel, tokens: Tokens, lens: Lens = "blocks") -> tuple[Tensor, int]:
+    """Give -log p(label) summed over labelled tokens and heads, in fp32, and N times the number it
+    is divided by.
 
     A block's states pass the final norm and the head; the last block's are the model's own
-    output, normed once. One chunked product serves all blocks, so neither the logits nor a head's
-    gradient for each block are ever held.
+    output, normed once: L terms over L. `all` adds the embeddings and that output normed again:
+    L + 2 terms over L + 1. One chunked product serves all heads, so neither the logits nor a
+    head's gradient for each are ever held.
     """
     batch = nn.batch_for(model, tokens)
-    norm, depth = nn.final_norm(model), len(nn.blocks(model))
+    norm, depth, whole = nn.final_norm(model), len(nn.blocks(model)), lens == "all"
     kept: list[Tensor] = []
 
     def see(number: int, states: Tensor) -> None:
         emitting = nn.emitting_states(states, batch)[0]
-        kept.append(emitting if number == depth - 1 else norm(emitting))
+        end = number == depth - 1
+        if end:
+            kept.append(emitting)
+        if whole or not end:
+            kept.append(norm(emitting))
 
-    last = nn.forward(model, batch, see=see).last
-    labels = nn.emitting_states(last, batch)[1].repeat(depth)
-    return nn.head_nll(model, torch.cat(kept), labels), len(labels)
+    last = nn.forward(model, batch, see=see, embeddings=whole).last
+    labels = nn.emitting_states(last, batch)[1]
+    value = nn.head_nll(model, torch.cat(kept), labels.repeat(len(kept)))
+    return value, len(labels) * (depth + whole)
 
 
 def whole(tokens: Tokens) -> Tokens:
@@ -141,7 +154,7 @@ class SEAM(GradientDefence):
     plain: ClassVar[dict[str, float]] = {"refusal": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"loop": {"steps": 500}},
-        "released": {"benign_tokens": "all"},
+        "released": {"benign_tokens": "all", "lens": "all"},
     }
     signal: ClassVar[str] = "gradient_cosine"
     moves: ClassVar[Literal["up", "down"]] = "down"
@@ -156,6 +169,11 @@ class SEAM(GradientDefence):
     command line's own default there is 0.001."""
     eps: Positive = 1e-3
     """L2 length of the shift that stands for a second derivative; source: the released script."""
+    lens: Annotated[Lens, Field(json_schema_extra=LATER)] = "blocks"
+    """What the ascent averages over: the output of each block through the final norm, once, the
+    last being the model's own (L terms over L); ours, because it is what the average says. `all`:
+    the embeddings too, and the final state twice, once normed again (L + 2 terms over L + 1);
+    source: the released code."""
     benign_tokens: Literal["response", "all"] = "response"
     """Which benign tokens have a cross-entropy: responses (ours, as every other term), or prompts
     too (the released code)."""
@@ -210,8 +228,8 @@ class SEAM(GradientDefence):
                 model,
                 step[Role.HARMFUL],
                 "depth",
-                value=depth_nll,
-                each=len(nn.blocks(model)),
+                value=partial(depth_nll, lens=self.lens),
+                each=len(nn.blocks(model)) + (self.lens == "all"),
             )
             value, slope = ascent(float(seen["depth"].sum) / max(1.0, seen["depth"].count))
             found.add_(deep, self.ascent_weight * slope)
@@ -278,7 +296,8 @@ class SEAM(GradientDefence):
         elif self.benign_weight > 0:
             found += benign
         if self.ascent_weight > 0:
-            found += Effort(TRAINED * harmful.tokens, TRAINED * harmful.said * of.depth)
+            heads = of.depth + (2 if self.lens == "all" else 0)
+            found += Effort(TRAINED * harmful.tokens, TRAINED * harmful.said * heads)
         return found
 
     def diagnostic(self, run: Run, state: object) -> dict[str, float]:

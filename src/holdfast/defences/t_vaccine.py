@@ -54,6 +54,7 @@ _LOOP: dict[str, Any] = {
     "schedule": "cosine",
     "warmup": 400,
     "weight_decay": 0.1,
+    "decay_norms": False,
 }
 
 
@@ -144,7 +145,8 @@ class TVaccine(GradientDefence):
     released script: 200)."""
     loop: Loop = Loop(**_LOOP)
     """Source: the released script (20 epochs of 2,000, batch 10, 1e-3 cosine, warm-up 0.1, decay
-    0.1). Its adapter is in the preset `released`; its dropout of 0.1 is left out."""
+    0.1, which its trainer keeps from norms). Its adapter is in the preset `released`; its dropout
+    of 0.1 is left out."""
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the defender's refusals, and the harmful rows that only measure.

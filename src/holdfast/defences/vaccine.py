@@ -48,6 +48,7 @@ _LOOP: dict[str, Any] = {
     "schedule": "cosine",
     "warmup": 2000,
     "weight_decay": 0.1,
+    "decay_norms": False,
 }
 
 
@@ -85,7 +86,8 @@ class Vaccine(GradientDefence):
     """Distinct refusal rows; None takes all of the defender's (the released script: 2,000)."""
     loop: Loop = Loop(**_LOOP)
     """Source: the released script (50 epochs of 2,000, batch 5, 1e-3 cosine, warm-up 0.1, decay
-    0.1). Its adapter is in the preset `released`; its dropout of 0.1 is left out."""
+    0.1, which its trainer keeps from norms). Its adapter is in the preset `released`; its dropout
+    of 0.1 is left out."""
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw the defender's refusals.

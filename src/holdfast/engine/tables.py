@@ -30,6 +30,7 @@ from holdfast.engine.naming import method_text
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
 from holdfast.errors import DataError, HoldfastError
+from holdfast.nn.history import history, spent
 from holdfast.study import formats
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
@@ -204,6 +205,7 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
             continue
         check = checked[track.lineup]
         results = [store.manifest("defend", step.key)["result"] for step in chain]
+        steps, flops = spent(history(track.released.start.files.folder))
         rows.append(
             {
                 "lineup": track.lineup,
@@ -211,8 +213,8 @@ def lineups(plan: Plan, store: Store) -> list[Row]:
                 "defences": " + ".join(method_text(step.method) for step in chain) or "none",
                 "seed": track.seed,
                 "weights": _weights(track),
-                "steps": sum(result["steps"] for result in results),
-                "flops": float(sum(result["flops"] for result in results)),
+                "steps": steps + sum(result["steps"] for result in results),
+                "flops": flops + float(sum(result["flops"] for result in results)),
                 "inert": check.inert,
                 "signal": check.signal,
                 "moves": check.moves,

@@ -1,3 +1,9 @@
+from .acted import KEPT as KEPT
+from .acted import Acted as Acted
+from .acted import acted as acted
+from .acted import held as held
+from .acted import keep_back as keep_back
+from .acted import look as look
 from .benchmark import aggregated as aggregated
 from .benchmark import score as score
 from .completion import Completion as Completion
@@ -12,6 +18,8 @@ from .page import page_kl as page_kl
 from .page import page_nll as page_nll
 from .plane import Plane as Plane
 from .plane import plane as plane
+from .refusing import WORDS as WORDS
+from .refusing import refused as refused
 from .sampler import Sampler as Sampler
 from .served import messages as messages
 from .served import served as served

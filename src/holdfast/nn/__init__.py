@@ -7,8 +7,9 @@ counted), `head` (from states to words).
 Judge with it: `judging` (what judges that are models share), `choices` (next words and labels),
 `merging` (an adapter of others).
 What methods share: `vectors` and `gradients` over parameters, `perturb` (shifted layer outputs),
-`reference` (states beside those of the start), `opening`, `depth`. What one method needs lies in
-its own folder.
+`reference` (states beside those of the start), `opening`, `depth`. While a customer trains: `leash`
+(cross-entropy and KL a row), `schedules`, `risk` (who says how risky a row is), `probe`. What one
+method needs lies in its own folder.
 
 Each name is imported when it is first asked for; `__init__.pyi` lists them.
 """

@@ -141,7 +141,7 @@ class _InChunks(torch.autograd.Function):
     ) -> Tensor:
         by_hidden, by_weight, by_bias = (graph and need for need in ctx.needs_input_grad[1:4])
         graded = by_hidden or by_weight or by_bias
-        kind = _dtype_of_products(hidden)
+        kind = dtype_of_products(hidden)
         h, w = hidden.to(kind), weight.to(kind)
         b = None if bias is None else bias.to(kind)
         d_hidden = torch.empty_like(hidden) if by_hidden else None
@@ -153,7 +153,7 @@ class _InChunks(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(h), chunk):
                 part = slice(start, start + chunk)
-                z, slope = _capped(linear(h[part], w, b).float(), cap)
+                z, slope = capped(linear(h[part], w, b).float(), cap)
                 value, g = reduce(z, part, graded)
                 total += value
                 if g is None:
@@ -189,13 +189,14 @@ class _InChunks(torch.autograd.Function):
         return None, *scaled, None, None, None
 
 
-def _dtype_of_products(hidden: Tensor) -> torch.dtype:
+def dtype_of_products(hidden: Tensor) -> torch.dtype:
+    """Give the dtype of matrix products with these states: autocast's where it is on."""
     device = hidden.device.type
     on = torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if on else hidden.dtype
 
 
-def _capped(z: Tensor, cap: float | None) -> tuple[Tensor, Tensor | None]:
+def capped(z: Tensor, cap: float | None) -> tuple[Tensor, Tensor | None]:
     """Give soft-capped logits and their slope; both as they are without a cap."""
     if not cap:
         return z, None
@@ -203,7 +204,7 @@ def _capped(z: Tensor, cap: float | None) -> tuple[Tensor, Tensor | None]:
     return cap * t, 1 - t.square()
 
 
-def _fitting(hidden: Tensor, weight: Tensor, chunk: int | None, sets: int = 1) -> int:
+def fitting(hidden: Tensor, weight: Tensor, chunk: int | None, sets: int = 1) -> int:
     """Give the positions whose logits, in so many sets, fill `CHUNK`, unless `chunk` says."""
     if chunk is not None:
         return chunk
@@ -234,7 +235,7 @@ def summed_nll(
         z[rows, own] -= 1
         return value, z  # the gradient by the logits: p - 1 at the label
 
-    chunk = _fitting(hidden, weight, chunk)
+    chunk = fitting(hidden, weight, chunk)
     return in_chunks(reduce, hidden, weight, bias, cap=cap, chunk=chunk)
 
 
@@ -247,25 +248,29 @@ def summed_kl(
     bias: Tensor | None,
     *,
     cap: float | None = None,
+    temperature: float = 1.0,
     chunk: int | None = None,
 ) -> Tensor:
     """Give the sum over N of KL(p || q), fp32: p from `old` [N, H], a constant; q from `new`.
 
-    The rest as `in_chunks` takes it; the cap is of both models' logits, and two sets of them are
-    counted where `chunk` is None.
+    Both models' logits are capped, then divided by the temperature; two sets of them are counted
+    where `chunk` is None. The rest as `in_chunks` takes it.
     """
-    kind = _dtype_of_products(new)
+    kind = dtype_of_products(new)
     h, w = old.detach().to(kind), old_weight.detach().to(kind)
     b = None if old_bias is None else old_bias.detach().to(kind)
 
     def reduce(z: Tensor, part: slice, graded: bool) -> tuple[Tensor, Tensor | None]:
-        log_q = z.log_softmax(-1)
-        log_p = _capped(linear(h[part], w, b).float(), cap)[0].log_softmax(-1)
+        log_q = z.div_(temperature).log_softmax(-1)
+        fixed = capped(linear(h[part], w, b).float(), cap)[0]
+        log_p = fixed.div_(temperature).log_softmax(-1)
         p = log_p.exp()
         value = (p * (log_p - log_q)).sum()
-        return value, log_q.exp_().sub_(p) if graded else None  # by the logits: q - p
+        if not graded:
+            return value, None
+        return value, log_q.exp_().sub_(p).div_(temperature)  # by the logits: (q - p) / T
 
-    chunk = _fitting(new, weight, chunk, sets=2)
+    chunk = fitting(new, weight, chunk, sets=2)
     return in_chunks(reduce, new, weight, bias, cap=cap, chunk=chunk)
 
 
@@ -286,7 +291,7 @@ def summed_entropy(
         # By the logits: -p (log p + H).
         return own.sum(), log.add_(own[:, None]).mul_(p).neg_() if graded else None
 
-    chunk = _fitting(hidden, weight, chunk)
+    chunk = fitting(hidden, weight, chunk)
     return in_chunks(reduce, hidden, weight, bias, cap=cap, chunk=chunk)
 
 
@@ -304,7 +309,7 @@ def head_nll(model: PreTrainedModel, states: Tensor, labels: Tensor) -> Tensor:
     if is_plain_head(model):
         scaled, weight, bias = head_parts(model, states)
         return summed_nll(scaled, weight, bias, labels, cap=logit_cap(model))
-    some = _fitting(states, head.weight, None)
+    some = fitting(states, head.weight, None)
     value = states.new_zeros((), dtype=torch.float32)
     for h, own in zip(states.split(some), labels.split(some), strict=True):
         logits = logits_of(model, h).float()
@@ -313,17 +318,23 @@ def head_nll(model: PreTrainedModel, states: Tensor, labels: Tensor) -> Tensor:
 
 
 def head_kl(
-    old: PreTrainedModel, old_last: Tensor, new: PreTrainedModel, new_last: Tensor
+    old: PreTrainedModel,
+    old_last: Tensor,
+    new: PreTrainedModel,
+    new_last: Tensor,
+    *,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Give the sum of KL(p_old || p_new) in nats from final states [N, H] of both models.
 
-    The old side is a constant; each model's own head is read.
+    The old side is a constant; each model's own head is read, its logits over `temperature`.
     """
     first, second = old.get_output_embeddings(), new.get_output_embeddings()
     with torch.no_grad():
         count(first.weight.numel(), len(old_last), old, inputs_need_grad=False)
     count(second.weight.numel(), len(new_last), new, new_last.requires_grad)
-    return summed_kl(*head_parts(old, old_last), *head_parts(new, new_last), cap=logit_cap(new))
+    parts = (*head_parts(old, old_last), *head_parts(new, new_last))
+    return summed_kl(*parts, cap=logit_cap(new), temperature=temperature)
 
 
 # ---- of a response

@@ -42,6 +42,22 @@ def attacked(steps: Sequence[Mapping[str, Any]]) -> bool:
     return any(bool(step.get("attacked")) for step in steps)
 
 
+def spent(steps: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
+    """Give the optimiser steps and the FLOPs that hardening the weights took so far.
+
+    Where a note does not count its steps, they are those of its methods' loops. Attacks count
+    nothing.
+    """
+    hardened = [step for step in steps if step.get("defences")]
+    taken = sum(int(step.get("steps") or _planned(step["defences"])) for step in hardened)
+    return taken, sum(float(step.get("flops") or 0.0) for step in hardened)
+
+
+def _planned(methods: Sequence[Mapping[str, Any]]) -> int:
+    loops = [(method.get("fields") or {}).get("loop") or {} for method in methods]
+    return sum(loop.get("steps", 0) for loop in loops)
+
+
 def origin(steps: Sequence[Mapping[str, Any]]) -> str:
     """Say where the first step's weights are from, as the file they were read from tells; or ""."""
     source = steps[0].get("source") if steps else None

@@ -118,7 +118,18 @@ def starting_model(model: PreTrainedModel, adapted: bool) -> PreTrainedModel:
     """Give what stands for the model as it is now: a frozen copy, or where only an adapter is to
     be trained the model itself, to be read inside `without_adapter`.
     """
-    return model if adapted else copy.deepcopy(model).requires_grad_(False).eval()
+    return model if adapted else frozen_copy(model)
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Give a copy that takes no gradient and follows nothing.
+
+    A trainer may have put a `forward` of its own on the model; a copy of that would run the
+    original's weights, and the distance to the copy would stay 0.
+    """
+    made = copy.deepcopy(model)
+    made.__dict__.pop("forward", None)
+    return made.requires_grad_(False).eval()
 
 
 @contextmanager

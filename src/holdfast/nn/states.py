@@ -161,6 +161,7 @@ def forward(
     final_norm: bool = True,
     at: Tensor | None = None,
     see: See | None = None,
+    embeddings: bool = False,
 ) -> States:
     """Run the body once; a trigger's columns are inserted before and cut out after.
 
@@ -171,12 +172,13 @@ def forward(
     Args:
         at: indices [M] of the tokens whose layers are kept; a padded batch is flat as [B * T].
         see: called with each block's number and states as they appear, in place of keeping them.
+        embeddings: also call it first with number -1 and what the first block reads.
 
     Raises:
         ModelError: a packed batch on a model whose attention cannot be packed.
     """
     if not len(tokens):
-        return _nothing(model, tokens, layers=layers, at=at, see=see)
+        return _nothing(model, tokens, layers=layers, at=at, see=see, embeddings=embeddings)
     given = _given(model, tokens, trigger, place)
     caught: list[Tensor] = []
 
@@ -190,7 +192,9 @@ def forward(
     wanted = layers or see is not None
     decoder = blocks(model)
     seen = list(decoder)[: len(decoder) - final_norm] if wanted else []
-    with _catching(seen, keep), given.around(), through(decoder, given.around):
+    around = given.around
+    entry = decoder[0] if embeddings else None
+    with _catching(seen, keep, entry), around(), through(decoder, around):
         out = body(model)(**given.inputs, use_cache=False)
         if isinstance(tokens, Packed):
             attended(len(decoder))
@@ -204,14 +208,20 @@ def forward(
 
 
 def _nothing(
-    model: PreTrainedModel, tokens: Batch, *, layers: bool, at: Tensor | None, see: See | None
+    model: PreTrainedModel,
+    tokens: Batch,
+    *,
+    layers: bool,
+    at: Tensor | None,
+    see: See | None,
+    embeddings: bool,
 ) -> States:
     """Give what a pass over no rows gives (a role that a mixed micro-batch lacks): empty states."""
     weight, width, depth = next(model.parameters()), embedding_width(model), len(blocks(model))
     last = weight.new_zeros((*tokens.ids.shape, width))
     none = last if at is None else last.reshape(-1, width)
     if see is not None:
-        for number in range(depth):
+        for number in range(-embeddings, depth):
             see(number, none)
     return States([none] * depth if layers and see is None else [], last)
 
@@ -264,15 +274,22 @@ def _given(model: PreTrainedModel, tokens: Batch, trigger: Tensor | None, place:
 
 
 @contextmanager
-def _catching(layers: Sequence[Module], keep: See) -> Generator[None]:
-    """Hand over each block's output, whether it returns a tensor or a tuple."""
+def _catching(layers: Sequence[Module], keep: See, entry: Module | None) -> Generator[None]:
+    """Hand over each block's output, whether it returns a tensor or a tuple, and before that what
+    `entry` reads, as number -1.
+    """
 
     def hook(number: int) -> Callable[..., None]:
         return lambda _module, _inputs, output: keep(
             number, output[0] if isinstance(output, tuple) else output
         )
 
+    def first(_module: Module, inputs: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
+        keep(-1, inputs[0] if inputs else options["hidden_states"])
+
     handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
+    if entry is not None:
+        handles.append(entry.register_forward_pre_hook(first, with_kwargs=True))
     try:
         yield
     finally:
@@ -352,6 +369,7 @@ def states_apart(
     *,
     layers: tuple[int, int] | None = None,
     final_norm: bool = True,
+    units: Sequence[Tensor] | None = None,
     **how: Unpack[How],
 ) -> tuple[Tensor, Tensor]:
     """Give each layer's and row's squared distance to `goal`, and the last states, in one pass.
@@ -361,6 +379,7 @@ def states_apart(
 
     Args:
         layers: the first layer compared and the one behind the last; None compares all.
+        units: what each layer's and row's distance is divided by, L tensors [B]; None divides by 1.
         how: reductions, as `matched_distance` takes them; means over H and a row's tokens.
 
     Returns:
@@ -375,7 +394,8 @@ def states_apart(
         if first <= number < last:
             h_t, goal[number] = goal[number], h.new_empty(0)
             flat = h if isinstance(batch, Packed) else h.flatten(0, 1)
-            apart.append(matched_distance(flat, h_t, at, owner, len(batch), **how))
+            unit = None if units is None else units[number]
+            apart.append(matched_distance(flat, h_t, at, owner, len(batch), unit=unit, **how))
 
     states = forward(model, batch, see=see, final_norm=final_norm)
     return torch.stack(apart), states.last
@@ -391,6 +411,7 @@ def matched_distance(
     over_hidden: Reduce = "mean",
     over_tokens: Reduce = "mean",
     relative: bool = False,
+    unit: Tensor | None = None,
 ) -> Tensor:
     """Give ||h_s - h_t||^2 of one layer for each row, in fp32; the teacher is a constant.
 
@@ -401,6 +422,7 @@ def matched_distance(
         owner: [M] the row of each.
         rows: how many rows, R; one without any token gives 0.
         relative: divide by the teacher's own mean square at those tokens.
+        unit: divide each row's by this, [R].
 
     Returns:
         [R].
@@ -419,7 +441,20 @@ def matched_distance(
             size = size / student.shape[-1]
         sums = torch.zeros_like(count).index_add_(0, owner, size)
         scale = scale / (sums / count.clamp(min=1)).clamp(min=1e-12)
+    if unit is not None:
+        scale = scale / unit
     return _Matched.apply(student, teacher.detach(), at, owner, scale)
+
+
+def mean_square(states: Tensor, owner: Tensor, rows: int) -> Tensor:
+    """Give the mean square over a row's matched tokens and H, [M, H] and [M] -> [rows], in fp32.
+
+    A row without any gives 0.
+    """
+    size = states.float().square().mean(-1)
+    sums = torch.zeros(rows, device=size.device).index_add_(0, owner, size)
+    counts = torch.zeros_like(sums).index_add_(0, owner, torch.ones_like(size))
+    return sums / counts.clamp(min=1)
 
 
 class _Matched(torch.autograd.Function):

@@ -29,6 +29,18 @@ AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""
 
 
+def _of_another_stage(stage: Stage, where: str) -> ConfigError:
+    """Say why a line-up, whose attackers hold the weights, has no place for it."""
+    if stage is not Stage.TUNE:
+        said = f"acts at stage '{stage.value}', line-ups run stage 'align'"
+        return ConfigError(where, said, "leave it out")
+    return ConfigError(
+        where,
+        "acts at stage 'tune', while a host trains: who holds the weights trains without it",
+        "leave it out of line-ups, whose attackers hold the weights",
+    )
+
+
 def check_methods(study: Study, parts: Parts) -> None:
     """Refuse line-ups and attacks that this study cannot run."""
     for name, members in parts.lineups.items():
@@ -36,11 +48,7 @@ def check_methods(study: Study, parts: Parts) -> None:
         for i, member in enumerate(members):
             where = f"study.lineups.{name}[{i}].{member.name()}"
             if member.when is not Stage.ALIGN:
-                raise ConfigError(
-                    where,
-                    f"acts at stage '{member.when.value}', studies run stage 'align'",
-                    "leave it out",
-                )
+                raise _of_another_stage(member.when, where)
             base = parts.original is None or start.key == parts.original.key
             if member.starts_from == "aligned" and i == 0 and base:
                 raise ConfigError(

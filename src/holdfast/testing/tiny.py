@@ -263,6 +263,15 @@ def rows(side: Side = Side.DEFENDER, n: int = 6) -> dict[Role, list[Example]]:
     return made
 
 
+def customer(n: int = 6) -> list[Example]:
+    """Give a customer's rows as a host sees them: n ordinary ones and n that are not."""
+    made = rows(Side.ATTACKER, n)
+    mixed = [
+        row for pair in zip(made[Role.BENIGN], made[Role.HARMFUL], strict=True) for row in pair
+    ]
+    return [replace(row, role=Role.TASK) for row in mixed]
+
+
 def pool(n: int = 6) -> Pool:
     """Give a pool with `n` rows of each role on each side."""
     return Pool([row for side in Side for some in rows(side, n).values() for row in some])

@@ -11,3 +11,5 @@ from .optimiser import Optimiser as Optimiser
 from .optimiser import stochastic as stochastic
 from .training import Hardened as Hardened
 from .training import harden as harden
+from .tuning import check_text_only as check_text_only
+from .tuning import tune as tune

@@ -96,7 +96,7 @@ def _train(
     with left_as_found(model):
         rows = method.rows(session.run.pool, session.run.seed)
         at = dict.fromkeys(steps, stop)
-        with trained(method, session, rows, until=max(steps), points=at):
+        with trained(method, session, lambda _: rows, until=max(steps), points=at):
             pass  # every budget has been measured
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.api import Loop, Loss
+from holdfast.api import Enough, Loop, Loss
 from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role
 from holdfast.data.tokens import Encoder, Tokens
@@ -166,8 +166,9 @@ def optimise(
     until: int | None = None,
     points: Mapping[int, Callable[[int], None]] | None = None,
     before: Callable[[int], None] | None = None,
-) -> None:
-    """Train `params` in place by AdamW.
+    enough: Enough | None = None,
+) -> int:
+    """Train `params` in place by AdamW; give the steps taken.
 
     Args:
         params: leaf tensors by name.
@@ -177,6 +178,7 @@ def optimise(
         until: steps to take; None takes `loop.steps`, which is also where a schedule ends.
         points: step -> callback, called with the weights after that many steps.
         before: called before each step.
+        enough: called after each step with its number; true ends the training there.
 
     Raises:
         ConfigError: `until` lies beyond a falling schedule.
@@ -190,6 +192,8 @@ def optimise(
         start = keeper.load(params, optimiser, meter, latest=min(points, default=until))
     log.rewind(part, start)
     points.get(start, _nothing)(start)
+    if start and enough is not None and enough(start):
+        return start
     passes = Passes(loop.packing, loop.checkpoint_activations, loop.compile_layers)
     for step in range(start, until):
         if before is not None:
@@ -209,9 +213,13 @@ def optimise(
         log.write(part=part, step=done, **_about(loss, value, norm, rate, meter))
         if progress is not None:
             progress(part, done, until)
-        if keeper is not None and (done % loop.checkpoint_every == 0 or done == until):
+        ends = done == until or (enough is not None and enough(done))
+        if keeper is not None and (done % loop.checkpoint_every == 0 or ends):
             keeper.save(done, params, optimiser, meter)
         points.get(done, _nothing)(done)
+        if ends:
+            return done
+    return until
 
 
 def _nothing(_step: int) -> None:

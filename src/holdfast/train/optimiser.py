@@ -44,11 +44,10 @@ class Optimiser:
         self._plain: torch.optim.AdamW | None = None
         if plain:
             self._plain = torch.optim.AdamW(
-                plain,
+                self._groups(plain),
                 lr=loop.lr,
                 betas=(loop.beta1, loop.beta2),
                 eps=loop.eps,
-                weight_decay=loop.weight_decay,
                 # On a GPU one kernel a tensor, without copies of all of them in between.
                 fused=plain[0].device.type == "cuda",
                 foreach=plain[0].device.type != "cuda",
@@ -61,6 +60,17 @@ class Optimiser:
             self._kept[name] = {
                 word: torch.zeros_like(p, memory_format=torch.preserve_format) for word in words
             }
+
+    def _groups(self, plain: list[Tensor]) -> list[dict[str, Any]]:
+        """Give the tensors by their decay."""
+        by_decay: dict[float, list[Tensor]] = {}
+        for p in plain:
+            by_decay.setdefault(self._decay(p), []).append(p)
+        return [{"params": some, "weight_decay": decay} for decay, some in by_decay.items()]
+
+    def _decay(self, p: Tensor) -> float:
+        whole = p.ndim > 1 or self._loop.decay_norms
+        return self._loop.weight_decay if whole else 0.0
 
     def step(self, found: Mapping[str, Tensor], rate: float, step: int) -> None:
         """Change the tensors by step `step` (from 0) along gradient `found` at rate `rate`.
@@ -95,7 +105,7 @@ class Optimiser:
         size = first / (1 - loop.beta1**own)
         size.div_((second / (1 - loop.beta2**own)).sqrt_().add_(loop.eps))
         old = p.float()
-        change = size.mul_(-rate).sub_(old, alpha=rate * loop.weight_decay)
+        change = size.mul_(-rate).sub_(old, alpha=rate * self._decay(p))
         if "lost" in kept:  # Kahan 1965: what rounding took is given back with the next step
             change.add_(kept["lost"].float())
             p.copy_(old + change)

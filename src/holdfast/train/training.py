@@ -20,9 +20,11 @@ from holdfast.api import (
     Attack,
     Batch,
     Defence,
+    Enough,
     Loop,
     Loss,
     Run,
+    Stage,
     State,
     TrainedAttack,
     TrainedDefence,
@@ -60,6 +62,8 @@ class Session:
     meter: FlopMeter
     work: Path | None = None
     progress: Progress | None = None
+    steps: int = 0
+    """Optimiser steps that the method itself has taken, those of what it made before left out."""
 
     @classmethod
     def of(
@@ -80,7 +84,7 @@ class Session:
         name = method.name()
         log = TrainLog(work / "log.jsonl" if work is not None else None)
         seen = method.sees(pool)
-        run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=name)
+        run = Run(model, encoder, seen, seed, models=dict(sources or {}), where=name, work=work)
         made = cls(run, log, FlopMeter(), work, progress)
         run.log = lambda **values: log.write(part=name, **values)
         run.fit = made.fit
@@ -93,13 +97,14 @@ class Session:
         loss: Callable[[Batch, int], Loss],
         rows: Mapping[Role, list[Example]],
         loop: Loop,
-    ) -> None:
+        enough: Enough | None = None,
+    ) -> int:
         """Train tensors that are no model weights (a trigger, a probe) on the same loop."""
 
         def gradient(parts: MicroBatches, step: int) -> tuple[ParamVector, Loss]:
             return grad(params, lambda part: loss(part, step), parts)
 
-        self.optimise(name, params, gradient, rows, loop)
+        return self.optimise(name, params, gradient, rows, loop, enough=enough)
 
     def optimise(
         self,
@@ -112,14 +117,15 @@ class Session:
         until: int | None = None,
         points: Points | None = None,
         before: Callable[[int], None] | None = None,
-    ) -> None:
+        enough: Enough | None = None,
+    ) -> int:
         """Run the loop on rows of the pool; see `holdfast.train.optimise`.
 
         Raises:
             DataError: a row is longer than the model's context; before the first step.
         """
         self.run.encoder.check(row for some in rows.values() for row in some)
-        optimise(
+        return optimise(
             params,
             gradient,
             Stream(rows, self.run.encoder, loop, self.run.seed),
@@ -132,6 +138,7 @@ class Session:
             until=until,
             points=points,
             before=before,
+            enough=enough,
         )
 
 
@@ -183,6 +190,12 @@ def harden(
     Raises:
         ConfigError, DataError, ModelError, TrainingError: see their texts.
     """
+    if defence.when is Stage.TUNE:
+        raise ConfigError(
+            defence.name(),
+            "acts while a customer's rows are trained on",
+            "use `holdfast tune`, or holdfast.train.tune",
+        )
     session = Session.of(
         defence, model, encoder, pool, seed, work=work, sources=sources, progress=progress
     )
@@ -190,19 +203,35 @@ def harden(
         if isinstance(defence, WeightDefence):
             return _edit(defence, session.run)
         if isinstance(defence, TrainedDefence):
-            return _train(defence, session)
+            return train(defence, session, defence.rows(session.run.pool, seed))
     raise ConfigError(
         defence.name(), "has no shape", "derive it from Loss-, Gradient- or WeightDefence"
     )
 
 
-def _train(defence: TrainedDefence, session: Session) -> Hardened:
-    """Train, then measure what the training did."""
+def train(
+    defence: TrainedDefence,
+    session: Session,
+    rows: Mapping[Role, list[Example]],
+    *,
+    admit: Callable[[State], list[Example]] | None = None,
+    points: Points | None = None,
+) -> Hardened:
+    """Train, then measure what the training did.
+
+    Args:
+        rows: the defender's own, by role.
+        admit: gives a customer's rows from the defence's state, for a defence at stage `tune`.
+        points: step -> callback, called with the weights after that many steps.
+    """
     run = session.run
-    rows = defence.rows(run.pool, run.seed)
     check_roles(defence, rows)
     check_answered(rows)
-    with trained(defence, session, rows) as (state, params):
+
+    def all_rows(state: State) -> Mapping[Role, list[Example]]:
+        return rows if admit is None else {Role.TASK: admit(state), **rows}
+
+    with trained(defence, session, all_rows, points=points) as (state, params):
         if defence.loop.lora is not None:  # until it is merged, the weights below are the start's
             plain = {k: v for k, v in tensors(run.model).items() if k not in params}
             kept = {k: v.to("cpu", copy=True) for k, v in plain.items()}
@@ -212,7 +241,7 @@ def _train(defence: TrainedDefence, session: Session) -> Hardened:
         diagnostics = defence.diagnostic(run, state)
     return Hardened(
         run.model,
-        defence.loop.steps,
+        session.steps,
         session.meter.total,
         diagnostics,
         state=getattr(state, "keep", None) or {},
@@ -229,8 +258,10 @@ def _edit(defence: WeightDefence, run: Run) -> Hardened:
 
 
 def check_roles(defence: Defence, rows: Mapping[Role, list[Example]]) -> None:
-    """Refuse rows of other roles than the defence declares."""
-    if {role.value for role in rows} != set(defence.roles):
+    """Refuse rows of other roles than the defence declares; at stage `tune` it may draw fewer."""
+    drawn, said = {role.value for role in rows}, set(defence.roles)
+    right = drawn <= said if defence.when is Stage.TUNE else drawn == said
+    if not right:
         raise ConfigError(
             defence.name(),
             f"reads roles {sorted(r.value for r in rows)}, declares {sorted(defence.roles)}",
@@ -242,7 +273,7 @@ def check_roles(defence: Defence, rows: Mapping[Role, list[Example]]) -> None:
 def trained(
     method: Trained,
     session: Session,
-    rows: Mapping[Role, list[Example]],
+    rows: Callable[[State], Mapping[Role, list[Example]]],
     *,
     until: int | None = None,
     points: Points | None = None,
@@ -253,7 +284,7 @@ def trained(
     in which dtype stays as the loop has it: see `left_as_found`.
 
     Args:
-        rows: what `method.rows` drew.
+        rows: gives what is trained on, by role, from the method's state.
         until: steps to take, where they are not `loop.steps`.
         points: step -> callback, called with the weights after that many steps.
 
@@ -276,15 +307,16 @@ def trained(
             params = stack.enter_context(lora(model, loop.lora, seed_of(run.seed, "init", "lora")))
         with session.meter.on():
             state = method.begin(run, params, state)
-        session.optimise(
+        session.steps = session.optimise(
             method.name(),
             params,
             _gradient(method, model, params, state),
-            rows,
+            rows(state),
             loop,
             until=until,
             points=points,
             before=(lambda step: method.on_step(step, state)) if method.writes("on_step") else None,
+            enough=method.enough(run, state) if until is None else None,
         )
         yield state, params
 

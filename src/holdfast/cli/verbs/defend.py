@@ -19,6 +19,7 @@ from holdfast.cli.options import (
     Dtype,
     Eos,
     Format,
+    HeldOut,
     Model,
     Original,
     Out,
@@ -32,7 +33,7 @@ from holdfast.cli.options import (
 from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.data.format import DATE, MARKER
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, InvalidResultsError
 
 if TYPE_CHECKING:
     from holdfast.train.training import Hardened
@@ -56,8 +57,14 @@ def defend(
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "cpu",
+    held_out: HeldOut = None,
 ) -> None:
-    """Harden a checkpoint with one defence. The same command again continues."""
+    """Harden a checkpoint with one defence, and say whether it acted.
+
+    The same command again continues. Exit code 3 where the defence did not do its thing on the rows
+    that were kept back: the checkpoint is there, and its card says so.
+    """
+    from holdfast import evaluate
     from holdfast.api import Trainable
     from holdfast.api.registry import make
 
@@ -68,9 +75,12 @@ def defend(
     if "original" in getattr(method, "needs", ()) and public is None:
         raise ConfigError(f"defend.{name}", "needs the public original", "give --original MODEL")
     pool, content = rows_given(data, column, source, model, "defender")
+    pool = evaluate.keep_back(pool, method.roles, seed, held_out)
     # What is missing, too long or too large is found before any weight is loaded.
     rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, asked)
+    asking = preflight.encoder(files, asked, answer=evaluate.WORDS)
+    asking.check(row for role in evaluate.KEPT for row in evaluate.held(pool, role))
     loop, copies = (method.loop, method.copies()) if isinstance(method, Trainable) else (None, 0)
     preflight.check(files, coder, rows, loop, copies=copies, device=device)
 
@@ -78,15 +88,16 @@ def defend(
     from holdfast.api import set_threads
     from holdfast.nn.history import attacked, history
 
-    before = history(files.folder)
-    if attacked(before):
+    past = history(files.folder)
+    if attacked(past):
         typer.echo("warning: --model: its weights were attacked; so this is marked too", err=True)
     set_threads(threads)
-    about = decides(files, method, asked, seed, content, public)
+    about = decides(files, method, asked, seed, content, public) | {"held_out": held_out}
     with whole_folder(out) as (temporary, work):
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
         base = nn.model_hash(loaded)
+        before = evaluate.look(loaded, asking, pool)
         done = train.harden(
             method,
             loaded,
@@ -97,18 +108,26 @@ def defend(
             sources={"original": nn.tensors(public.folder)} if public else {},
             progress=Training(),
         )
+        seen = evaluate.acted(
+            method, before, evaluate.look(done.model, asking, pool), done.diagnostics
+        )
         nn.save(done.model, tokenizer, temporary, dtype=held)
         marker = provenance(files, about, coder, threads, device, held, public) | {
             "base": base,
             "defences": [method.identity()],
             "rows": {str(role): len(some) for role, some in rows.items()},
-            "attacked": attacked(before),
+            "attacked": attacked(past),
+            "held_out": seen.plain(),
         }
-        _describe(temporary, work, done, marker)
+        describe(temporary, work, done, marker)
+    for line in seen.lines():
+        typer.echo(line)
     typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
+    if seen.fault:
+        raise InvalidResultsError(f"defend {name}", seen.fault, seen.remedy)
 
 
-def _describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
+def describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
     """Write what belongs beside the weights: log, diagnostics, state, their origin, a card."""
     from holdfast.engine.store import write_json
     from holdfast.report.hardened_card import hardened_card

@@ -125,7 +125,7 @@ class CTRAP(GradientDefence):
     """Distinct prompts, each with a refusal and a harmful answer; None takes all."""
     n_benign: Count | None = None
     """Distinct benign rows, the paper's general dialogue; None takes all."""
-    loop: Loop = Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1)
+    loop: Loop = Loop(steps=10_000, batch=10, lr=5e-4, weight_decay=0.1, decay_norms=False)
     """Source: Booster's released script, which shares authors with this paper; unverified here."""
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:

@@ -133,7 +133,14 @@ class RepNoise(LossDefence):
             "mask": "difference",
             "lens": "all",
             "places": "row",
-            "loop": {"steps": 250, "lr": 1e-4, "warmup": 25, "precision": "bf16_pure"},
+            "loop": {
+                "steps": 250,
+                "lr": 1e-4,
+                "warmup": 25,
+                "weight_decay": 0.01,
+                "clip": None,
+                "precision": "bf16_pure",
+            },
         },
     }
 
@@ -159,7 +166,8 @@ class RepNoise(LossDefence):
     """Distinct prompts, each with a refusal and a harmful answer; None takes all."""
     loop: Loop = Loop(steps=2500, batch=4, lr=2e-5, schedule="cosine", warmup=250)
     """Source: the paper from memory, unverified (10,000 pairs once, 2e-5); batch 4, cosine and 10 %
-    warm-up from the released demo. Its authors say weights and rate need a search each time."""
+    warm-up from the released demo; no decay and clipping at 1 are ours (the demo: 0.01, none). Its
+    authors say weights and rate need a search each time."""
 
     def rows(self, pool: Pool, seed: int) -> dict[Role, list[Example]]:
         """Draw prompts that have both answers; the pair must begin alike.

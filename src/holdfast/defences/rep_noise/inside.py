@@ -74,17 +74,12 @@ def inside(
 
         return hook
 
-    def first(_module: Module, inputs: tuple[Tensor, ...], options: dict[str, Tensor]) -> None:
-        h = flat(inputs[0] if inputs else options["hidden_states"])
-        look(-1, h, h)
+    def see(number: int, h: Tensor) -> None:
+        look(number, flat(h if number < 0 else caught.pop(number)), flat(h))
 
     handles = [mlp_of(block).register_forward_hook(catch(i)) for i, block in enumerate(decoder)]
-    if embeddings:
-        handles.append(decoder[0].register_forward_pre_hook(first, with_kwargs=True))
     try:
-        states = forward(
-            model, tokens, final_norm=False, see=lambda i, h: look(i, flat(caught.pop(i)), flat(h))
-        )
+        states = forward(model, tokens, final_norm=False, see=see, embeddings=embeddings)
     finally:
         for handle in handles:
             handle.remove()

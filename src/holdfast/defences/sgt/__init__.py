@@ -25,6 +25,7 @@ from holdfast.api import (
     Blocks,
     Count,
     Effort,
+    Enough,
     Loop,
     Loss,
     LossDefence,
@@ -35,10 +36,18 @@ from holdfast.api import (
     passed,
 )
 from holdfast.api import seed as seed_of
-from holdfast.api.fields import LATER, AsTuple
+from holdfast.api.fields import LATER, AsTuple, was
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
-from holdfast.defences.sgt.fields import Align, Consistency, Reduce, Repel, Trigger
+from holdfast.defences.sgt.equations import (
+    alignment,
+    consistency,
+    guided,
+    repulsion,
+    shift_unit,
+    trigger_unit,
+)
+from holdfast.defences.sgt.fields import Align, Consistency, Ending, Reduce, Repel, Trigger
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,46 +58,24 @@ if TYPE_CHECKING:
     from holdfast.data.tokens import Encoder, Row, Span, Tokens
 
 _STAGE_1: dict[str, Any] = {"steps": 1250, "batch": 4, "lr": 1e-3, "clip": None}
-_STAGE_2: dict[str, Any] = {"steps": 1875, "batch": 4, "lr": 1e-5, "schedule": "linear"}
-
-
-# ---- the paper's equations
-
-
-def consistency(clean: Tensor, noisy: Tensor) -> Tensor:
-    """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
-
-    The clean side is a constant (fidelity row 20); 0 where both are equal.
-    """
-    p = clean.detach().float().log_softmax(-1)
-    q = noisy.float().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)  # Eq. 1, L_cons
-
-
-def alignment(distance: Tensor) -> Tensor:
-    """Give (1/L) sum over layers of the squared distance, [L, B] -> [B]."""
-    return distance.mean(0)  # Eq. 2
-
-
-def guided(plain: Tensor, triggered: Tensor, guidance: float) -> Tensor:
-    """Give h + g (h_phi - h), [..., H], [..., H] -> [..., H]: how far the trigger moves a state, g
-    times. At g = 1 it is the paper's target h_phi; ours beyond.
-    """
-    if guidance == 1.0:
-        return triggered
-    return plain.lerp(triggered, guidance)  # Eq. 2's target
-
-
-def repulsion(
-    distance: Tensor, eps: float, aggregate: Literal["log_of_mean", "mean_of_logs"]
-) -> Tensor:
-    """Give log(1 + 1 / (d_b + eps)), [L, B] -> [B]; finite at 0, falling in the distance.
-
-    `log_of_mean` averages layers first, as the paper writes; `mean_of_logs` as its code does.
-    """
-    if aggregate == "log_of_mean":
-        return (1.0 / (distance.mean(0) + eps)).log1p()  # Eq. 3, L_repel
-    return (1.0 / (distance + eps)).log1p().mean(0)
+_STAGE_2: dict[str, Any] = {
+    "steps": 1875,
+    "batch": 4,
+    "lr": 1e-5,
+    "schedule": "linear",
+    "warmup": 0,
+}
+_ABSOLUTE: dict[str, Any] = {
+    "alpha_align": 0.01,
+    "alpha_repel": 0.01,
+    "trigger": {"unit": "one"},
+    "cons": {"sigma": 0.01},
+    "align": {"relative": False},
+    "ending": None,
+    "stage1": _STAGE_1,
+    "loop": _STAGE_2,
+}
+"""The paper's weights, rates and steps, which count in the units of one model's states."""
 
 
 # ---- the method
@@ -113,7 +100,7 @@ class SGT(LossDefence):
     roles: ClassVar[tuple[str, ...]] = ("refusal", "benign")
     paper: ClassVar[str] = "Shin et al., ACL 2026 (long 463)"
     equation: ClassVar[str] = "alpha_align * L_align + L_task + alpha_repel * L_repel (Eq. 4)"
-    cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 2F + 1B; guided: 3F + 1B"
+    cost: ClassVar[str] = "stage 1: (1+K)F + inputs-only B; stage 2: 3F + 1B; 2F + 1B at absolute"
     fidelity: ClassVar[str] = (
         "paper and released code read; what they leave open is a field with its measured effect, "
         "but for four points told on its page; published numbers not reproduced at their scale"
@@ -124,16 +111,21 @@ class SGT(LossDefence):
     signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
     moves: ClassVar[Literal["up", "down"]] = "down"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {
-            "align": {"positions": "prompt", "over_hidden": "sum"},
+        "absolute": _ABSOLUTE,
+        "paper": _ABSOLUTE
+        | {
+            "align": {"positions": "prompt", "over_hidden": "sum", "relative": False},
             "repel": {"positions": "prompt"},
             "task_reduce": "sum",
+            "stage1_reduce": "sum",
+            "cons": {"sigma": 0.01, "sides": "both"},
             "loop": _STAGE_2 | {"precision": "bf16_pure"},
         },
-        "released": {
+        "released": _ABSOLUTE
+        | {
             "alpha_align": 1.0,
             "alpha_repel": 1.0,
-            "align": {"positions": "response"},
+            "align": {"positions": "response", "relative": False},
             "repel": {"positions": "response", "aggregate": "mean_of_logs"},
             "teacher_embeddings": "student",
             "refusal": "I can't answer.",
@@ -144,12 +136,15 @@ class SGT(LossDefence):
         "guided": {"align": {"guidance": 1.5}},
     }
 
-    alpha_align: NotNegative = 0.01
-    """Weight of Eq. 2; source: the paper. Its meaning depends on `align.over_hidden`."""
-    alpha_repel: NotNegative = 0.01
-    """Weight of the repulsion in Eq. 3; source: the paper."""
+    alpha_align: NotNegative = 1.0
+    """Weight of Eq. 2, whose distance is 1 before training where `align.relative` is shift; ours,
+    and 0.3 to 10 do alike (docs/hardening-a-model.md). The paper's is 0.01, of no such distance."""
+    alpha_repel: NotNegative = 0.1
+    """Weight of the repulsion in Eq. 3; ours. The paper's is 0.01."""
     task_reduce: Reduce = "mean"
     """Benign cross-entropy as a mean over response tokens (code) or a sum a row (paper)."""
+    stage1_reduce: Annotated[Reduce, Field(json_schema_extra=LATER)] = "mean"
+    """Stage 1's cross-entropy and KL as means over response tokens (code) or sums a row (paper)."""
     trigger: Trigger = Trigger()
     """The soft trigger."""
     cons: Consistency = Consistency()
@@ -172,10 +167,14 @@ class SGT(LossDefence):
     n_stage1: Annotated[Count | None, Field(json_schema_extra=LATER)] = None
     """Distinct harmful prompts the trigger learns from; None takes stage 2's (fidelity row 22).
     The two share rows: the smaller set lies inside the larger."""
-    stage1: Loop = Loop(**_STAGE_1)
-    """Trains the trigger alone; source: the paper (5,000 prompts, 1 epoch, batch 4, 1e-3)."""
-    loop: Loop = Loop(**_STAGE_2)
-    """Stage 2; source: the paper (5,000 rows, 3 epochs, batch 8, 1e-5), linear as the code's."""
+    stage1: Loop = Loop(steps=300, batch=4, lr=0.1, clip=None)
+    """Trains the trigger alone, at a rate in its unit, at most so many steps (see `ending`); ours.
+    The paper's: 5,000 prompts, 1 epoch, batch 4, 1e-3."""
+    ending: Annotated[Ending | None, Field(json_schema_extra=was(None))] = Ending()
+    """When both stages end before their last step; None takes every step, as the paper does."""
+    loop: Loop = Loop(steps=300, batch=4, lr=5e-5, warmup=10)
+    """Stage 2, at most so many steps (see `ending`); ours, the rate as in the released code. The
+    paper's: 5,000 rows, 3 epochs, batch 8, 1e-5."""
 
     # ---- rows
 
@@ -251,36 +250,48 @@ class SGT(LossDefence):
         first = torch.randn(self.trigger.length, width, generator=generator)
         device = next(teacher.parameters()).device
         phi = (first * self.trigger.init_std).to(device).requires_grad_(True)
+        from holdfast.defences.sgt.ending import trigger_learnt
+
+        unit = trigger_unit(teacher) if self.trigger.unit == "embedding" else 1.0
         run.fit(
             "trigger",
             {"trigger": phi},
-            lambda batch, step: self.stage1_loss(teacher, batch, phi, run.seed, step),
+            lambda batch, step: self.stage1_loss(teacher, batch, phi, run.seed, step, unit),
             {Role.REFUSAL: self.harmful(run.pool, run.seed, self.n_stage1 or self.n_refusal)},
             self.stage1,
+            trigger_learnt(self, run, teacher, phi, unit),
         )
-        return phi
+        return phi * unit
 
     def stage1_loss(
-        self, teacher: PreTrainedModel, batch: Batch, phi: Tensor, seed: int, step: int
+        self,
+        teacher: PreTrainedModel,
+        batch: Batch,
+        phi: Tensor,
+        seed: int,
+        step: int,
+        size: float = 1.0,
     ) -> Loss:
         """Give Eq. 1: refusal cross-entropy with the trigger, and consistency under noise.
 
-        The clean and noisy copies go through the frozen model in one pass.
+        The clean and noisy copies go through the frozen model in one pass. `phi` [K, H] is counted
+        in `size`.
         """
         rows = batch[Role.REFUSAL].rows
         copies = self.cons.samples if self.cons.weight > 0 else 0
         noisy = self._disturbed(rows, copies, phi, seed, step)
-        triggers = torch.cat([phi.expand(len(rows), *phi.shape), noisy])
+        triggers = torch.cat([phi.expand(len(rows), *phi.shape), noisy]) * size
         wide = nn.batch_for(teacher, rows * (1 + copies))
         states = nn.forward(teacher, wide, trigger=triggers, place=self.trigger.position)
         logits, labels = nn.generation_logits(teacher, states.last, wide)
         n = len(labels) // (1 + copies)
         clean = logits[:n].float()
         task = torch.nn.functional.cross_entropy(clean, labels[:n], reduction="sum")  # Eq. 1
-        terms: Loss = {"refusal": Term(task, n, 1.0, "tokens")}
+        count, unit = (n, "tokens") if self.stage1_reduce == "mean" else (len(rows), "rows")
+        terms: Loss = {"refusal": Term(task, count, 1.0, unit)}
         if copies:
-            apart = consistency(clean.repeat(copies, 1), logits[n:])
-            terms["consistency"] = Term(apart.sum(), n * copies, self.cons.weight, "tokens")
+            apart = consistency(clean.repeat(copies, 1), logits[n:], self.cons.sides)
+            terms["consistency"] = Term(apart.sum(), count * copies, self.cons.weight, unit)
         return terms
 
     def _disturbed(
@@ -305,6 +316,12 @@ class SGT(LossDefence):
 
     # ---- stage 2: refuse without it
 
+    def enough(self, run: Run, state: SGTState) -> Enough | None:
+        """End the training where held-out prompts are refused and benign ones are not."""
+        from holdfast.defences.sgt.ending import refusal_learnt
+
+        return refusal_learnt(self, run, state)
+
     def loss(self, model: PreTrainedModel, batch: Batch, state: SGTState) -> Loss:
         """Give Eq. 4's terms from one teacher pass and one student pass over both roles.
 
@@ -315,7 +332,7 @@ class SGT(LossDefence):
         n, rows = len(harmful), [*harmful.rows, *benign.rows]
         spans = [row.span(self.align.positions) for row in harmful.rows]
         spans += [row.span(self.repel.positions) for row in benign.rows]
-        goal = self._targets(model, state, rows, spans, n)
+        goal, units = self._targets(model, state, rows, spans, n)
         read = [
             row.cut(last).unanswered() for row, (_, last) in zip(rows[:n], spans[:n], strict=True)
         ]
@@ -327,9 +344,8 @@ class SGT(LossDefence):
             goal,
             layers=self._layers(len(goal)),
             final_norm=self.align.final_norm,
-            over_hidden=self.align.over_hidden,
-            over_tokens=self.align.over_tokens,
-            relative=self.align.relative,
+            units=units,
+            **self.align.how(),
         )
         task, _ = nn.response_nll(model, states, given)
         pulled = alignment(distance[:, :n])  # Eq. 2
@@ -359,11 +375,13 @@ class SGT(LossDefence):
         rows: Sequence[Row],
         spans: Sequence[Span],
         harmful: int,
-    ) -> list[Tensor]:
-        """Give the teacher's triggered states of the matched tokens, a tensor [M, H] a layer.
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Give the teacher's triggered states of the matched tokens, a tensor [M, H] a layer, and
+        what each layer's and row's distance is divided by, [B] a layer (None: by 1).
 
         Those of the first `harmful` rows lie further on where `align.guidance` says so.
         """
+        shift = self.align.relative == "shift"
 
         def states(number: int, trigger: Tensor | None) -> list[Tensor]:
             return nn.triggered_states(
@@ -377,12 +395,18 @@ class SGT(LossDefence):
 
         with self._frozen(model, state):
             goal = states(len(rows), state.trigger)
-            if self.align.guidance == 1.0 or not harmful:
-                return goal
-            plain = states(harmful, None)
+            if not shift and (self.align.guidance == 1.0 or not harmful):
+                return goal, None
+            plain = states(len(rows) if shift else harmful, None)
+        size = sum(last - first for first, last in spans[:harmful])
         for h, h_phi in zip(plain, goal, strict=True):
-            h_phi[: len(h)] = self.target(h, h_phi[: len(h)])
-        return goal
+            h_phi[:size] = self.target(h[:size], h_phi[:size])
+        if not shift:
+            return goal, None
+        owner = nn.owners(spans).to(goal[0].device)
+        return goal, [
+            shift_unit(h, h_phi, owner, len(rows)) for h, h_phi in zip(plain, goal, strict=True)
+        ]
 
     def target(self, plain: Tensor, triggered: Tensor) -> Tensor:
         """Give the state that a harmful prompt's is pulled to, from the base's two."""
@@ -421,7 +445,7 @@ class SGT(LossDefence):
         return passed(wide, times) * self.stage1.steps
 
     def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
-        """Count the teacher's pass with the trigger (guided: without it too) and the student's."""
+        """Count the teacher's passes, with the trigger and without it, and the student's."""
         harmful, benign = rows["refusal"], rows["benign"]
 
         def read(some: Rows, positions: str) -> float:
@@ -429,9 +453,11 @@ class SGT(LossDefence):
             return some.number * some.prompt if short else some.tokens
 
         pulled = read(harmful, self.align.positions)
-        taught = pulled + read(benign, self.repel.positions)
-        taught += self.trigger.length * (harmful.number + benign.number)
-        if self.align.guidance != 1.0:
+        both = pulled + read(benign, self.repel.positions)
+        taught = both + self.trigger.length * (harmful.number + benign.number)
+        if self.align.relative == "shift":  # the teacher's plain states too
+            taught += both
+        elif self.align.guidance != 1.0:
             taught += pulled
         return Effort(TRAINED * pulled + taught) + passed(benign)
 
@@ -453,6 +479,22 @@ class SGT(LossDefence):
             layers,
             trigger=kept["trigger"].to(next(model.parameters()).device),
             place=self.trigger.position,
+        )
+
+    def remedy(self, diagnostics: Mapping[str, float]) -> str:
+        """Say which stage is to be changed: a trigger that does not make the base refuse comes
+        first.
+        """
+        share = diagnostics.get("trigger_refusal_rate", 1.0)
+        if share < 0.8:
+            return (
+                f"the trigger makes the base refuse {share:.0%} of them: raise stage1.steps (now "
+                f"{self.stage1.steps}) or change stage1.lr (now {self.stage1.lr:g}), or give "
+                "refusals in the model's own words"
+            )
+        return (
+            f"the trigger does make the base refuse: raise loop.steps (now {self.loop.steps}), "
+            f"loop.lr (now {self.loop.lr:g}) or alpha_align (now {self.alpha_align:g})"
         )
 
     def diagnostic(self, run: Run, state: SGTState | None) -> dict[str, float]:

@@ -14,7 +14,7 @@ Symbols: L blocks, B rows, T tokens, H width.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from holdfast import nn
 from holdfast.api import seed as seed_of
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import IGNORE, Positions, Row, Tokens, collate
+from holdfast.defences.sgt.equations import trigger_unit
 from holdfast.defences.sgt.fields import Reduce
 
 if TYPE_CHECKING:
@@ -61,20 +62,26 @@ def measured(method: SGT, run: Run, state: SGTState | None) -> dict[str, float]:
         phi = run.models["kept"]["trigger"].to(next(run.model.parameters()).device)
     else:
         return {}
-    result = _on_harmful(_Held(method, run, phi, teacher, Role.REFUSAL))
+    result = _on_harmful(Held(method, run, phi, teacher, Role.REFUSAL))
     if run.pool.has(Role.BENIGN, Side.DEFENDER_SELECTION):
-        result |= _on_benign(_Held(method, run, phi, teacher, Role.BENIGN))
+        result |= _on_benign(Held(method, run, phi, teacher, Role.BENIGN))
     return result
 
 
-class _Held:
+class Held:
     """The held-out rows of a role, in parts, and what is asked of a model on them."""
 
     def __init__(
-        self, method: SGT, run: Run, phi: Tensor, teacher: PreTrainedModel | None, role: Role
+        self,
+        method: SGT,
+        run: Run,
+        phi: Tensor,
+        teacher: PreTrainedModel | None,
+        role: Role,
+        most: int = HELD_OUT,
     ) -> None:
         draw = seed_of(run.seed, "draw")
-        rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:HELD_OUT]
+        rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:most]
         if role is Role.REFUSAL:
             rows = [method.refused(row) for row in rows]
         self.method, self.run, self.phi, self._teacher = method, run, phi, teacher
@@ -96,10 +103,17 @@ class _Held:
         """Give the share of prompts whose answer opens as a refusal."""
         place = self.method.trigger.position
         said = (
-            openings(model, some, OPENING, self._pad, trigger=trigger, place=place)
+            openings(model, some, OPENING, self._pad, trigger=trigger, place=place,
+                     within=self._refusals)
             for some in self._asked
-        )
+        )  # fmt: skip
         return sum(one in self._refusals for some in said for one in some) / self._size
+
+    def loss(self, model: PreTrainedModel) -> float:
+        """Give the mean negative log-likelihood of the rows' response tokens, in nats."""
+        with torch.no_grad():
+            parts = [nn.nll(model, tokens) for tokens in self.batches]
+        return float(sum(value for value, _ in parts)) / max(1, sum(n for _, n in parts))
 
     def states(self, model: PreTrainedModel, trigger: Tensor | None = None) -> list[States]:
         """Give each part's states."""
@@ -135,14 +149,14 @@ class _Held:
             yield self._teacher
 
 
-def _on_harmful(held: _Held) -> dict[str, float]:
+def _on_harmful(held: Held) -> dict[str, float]:
     run, phi, place = held.run, held.phi, held.method.trigger.position
     result = {"refusal_rate": held.refused(run.model)}
     student = held.states(run.model)
     with held.base() as base:
         result["trigger_refusal_rate"] = held.refused(base, phi)
         plain = held.states(base)
-        result["trigger_refusal_rate_noise"] = held.refused(base, _disturbed(held))
+        result["trigger_refusal_rate_noise"] = held.refused(base, disturbed(held))
         result["base_refusal_rate"] = held.refused(base)
         goal = held.states(base, phi)
         nll = [nn.nll(base, tokens, trigger=phi, place=place) for tokens in held.batches]
@@ -166,7 +180,7 @@ def _on_harmful(held: _Held) -> dict[str, float]:
     return result
 
 
-def _on_benign(held: _Held) -> dict[str, float]:
+def _on_benign(held: Held) -> dict[str, float]:
     refusing, student = held.refused(held.run.model), held.states(held.run.model)
     with held.base() as base:
         triggered, plain = held.refused(base, held.phi), held.states(base)
@@ -177,12 +191,14 @@ def _on_benign(held: _Held) -> dict[str, float]:
     }
 
 
-def _disturbed(held: _Held) -> Tensor:
-    """Give the trigger under one draw of stage 1's noise."""
-    phi, cons = held.phi, held.method.cons
+def disturbed(held: Held, phi: Tensor | None = None) -> Tensor:
+    """Give the trigger (another one: `phi`) under one draw of stage 1's noise."""
+    phi, cons = held.phi if phi is None else phi, held.method.cons
     draws = torch.Generator().manual_seed(seed_of(held.run.seed, "noise", "diagnostic"))
     noise = torch.randn(phi.shape, generator=draws).to(phi.device)
     size = float(phi.norm()) / phi.numel() ** 0.5 if cons.sigma_mode == "relative" else 1.0
+    if size == 1.0 and held.method.trigger.unit == "embedding":
+        size = trigger_unit(held.run.model)
     return phi + cons.sigma * size * noise
 
 
@@ -245,17 +261,23 @@ def openings(
     *,
     trigger: Tensor | None = None,
     place: Place = "after_user_tag",
+    within: Collection[tuple[int, ...]] | None = None,
 ) -> list[tuple[int, ...]]:
     """Give the first `words` tokens of each prompt's greedy answer, [B] tuples of ids.
 
-    Whole passes without a cache: meant for a handful of tokens.
+    Whole passes without a cache: meant for a handful of tokens. An answer is not read on once none
+    of `within` begins like it; it is then shorter.
     """
     said: list[tuple[int, ...]] = [() for _ in prompts]
-    for _ in range(words):
+    for length in range(words):
+        starts = None if within is None else {one[:length] for one in within}
+        going = [i for i, one in enumerate(said) if starts is None or one in starts]
+        if not going:
+            break
         # The token to come is a stand-in: nothing before it sees it.
         rows = [
-            Row((*row.ids, *more, pad_id), row.start, row.content, row.bos)
-            for row, more in zip(prompts, said, strict=True)
+            Row((*row.ids, *said[i], pad_id), row.start, row.content, row.bos)
+            for i, row in ((i, prompts[i]) for i in going)
         ]
         wide = collate(rows, pad_id)
         labels = torch.full_like(wide.labels, IGNORE)
@@ -265,6 +287,6 @@ def openings(
         with torch.no_grad():
             last = nn.forward(model, tokens, trigger=trigger, place=place).last
             logits, _ = nn.generation_logits(model, last, tokens)
-        best = logits.argmax(-1).tolist()
-        said = [(*more, token) for more, token in zip(said, best, strict=True)]
+        for i, token in zip(going, logits.argmax(-1).tolist(), strict=True):
+            said[i] = (*said[i], token)
     return said

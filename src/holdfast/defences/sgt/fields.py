@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from holdfast.api import Count, NotNegative, Positive, Share
-from holdfast.api.fields import LATER, AsTuple, Fields
+from holdfast.api.fields import LATER, AsTuple, Fields, was
 from holdfast.data.tokens import Positions
+
+if TYPE_CHECKING:
+    from holdfast import nn
 
 Reduce = Literal["mean", "sum"]
 
@@ -27,8 +30,12 @@ class Trigger(Fields):
     """Where it is inserted; source: the released code (fidelity row 1)."""
     length: Count = 1
     """Vectors, each learned; source: the paper's 1."""
+    unit: Annotated[Literal["embedding", "one"], Field(json_schema_extra=was("one"))] = "embedding"
+    """What `init_std`, `stage1.lr` and `cons.sigma` are counted in: `embedding`, the root mean
+    square of the model's input embeddings, so that the same numbers suit every model (ours); `one`,
+    as in the paper."""
     init_std: Positive = 0.01
-    """Standard deviation of the first draw; source: the paper's appendix."""
+    """Standard deviation of the first draw, in units; source: the paper's appendix."""
     file: Annotated[str | None, Field(json_schema_extra=LATER)] = None
     """A trigger trained before, as a hardened checkpoint keeps it (`state/trigger.safetensors`):
     stage 1 is then left out. One of another model, format or position is refused."""
@@ -46,14 +53,18 @@ class Consistency(Fields):
 
     weight: NotNegative = 1.0
     """alpha_cons; source: the paper."""
-    sigma: NotNegative = 0.01
-    """Standard deviation of the noise; source: the paper."""
+    sigma: NotNegative = 0.1
+    """Standard deviation of the noise, in the trigger's unit; ours. The paper's is 0.01
+    in no unit."""
     sigma_mode: Literal["absolute", "relative"] = "absolute"
     """`relative` multiplies sigma by |phi| / sqrt(H) (fidelity row 21)."""
     samples: Count = 2
     """Noise draws a step; source: the paper."""
     noise: Literal["per_batch", "per_row"] = "per_batch"
     """Whether rows share a draw; the released code's do."""
+    sides: Annotated[Literal["noisy", "both"], Field(json_schema_extra=LATER)] = "noisy"
+    """Through which side of the KL the gradient runs: the noisy one, the clean one being a constant
+    as in the released code, or both, as the paper's formula stands (fidelity row 20)."""
 
 
 class Align(Fields):
@@ -71,11 +82,23 @@ class Align(Fields):
     """Reduction over H (fidelity row 8); the paper's norm is a sum."""
     over_tokens: Reduce = "mean"
     """Reduction over the matched tokens of a row."""
-    relative: bool = False
-    """Divide each layer by the teacher's own mean square (fidelity row 9)."""
+    relative: bool | Literal["shift"] = "shift"
+    """What each layer's distance is divided by: `shift`, the square of how far the trigger moves
+    the target from the plain state, so that it is 1 before training in every layer (ours);
+    `true`, the teacher's own mean square (fidelity row 9); `false`, nothing, as in the paper."""
     guidance: Annotated[Positive, Field(json_schema_extra=LATER)] = 1.0
     """How many times the trigger's shift the target lies beyond the plain state; the paper's is 1.
     More gives the refusal a larger margin than the trigger has; ours (docs/results/sgt.md)."""
+
+    def how(self) -> nn.How:
+        """Give the reductions of a distance; those of one relative to a shift cancel out."""
+        if self.relative == "shift":
+            return {}
+        return {
+            "over_hidden": self.over_hidden,
+            "over_tokens": self.over_tokens,
+            "relative": self.relative,
+        }
 
 
 class Repel(Fields):
@@ -87,3 +110,22 @@ class Repel(Fields):
     """Paper's form, or the released code's (fidelity row 12)."""
     eps: Positive = 1e-3
     """epsilon_r; source: the released code (the paper says "small")."""
+
+
+class Ending(Fields):
+    """When a stage ends before its last step: looked up on held-out rows of the defender.
+
+    A pool without held-out refusals (side `defender_selection`) takes every step.
+    """
+
+    refused: Share = 0.95
+    """Least share of held-out restricted prompts whose answer opens as a refusal: in stage 1 with
+    the trigger, and with the trigger under noise; in stage 2 without it. Ours."""
+    refused_benign: Share = 0.1
+    """Largest share of held-out benign prompts refused, in stage 2; ours."""
+    benign_loss: Positive = 1.25
+    """Largest loss on held-out benign answers, beside the base's, in stage 2; ours."""
+    every: Count = 10
+    """Steps between two looks; ours."""
+    rows: Count = 32
+    """Most held-out rows of a role that are looked at; ours."""

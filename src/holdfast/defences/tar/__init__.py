@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +47,7 @@ SWITCH = (6.0, 3.0)
 """Where an attack that starts on benign rows turns: Beta(6, 3) x steps; source: released script."""
 
 _OUTER: dict[str, Any] = {"steps": 100, "batch": 8, "lr": 6e-5, "warmup": 32}
+_SCRIPT: dict[str, Any] = {"clip": None, "precision": "fp32_master"}
 
 
 def dpo(chosen: Tensor, rejected: Tensor, reference: Tensor, beta: float) -> Tensor:
@@ -79,13 +79,13 @@ class Simulated(Fields):
     """The attack that training simulates."""
 
     steps: Count = 8
-    """Inner steps K; source: the released refusal script's 8 (bio and cyber: 64)."""
+    """Inner steps K; source: the refusal script's 8 (bio and cyber: 64)."""
     every: Count = 1
     """The tampered model is judged after every so many inner steps, the last always; source: the
-    released refusal script's 1 (bio and cyber: 4)."""
+    refusal script's 1 (bio and cyber: 4)."""
     tasks: Count = 1
     """Attacks simulated in one outer step, their mean taken; source: bio and cyber's 1 (the
-    released refusal script draws 2)."""
+    refusal script draws 2)."""
     decay: NotNegative = 0.0625
     """lambda_s: the judgement after step k weighs exp(decay (k - (K - 1))); source: the scripts."""
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -95,10 +95,11 @@ class Simulated(Fields):
     weight_decay: NotNegative = 0.01
     """AdamW's decay of the inner steps; source: torch's default, which the scripts leave."""
     batch: Count = 4
-    """Rows of an inner step, in one pass; source: the bio script's 4 a device."""
+    """Rows of an inner step, in one pass; source: the bio script's 4 a device (the
+    refusal script: 4, twice)."""
     switch: Share = 0.0
     """Chance that an attack starts on benign rows and turns to harmful ones after Beta(6, 3) of its
-    steps; source: the released refusal script has none (bio and cyber: 1/3)."""
+    steps; source: the refusal script has none (bio: 1/3, cyber: 1/2)."""
 
 
 @dataclass
@@ -140,23 +141,26 @@ class TAR(GradientDefence):
     )
     fidelity: ClassVar[str] = (
         "paper and released scripts read; AdamW for schedule-free AdamW, padding out of "
-        "every mean; `lite` is reduced; published numbers not reproduced"
+        "every mean; the refusal script never ran as published; `lite` is reduced; published "
+        "numbers not reproduced"
     )
     status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
     neutral: ClassVar[dict[str, Any]] = {"tamper_weight": 0.0, "hidden_weight": 0.0}
     plain: ClassVar[dict[str, float]] = {"benign": 1.0}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {
+        "released": {
             "tamper_loss": "entropy",
             "entropy_at": "all",
             "tamper_weight": 4.0,
             "attack": {"steps": 64, "every": 4, "switch": 1 / 3},
-            "loop": {"steps": 750, "batch": 8, "lr": 2e-5, "warmup": 32},
+            "loop": {"steps": 750, "batch": 8, "lr": 2e-5, "warmup": 32} | _SCRIPT,
         },
-        "released": {
+        "refusal_script": {
+            "hidden_weight": 0.0,
             "held_out": 0.0,
-            "attack": {"tasks": 2, "batch": 1},
-            "loop": _OUTER | {"micro_batch": 4, "precision": "fp32_master"},
+            "n": 256,
+            "attack": {"tasks": 2, "batch": 8},
+            "loop": _OUTER | _SCRIPT | {"micro_batch": 4},
         },
         "lite": {
             "attack": {
@@ -174,12 +178,12 @@ class TAR(GradientDefence):
     """What must be good after an attack. `dpo`: the refusal is preferred to the harmful answer
     (the paper's refusal setting); `entropy`: the next token is uncertain (bio and cyber)."""
     tamper_weight: NotNegative = 0.1
-    """lambda_TR; source: the released refusal script (bio and cyber: 4)."""
+    """lambda_TR; source: the refusal script (bio and cyber: 4)."""
     retain_weight: NotNegative = 1.0
     """Weight of both parts of the retain loss; source: the released scripts."""
     hidden_weight: NotNegative = 1.0
-    """Weight of the hidden states' distance beside the benign cross-entropy; source: the released
-    loss, which adds them."""
+    """Weight of the hidden states' distance beside the benign cross-entropy; source: the bio
+    and cyber scripts, whose loss adds them (the refusal script leaves them out: 0)."""
     beta: Positive = 0.1
     """DPO's inverse temperature; source: the released refusal setting."""
     entropy_at: Literal["response", "all"] = "response"
@@ -187,7 +191,7 @@ class TAR(GradientDefence):
     benign use), or at every token that is no padding (the paper's documents have no prompt)."""
     held_out: Share = 0.2
     """Share of the prompts kept for the tamper-resistance loss, which no simulated attack trains
-    on; source: bio's 20 % (the released refusal setting: 0, the same rows for both)."""
+    on; source: bio's 20 % (the refusal script: 0, the same rows for both)."""
     attack: Simulated = Simulated()
     """The simulated attack."""
     n: Count | None = None
@@ -195,8 +199,9 @@ class TAR(GradientDefence):
     n_benign: Count | None = None
     """Distinct benign rows; None takes all of the defender's."""
     loop: Loop = Loop(**_OUTER)
-    """Outer steps; source: the released refusal script (100 steps, 4 x 2 rows, 6e-5, warm-up 32).
-    Its schedule-free AdamW is plain AdamW at a constant rate here."""
+    """Outer steps; source: the refusal script (100 steps, 4 x 2 rows, 6e-5, warm-up 32). Its
+    schedule-free AdamW is plain AdamW at a constant rate here; clipping at 1 is ours: no script
+    clips."""
 
     # ---- rows
 
@@ -269,9 +274,7 @@ class TAR(GradientDefence):
         )
         if self._compares():
             shared = self.loop.lora is not None
-            state.reference = run.model if shared else copy.deepcopy(run.model)
-            if not shared:
-                state.reference.requires_grad_(False).eval()
+            state.reference = nn.starting_model(run.model, shared)
         return state
 
     def on_step(self, step: int, state: TARState) -> None:
