@@ -26,6 +26,7 @@ from holdfast.cli.verbs import (
     generate,
     init,
     judge,
+    kitchen,
     ls,
     moves,
     new,
@@ -108,6 +109,7 @@ for command in (
 ):  # the order of `holdfast --help`
     app.command()(command)
 app.add_typer(world.app, name="world")
+app.add_typer(kitchen.app, name="kitchen")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

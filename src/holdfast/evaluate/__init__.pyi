@@ -14,6 +14,8 @@ from .moved import Moved as Moved
 from .moved import Watch as Watch
 from .neighbours import knn_overlap as knn_overlap
 from .options import choose as choose
+from .page import page_kl as page_kl
+from .page import page_nll as page_nll
 from .plane import Plane as Plane
 from .plane import plane as plane
 from .refusing import WORDS as WORDS
