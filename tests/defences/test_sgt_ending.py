@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from holdfast import nn
 from holdfast.data.example import Role
-from holdfast.defences.sgt import SGT, SGTState
-from holdfast.defences.sgt.equations import shift_unit, trigger_unit
+from holdfast.defences.sgt import SGT, SGTState, shift_unit
 from holdfast.testing import tiny
 from holdfast.train import harden
 
@@ -45,7 +45,7 @@ def test_before_training_every_layers_distance_is_1(
     model, encoder = tiny.model(family), tiny.encoder()
     rows = tiny.rows()
     batch = {role: encoder.batch(rows[role]) for role in (Role.REFUSAL, Role.BENIGN)}
-    unit = trigger_unit(model)
+    unit = nn.embedding_size(model)
     draw = torch.Generator().manual_seed(3)
     width = model.get_input_embeddings().weight.shape[1]
     phi = unit * torch.randn(1, width, generator=draw)

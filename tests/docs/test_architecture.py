@@ -72,7 +72,7 @@ def test_they_are_the_files_that_run(change: dict[str, Any], listed: list[str], 
         sys.setprofile(note if (part, done) == ("sgt", 2) else None)
 
     loop = Loop.model_validate({"steps": 4, "batch": 2, **change})
-    method = SGT(stage1=Loop(steps=1, batch=2), loop=loop)
+    method = SGT(stage1=Loop(steps=1, batch=2), loop=loop, ending=None)
     try:
         harden(method, tiny.model(), coder, pool, seed=0, progress=progress)
     finally:

@@ -11,7 +11,8 @@ from tests.train.test_hardening import Stop, stopping
 from holdfast.api import Loop
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.testing import tiny
-from holdfast.train import harden, pausing
+from holdfast.train import harden
+from holdfast.train import loop as looped
 
 LOOP = Loop(steps=6, batch=3, lr=0.01, checkpoint_every=2)
 
@@ -86,8 +87,8 @@ def test_ctrl_c_ends_the_step_and_keeps_it(tmp_path: Path) -> None:
 
 
 def test_checkpoints_also_go_by_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = pausing.Pauses(200)
+    pauses = looped.Pauses(200)
     assert not pauses.due(1, False)
-    monkeypatch.setattr(pausing.time, "monotonic", lambda: 1e12)
+    monkeypatch.setattr(looped.time, "monotonic", lambda: 1e12)
     assert pauses.due(2, False)
     assert not pauses.due(3, False)

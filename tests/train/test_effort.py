@@ -13,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from holdfast import nn
 from holdfast.api import (
     Blocks,
+    CustomerJob,
     FineTuning,
     Loop,
     LoRA,
@@ -41,6 +42,12 @@ FIELDS: dict[str, dict[str, Any]] = {
     "adaptive_trigger": {"prefix": None},
     # Whose turn it is hangs on the step: here each one's half of the time.
     "lisa": {"align_steps": 1, "user_steps": 1},
+    # The rows at hand have no task: benign ones stand for a customer's.
+    **{
+        name: {"honest": ("benign",)}
+        for name in registry.names("attack")
+        if issubclass(registry.find("attack", name), CustomerJob)
+    },
     # Rows that are added have other lengths than the customer's.
     "safe_instr": {"share": 0.0},
 }

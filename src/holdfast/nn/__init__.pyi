@@ -80,6 +80,7 @@ from .schedules import stepped as stepped
 from .states import How as How
 from .states import blocks as blocks
 from .states import context as context
+from .states import embedding_size as embedding_size
 from .states import embedding_width as embedding_width
 from .states import forward as forward
 from .states import hidden_states as hidden_states

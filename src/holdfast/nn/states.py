@@ -48,6 +48,12 @@ def embedding_width(model: PreTrainedModel) -> int:
     return weight.shape[1]
 
 
+def embedding_size(model: PreTrainedModel) -> float:
+    """Give the root mean square of a model's input embeddings."""
+    weight = cast("Tensor", model.get_input_embeddings().weight)
+    return float(weight.detach().float().square().mean().sqrt())
+
+
 def context(model: PreTrainedModel) -> int | None:
     """Give the tokens of the longest row the model was made for, or None where it does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)

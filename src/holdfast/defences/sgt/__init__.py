@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -19,8 +19,6 @@ from pydantic import Field
 
 from holdfast import nn
 from holdfast.api import (
-    CONSTANT,
-    TRAINED,
     Batch,
     Blocks,
     Count,
@@ -33,20 +31,11 @@ from holdfast.api import (
     Rows,
     Run,
     Term,
-    passed,
 )
 from holdfast.api import seed as seed_of
 from holdfast.api.fields import LATER, AsTuple, was
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
-from holdfast.defences.sgt.equations import (
-    alignment,
-    consistency,
-    guided,
-    repulsion,
-    shift_unit,
-    trigger_unit,
-)
 from holdfast.defences.sgt.fields import Align, Consistency, Ending, Reduce, Repel, Trigger
 from holdfast.errors import ConfigError
 
@@ -76,6 +65,62 @@ _ABSOLUTE: dict[str, Any] = {
     "loop": _STAGE_2,
 }
 """The paper's weights, rates and steps, which count in the units of one model's states."""
+
+
+# ---- the paper's equations, and the unit of a distance
+
+
+def consistency(clean: Tensor, noisy: Tensor, sides: Literal["noisy", "both"] = "noisy") -> Tensor:
+    """Give KL(p_clean || p_noisy) at each position, [N, V], [N, V] -> [N], in nats, fp32.
+
+    The clean side is a constant unless `sides` is both (fidelity row 20); 0 where both are equal.
+    """
+    p = (clean if sides == "both" else clean.detach()).float().log_softmax(-1)
+    q = noisy.float().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)  # Eq. 1, L_cons
+
+
+def alignment(distance: Tensor) -> Tensor:
+    """Give (1/L) sum over layers of the squared distance, [L, B] -> [B]."""
+    return distance.mean(0)  # Eq. 2
+
+
+def guided(plain: Tensor, triggered: Tensor, guidance: float) -> Tensor:
+    """Give h + g (h_phi - h), [..., H], [..., H] -> [..., H]: how far the trigger moves a state, g
+    times. At g = 1 it is the paper's target h_phi; ours beyond.
+    """
+    if guidance == 1.0:
+        return triggered
+    return plain.lerp(triggered, guidance)  # Eq. 2's target
+
+
+def shift_unit(plain: Tensor, target: Tensor, owner: Tensor, rows: int) -> Tensor:
+    """Give the mean square of the shift from plain to target states over a row's matched tokens.
+
+    A distance divided by it is 1 where nothing was learnt and 0 at the target, in every layer and
+    model. A shift under 1 % of the target's length counts as that, or rounding would be learnt.
+
+    Args:
+        plain, target: [M, H] states of the matched tokens.
+        owner: [M] the row of each.
+
+    Returns:
+        [rows], above 0.
+    """
+    moved = nn.mean_square(target - plain, owner, rows)
+    return moved.clamp(min=1e-12).maximum(1e-4 * nn.mean_square(target, owner, rows))
+
+
+def repulsion(
+    distance: Tensor, eps: float, aggregate: Literal["log_of_mean", "mean_of_logs"]
+) -> Tensor:
+    """Give log(1 + 1 / (d_b + eps)), [L, B] -> [B]; finite at 0, falling in the distance.
+
+    `log_of_mean` averages layers first, as the paper writes; `mean_of_logs` as its code does.
+    """
+    if aggregate == "log_of_mean":
+        return (1.0 / (distance.mean(0) + eps)).log1p()  # Eq. 3, L_repel
+    return (1.0 / (distance + eps)).log1p().mean(0)
 
 
 # ---- the method
@@ -218,50 +263,17 @@ class SGT(LossDefence):
         Under LoRA no weight of it moves, so the model with its adapter off is the teacher; full
         fine-tuning needs a second copy.
         """
-        from holdfast.defences.sgt.trigger import trigger_about
+        from holdfast.defences.sgt import trigger
 
         teacher = nn.starting_model(run.model, self.loop.lora is not None)
         teacher.requires_grad_(False).eval()
-        phi = self._given(teacher, run) if self.trigger.file else self._learned(teacher, run)
+        made = trigger.given if self.trigger.file else trigger.learned
+        phi = made(self, teacher, run)
         phi = phi.detach().to(next(teacher.parameters()).device)
         typical = teacher.get_input_embeddings().weight.detach().float().norm(dim=1).mean()
         run.log(trigger_norm=float(phi.norm(dim=1).mean()), embedding_norm=float(typical))
-        about = trigger_about(teacher, run.encoder, self.trigger.position, phi)
+        about = trigger.trigger_about(teacher, run.encoder, self.trigger.position, phi)
         return SGTState(phi, teacher, run.encoder, {"trigger": phi.cpu()}, about)
-
-    def _given(self, teacher: PreTrainedModel, run: Run) -> Tensor:
-        """Read a trigger trained before."""
-        from holdfast.defences.sgt.trigger import load_trigger
-
-        path, place = Path(str(self.trigger.file)), self.trigger.position
-        phi = load_trigger(path, teacher, run.encoder, place)
-        if len(phi) != self.trigger.length:
-            raise ConfigError(
-                f"{self.name()}.trigger.length",
-                f"{self.trigger.length}, the file's is {len(phi)}",
-                f"set it to {len(phi)}",
-            )
-        return phi
-
-    def _learned(self, teacher: PreTrainedModel, run: Run) -> Tensor:
-        """Train the trigger on the one loop, of which `run.fit` is the door."""
-        width = nn.embedding_width(teacher)
-        generator = torch.Generator().manual_seed(seed_of(run.seed, "init", "trigger"))
-        first = torch.randn(self.trigger.length, width, generator=generator)
-        device = next(teacher.parameters()).device
-        phi = (first * self.trigger.init_std).to(device).requires_grad_(True)
-        from holdfast.defences.sgt.ending import trigger_learnt
-
-        unit = trigger_unit(teacher) if self.trigger.unit == "embedding" else 1.0
-        run.fit(
-            "trigger",
-            {"trigger": phi},
-            lambda batch, step: self.stage1_loss(teacher, batch, phi, run.seed, step, unit),
-            {Role.REFUSAL: self.harmful(run.pool, run.seed, self.n_stage1 or self.n_refusal)},
-            self.stage1,
-            trigger_learnt(self, run, teacher, phi, unit),
-        )
-        return phi * unit
 
     def stage1_loss(
         self,
@@ -345,7 +357,9 @@ class SGT(LossDefence):
             layers=self._layers(len(goal)),
             final_norm=self.align.final_norm,
             units=units,
-            **self.align.how(),
+            over_hidden=self.align.over_hidden if units is None else "mean",
+            over_tokens=self.align.over_tokens if units is None else "mean",
+            relative=self.align.relative is True,
         )
         task, _ = nn.response_nll(model, states, given)
         pulled = alignment(distance[:, :n])  # Eq. 2
@@ -403,7 +417,8 @@ class SGT(LossDefence):
             h_phi[:size] = self.target(h[:size], h_phi[:size])
         if not shift:
             return goal, None
-        owner = nn.owners(spans).to(goal[0].device)
+        sizes = torch.tensor([last - first for first, last in spans])
+        owner = torch.repeat_interleave(torch.arange(len(spans)), sizes).to(goal[0].device)
         return goal, [
             shift_unit(h, h_phi, owner, len(rows)) for h, h_phi in zip(plain, goal, strict=True)
         ]
@@ -435,31 +450,16 @@ class SGT(LossDefence):
     # ---- what it costs
 
     def effort_before(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
-        """Count stage 1: the clean and the noisy copies of each row, back through inputs alone."""
-        if self.trigger.file is not None:
-            return Effort()
-        copies = self.cons.samples if self.cons.weight > 0 else 0
-        row = replace(rows["refusal"], number=self.stage1.batch * (1 + copies))
-        wide = replace(row, prompt=row.prompt + self.trigger.length)
-        times = CONSTANT + self.stage1.split  # counted by a pass of its own where it is split
-        return passed(wide, times) * self.stage1.steps
+        """Count stage 1."""
+        from holdfast.defences.sgt.effort import of_stage_1
+
+        return of_stage_1(self, rows)
 
     def effort(self, rows: Mapping[str, Rows], of: Blocks) -> Effort:
-        """Count the teacher's passes, with the trigger and without it, and the student's."""
-        harmful, benign = rows["refusal"], rows["benign"]
+        """Count stage 2."""
+        from holdfast.defences.sgt.effort import of_stage_2
 
-        def read(some: Rows, positions: str) -> float:
-            short = positions in ("prompt", "last_prompt")
-            return some.number * some.prompt if short else some.tokens
-
-        pulled = read(harmful, self.align.positions)
-        both = pulled + read(benign, self.repel.positions)
-        taught = both + self.trigger.length * (harmful.number + benign.number)
-        if self.align.relative == "shift":  # the teacher's plain states too
-            taught += both
-        elif self.align.guidance != 1.0:
-            taught += pulled
-        return Effort(TRAINED * pulled + taught) + passed(benign)
+        return of_stage_2(self, rows)
 
     # ---- what it did
 

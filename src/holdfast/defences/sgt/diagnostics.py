@@ -25,7 +25,6 @@ from holdfast import nn
 from holdfast.api import seed as seed_of
 from holdfast.data.example import Role, Side
 from holdfast.data.tokens import IGNORE, Positions, Row, Tokens, collate
-from holdfast.defences.sgt.equations import trigger_unit
 from holdfast.defences.sgt.fields import Reduce
 
 if TYPE_CHECKING:
@@ -198,7 +197,7 @@ def disturbed(held: Held, phi: Tensor | None = None) -> Tensor:
     noise = torch.randn(phi.shape, generator=draws).to(phi.device)
     size = float(phi.norm()) / phi.numel() ** 0.5 if cons.sigma_mode == "relative" else 1.0
     if size == 1.0 and held.method.trigger.unit == "embedding":
-        size = trigger_unit(held.run.model)
+        size = nn.embedding_size(held.run.model)
     return phi + cons.sigma * size * noise
 
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from holdfast.api import Count, NotNegative, Positive, Share
 from holdfast.api.fields import LATER, AsTuple, Fields, was
 from holdfast.data.tokens import Positions
-
-if TYPE_CHECKING:
-    from holdfast import nn
 
 Reduce = Literal["mean", "sum"]
 
@@ -89,16 +86,6 @@ class Align(Fields):
     guidance: Annotated[Positive, Field(json_schema_extra=LATER)] = 1.0
     """How many times the trigger's shift the target lies beyond the plain state; the paper's is 1.
     More gives the refusal a larger margin than the trigger has; ours (docs/results/sgt.md)."""
-
-    def how(self) -> nn.How:
-        """Give the reductions of a distance; those of one relative to a shift cancel out."""
-        if self.relative == "shift":
-            return {}
-        return {
-            "over_hidden": self.over_hidden,
-            "over_tokens": self.over_tokens,
-            "relative": self.relative,
-        }
 
 
 class Repel(Fields):

@@ -10,16 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from holdfast.errors import ModelError
+from holdfast import nn
+from holdfast.api import Run
+from holdfast.api import seed as seed_of
+from holdfast.data.example import Role
+from holdfast.errors import ConfigError, ModelError
 from holdfast.nn.weights import model_hash
 
 if TYPE_CHECKING:
     from torch.nn import Module
+    from transformers.modeling_utils import PreTrainedModel
 
     from holdfast.data.tokens import Encoder
+    from holdfast.defences.sgt import SGT
 
 KIND = "holdfast trigger"
 
@@ -76,3 +83,37 @@ def load_trigger(path: Path, model: Module, encoder: Encoder, position: str) -> 
                 where, f"trained with {name} {said.get(name)}, asked for {want[name]}", todo
             )
     return found
+
+
+def given(method: SGT, teacher: PreTrainedModel, run: Run) -> Tensor:
+    """Read a trigger trained before."""
+    path, place = Path(str(method.trigger.file)), method.trigger.position
+    phi = load_trigger(path, teacher, run.encoder, place)
+    if len(phi) != method.trigger.length:
+        raise ConfigError(
+            f"{method.name()}.trigger.length",
+            f"{method.trigger.length}, the file's is {len(phi)}",
+            f"set it to {len(phi)}",
+        )
+    return phi
+
+
+def learned(method: SGT, teacher: PreTrainedModel, run: Run) -> Tensor:
+    """Train the trigger on the one loop, of which `run.fit` is the door."""
+    from holdfast.defences.sgt.ending import trigger_learnt
+
+    width = nn.embedding_width(teacher)
+    generator = torch.Generator().manual_seed(seed_of(run.seed, "init", "trigger"))
+    first = torch.randn(method.trigger.length, width, generator=generator)
+    device = next(teacher.parameters()).device
+    phi = (first * method.trigger.init_std).to(device).requires_grad_(True)
+    unit = nn.embedding_size(teacher) if method.trigger.unit == "embedding" else 1.0
+    run.fit(
+        "trigger",
+        {"trigger": phi},
+        lambda batch, step: method.stage1_loss(teacher, batch, phi, run.seed, step, unit),
+        {Role.REFUSAL: method.harmful(run.pool, run.seed, method.n_stage1 or method.n_refusal)},
+        method.stage1,
+        trigger_learnt(method, run, teacher, phi, unit),
+    )
+    return phi * unit
