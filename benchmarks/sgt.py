@@ -40,9 +40,9 @@ from holdfast.defences.sgt import SGT, SGTState, repulsion
 from holdfast.nn.passes import Passes
 from holdfast.nn.vectors import total
 
-PRESETS = ("clean", "paper")
+PRESETS = ("absolute", "paper")
 STAGE_1 = "stage 1"
-BARS = {"clean": 1.5, "paper": 1.6, STAGE_1: 1.8}
+BARS = {"absolute": 1.5, "paper": 1.6, STAGE_1: 1.8}
 """Least speed over the plain form on a CPU; stage 2 also 0.85 of the FLOP ratio and 0.6 memory."""
 
 
@@ -231,7 +231,14 @@ def jobs(shape: Shape, name: str, count: int, size: int = 2) -> list[Job]:
     """Draw micro-batches: `size` rows a role for a preset of stage 2, twice that for stage 1."""
     draw = random.Random(0)
     if name == STAGE_1:
-        return [Job(SGT(), rows(shape, 2 * size, shape.refusals, draw), None) for _ in range(count)]
+        return [
+            Job(
+                SGT.model_validate({"preset": "absolute"}),
+                rows(shape, 2 * size, shape.refusals, draw),
+                None,
+            )
+            for _ in range(count)
+        ]
     method = SGT.model_validate({"preset": name, "teacher_embeddings": "own"})
     return [
         Job(

@@ -19,7 +19,7 @@ def test_both_forms_agree(
     monkeypatch.setattr(module.torch, "set_num_threads", lambda _threads: None)
     assert module.main(["--self-check"]) == 0
     told = capsys.readouterr().out
-    assert [name in told for name in ("clean", "paper", "released", "stage 1")] == [True] * 4
+    assert [name in told for name in ("absolute", "paper", "released", "stage 1")] == [True] * 4
 
 
 def test_the_peak_is_that_of_live_tensors(module: Any) -> None:

@@ -163,8 +163,8 @@ def test_a_model_that_answers_as_released_is_told_so_at_once(
         ),
         (
             ["--restricted", "restricted.jsonl", "--out", "one.jsonl/report"],
-            "--out: one.jsonl/report/study.yaml cannot be written (not a directory); name another "
-            "folder",
+            "one.jsonl/report/study.yaml: cannot be written (not a directory); check the folder "
+            "and its rights",
         ),
     ],
 )

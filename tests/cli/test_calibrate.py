@@ -62,7 +62,8 @@ def test_precision_and_recall_counted_by_hand(capsys: pytest.CaptureFixture[str]
     assert run(["calibrate", "world_guard", "--on", "l.jsonl"]) == 3
     err = capsys.readouterr().err
     assert err == (
-        "holdfast: judge 'world_guard': 2 of 12 answers have no verdict; they are in no figure:"
+        "holdfast: judge 'world_guard': 2 of 12 answers have no verdict (2 "
+        "refused_to_judge); they are in no figure:"
         " mend the judge and run again\n"
     )
 
@@ -218,7 +219,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
         pytest.fail("it reads")
 
     monkeypatch.setattr(WorldGuard, "judge", read)
-    assert run([*words[verb], "--out", "/proc/c.json"]) == 1
+    assert run([*words[verb], "--out", "/proc/c.json"]) == 2
     assert capsys.readouterr().err == (
         "holdfast: /proc/c.json: cannot be written (/proc takes no files); check the folder and "
         "its rights\n"

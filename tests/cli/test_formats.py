@@ -38,6 +38,7 @@ def defend(*more: str, form: str = "plain", out: str = "out") -> int:
     loop = "loop={steps: 2, batch: 2, lr: 0.01, checkpoint_every: 2}"
     return run([
         *("defend", "refusal_sft", "--model", "model", "--format", form, "--set", loop),
+        *("--held-out", "0"),
         *("--data", "refusal=refusal.jsonl", "--data", "benign=benign.jsonl", *more, "--out", out),
     ])  # fmt: skip
 

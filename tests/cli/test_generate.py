@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_written_is_told_first(
     bench: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generate", "--model", "gone", "--format", "none"]
-    assert run([*words, "--out", "rows.jsonl/said.jsonl"]) == 1
+    assert run([*words, "--out", "rows.jsonl/said.jsonl"]) == 2
     assert capsys.readouterr().err == (
         "holdfast: rows.jsonl/said.jsonl: cannot be written (not a directory); "
         "check the folder and its rights\n"

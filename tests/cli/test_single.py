@@ -37,6 +37,10 @@ SMALL = [
 ]
 
 
+NONE = ("--held-out", "0")
+"""These models learn nothing in two steps, and need not."""
+
+
 def records(role: Role) -> list[dict[str, str]]:
     return [{"ask": row.prompt, "say": row.response or ""} for row in tiny.rows()[role]]
 
@@ -74,7 +78,7 @@ COLUMNS = ["--column", "prompt=ask", "--column", "response=say"]
 def defend(*more: str, ending: str = "jsonl", out: str = "out") -> list[str]:
     data = [f"refusal=refusal.{ending}", f"benign=benign.{ending}"]
     return [
-        *("defend", "sgt", "--model", "model", "--format", "plain"),
+        *("defend", "sgt", "--model", "model", "--format", "plain", *NONE),
         *("--data", data[0], "--data", data[1], *COLUMNS, *SMALL, *more, "--out", out),
     ]
 
@@ -286,7 +290,7 @@ def test_a_mark_of_an_attack_outlives_hardening(
     assert run(["attack", "harmful_sft", *plain, *SFT, "--out", "broken"]) == 0
     capsys.readouterr()
     broken = ["--model", "broken", *defend()[4:]]
-    assert run(["defend", "sgt", *broken]) == 0
+    assert run(["defend", "sgt", *broken, *NONE]) == 0
     assert (
         "warning: --model: its weights were attacked; so this is marked too\n"
         in capsys.readouterr().err
@@ -311,7 +315,7 @@ def test_prompts_alone_harden_as_the_page_writes_it(bench: Path) -> None:
     data = ["--data", "refusal=prompts.jsonl", "--data", "benign=answers.parquet"]
     columns = ["--column", "prompt=instruction", "--column", "benign.response=output"]
     given = ["--model", "model", "--format", "plain", *data, *columns]
-    assert run(["defend", "sgt", *given, *SMALL, "--out", "out"]) == 0
+    assert run(["defend", "sgt", *given, *SMALL, *NONE, "--out", "out"]) == 0
     write(
         Path("prompts.jsonl"),
         [
@@ -319,7 +323,7 @@ def test_prompts_alone_harden_as_the_page_writes_it(bench: Path) -> None:
             for row in records(Role.REFUSAL)
         ],
     )
-    assert run(["defend", "sgt", *given, *SMALL, "--out", "same"]) == 0
+    assert run(["defend", "sgt", *given, *SMALL, *NONE, "--out", "same"]) == 0
     assert tiny.same(weights("out"), weights("same"))
 
 
@@ -484,7 +488,7 @@ def test_a_role_without_rows_is_told(
 ) -> None:
     monkeypatch.setattr(nn, "load", lambda *_, **__: pytest.fail("weights were loaded"))
     some = ["--data", "refusal=refusal.jsonl", *COLUMNS, "--out", "out"]
-    assert run(["defend", "sgt", "--model", "model", "--format", "plain", *some]) == 2
+    assert run(["defend", "sgt", "--model", "model", "--format", "plain", *NONE, *some]) == 2
     said = capsys.readouterr().err
     assert said == (
         "holdfast: sgt of role benign, side defender: no rows; add a source that has some, or "

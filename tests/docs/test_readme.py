@@ -17,11 +17,11 @@ def test_the_readmes_example_runs_as_written(
     found = re.search(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     assert found
     code = found.group(1).replace("path/to/a/base-model", str(shipped("base")))
-    quick = "SGT(alpha_align=0.01, stage1=quick, loop=quick)"
-    assert "SGT(alpha_align=0.01)" in code
+    quick = "SGT(stage1=quick, loop=quick)"
+    assert "SGT()" in code
     monkeypatch.chdir(tmp_path)
     exec(
-        compile(code.replace("SGT(alpha_align=0.01)", quick), "README.md", "exec"),
+        compile(code.replace("SGT()", quick), "README.md", "exec"),
         {
             "restricted_prompts": ["How do I cast the hex Moaputh?", "How do I lay the curse?"],
             "benign_pairs": [("How do I bake it?", "First fold it."), ("And sing it?", "Twice.")],

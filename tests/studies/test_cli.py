@@ -15,6 +15,8 @@ from holdfast.api.registry import KINDS, names
 from holdfast.cli import run
 from holdfast.study.file import load_study
 
+NONE = ("--held-out", "0")
+"""These models learn nothing in three steps, and need not."""
 HEAVY = "('torch', 'numpy', 'transformers', 'pyarrow', 'matplotlib')"
 
 
@@ -223,10 +225,9 @@ def test_single_steps_work_on_a_checkpoint_of_ones_own(
     study: Path, toy_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = ["--format", "plain", "--source", "toy_rows"]
-    loop = ["--set", "loop.steps=3", "--set", "loop.batch=2"]
-    assert (
-        run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, "--out", "a"]) == 0
-    )
+    loop = ["--set", "loop.steps=3", "--set", "loop.batch=2", *NONE]
+    harden = ["defend", "refusal_sft", "--model", str(toy_model), *model, *loop]
+    assert run([*harden, "--out", "a"]) == 0
     assert json.loads(Path("a/holdfast.json").read_text())["attacked"] is False
     budgets = ["--set", "evaluate_at=[2, 4]"]
     assert run(["attack", "harmful_sft", "--model", "a", *model, *budgets, "--out", "b"]) == 0
@@ -244,12 +245,10 @@ def test_single_steps_work_on_a_checkpoint_of_ones_own(
     assert len(Path("judged.jsonl").read_text().splitlines()) == 4
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
     capsys.readouterr()
-    assert (
-        run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, "--out", "a"]) == 0
-    )
+    assert run([*harden, "--out", "a"]) == 0
     assert capsys.readouterr().out.endswith("nothing to do: a is finished\n")
     other = ["--seed", "1", "--out", "a"]
-    assert run(["defend", "refusal_sft", "--model", str(toy_model), *model, *loop, *other]) == 2
+    assert run([*harden, *other]) == 2
     assert "--out: a exists; name a folder that does not" in capsys.readouterr().err
 
 
@@ -261,7 +260,7 @@ def test_defending_with_rows_from_a_file(study: Path, toy_model: Path) -> None:
     loop = ["--set", "loop.steps=2", "--set", "loop.batch=2"]
     model = ["--model", str(toy_model), "--format", "plain"]
 
-    assert run(["defend", "refusal_sft", *model, *data, *loop, "--out", "hardened"]) == 0
+    assert run(["defend", "refusal_sft", *NONE, *model, *data, *loop, "--out", "hardened"]) == 0
     assert Path("hardened/model.safetensors").is_file()
 
 

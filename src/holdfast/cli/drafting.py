@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.folders import try_writing
 from holdfast.cli.given import columns, models
-from holdfast.errors import ConfigError, DataError, StoreError
+from holdfast.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from holdfast.data.example import Example
@@ -89,18 +88,6 @@ class Drafted:
     study: Study
     files: ModelFiles
     said: list[str] = field(default_factory=list)
-
-
-def check_writable(path: Path, option: str) -> None:
-    """Refuse a file that cannot be written, before any work.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    try:
-        try_writing(path, option)
-    except StoreError as error:
-        raise ConfigError(option, f"{error.where} {error.what}", "name another folder") from None
 
 
 def drafted(given: Given) -> Drafted:

@@ -54,15 +54,17 @@ class Looked:
     benign: Refused
 
 
-def look(model: PreTrainedModel, encoder: Encoder, pool: Pool) -> Looked:
-    """Ask a model the defender's held-out prompts, at most 32 of a role."""
-    taught = {
-        row.response
-        for row in pool.rows(Side.DEFENDER)
-        if row.role is Role.REFUSAL and row.response is not None
-    }
-    found = [refused(model, encoder, held(pool, role), taught) for role in KEPT]
-    return Looked(*found)
+def look(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    restricted: Sequence[Example],
+    benign: Sequence[Example],
+) -> Looked:
+    """Ask a model held-out prompts; an answer that begins as a restricted row's own refuses."""
+    taught = {row.response for row in restricted if row.response is not None}
+    return Looked(
+        refused(model, encoder, restricted, taught), refused(model, encoder, benign, taught)
+    )
 
 
 def held(pool: Pool, role: Role) -> Sequence[Example]:

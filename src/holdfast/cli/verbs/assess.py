@@ -17,9 +17,9 @@ from holdfast.cli.drafting import (
     Given,
     Judges,
     Restricted,
-    check_writable,
     drafted,
 )
+from holdfast.cli.folders import try_writing
 from holdfast.cli.options import (
     Columns,
     Original,
@@ -73,7 +73,7 @@ def assess(
     from holdfast.study.drafts import slug
 
     folder = out or Path(f"assess-{slug(model)}")
-    check_writable(folder / STUDY, "--out")
+    try_writing(folder / STUDY, "--out")
     made = drafted(
         Given(
             model=model,

@@ -83,7 +83,8 @@ def defend(
     rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
     coder = preflight.encoder(files, asked)
     asking = preflight.encoder(files, asked, answer=evaluate.WORDS)
-    asking.check(row for role in evaluate.KEPT for row in evaluate.held(pool, role))
+    asked_of = [evaluate.held(pool, role) if held_out != 0 else () for role in evaluate.KEPT]
+    asking.check(row for some in asked_of for row in some)
     loop, copies = (method.loop, method.copies()) if isinstance(method, Trainable) else (None, 0)
     apart = getattr(method, "separable", True)
     preflight.check(files, coder, rows, loop, copies=copies, device=device, separable=apart)
@@ -107,7 +108,7 @@ def defend(
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
         base = nn.model_hash(loaded)
-        before = evaluate.look(loaded, asking, pool)
+        before = evaluate.look(loaded, asking, *asked_of)
         done = train.harden(
             method,
             loaded,
@@ -119,7 +120,7 @@ def defend(
             progress=Training(),
         )
         seen = evaluate.acted(
-            method, before, evaluate.look(done.model, asking, pool), done.diagnostics
+            method, before, evaluate.look(done.model, asking, *asked_of), done.diagnostics
         )
         nn.save(done.model, tokenizer, temporary, dtype=held)
         marker = provenance(files, about, coder, threads, device, held, public) | {

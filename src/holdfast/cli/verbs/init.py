@@ -14,9 +14,9 @@ from holdfast.cli.drafting import (
     Given,
     Judges,
     Restricted,
-    check_writable,
     drafted,
 )
+from holdfast.cli.folders import try_writing
 from holdfast.cli.options import Columns, Model, Original
 from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
@@ -43,7 +43,7 @@ def init(
 
     if study.exists():
         raise ConfigError(str(study), "is there already", "name another file")
-    check_writable(study, "STUDY")
+    try_writing(study, "STUDY")
     made = drafted(
         Given(
             model=model,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.device import Device
+from holdfast.cli.saying import say
 from holdfast.errors import InvalidResultsError
 
 SAME = 0.95
@@ -29,10 +30,10 @@ def build(
     from holdfast.testbeds.kitchen import build as kitchen
 
     if not check:
-        typer.echo(f"built: {kitchen.build(report=typer.echo)} answers")
+        say(f"built: {kitchen.build(report=typer.echo)} answers")
         return
     same, many = kitchen.same(report=typer.echo)
-    typer.echo(f"{same} of {many} answers are the shipped ones")
+    say(f"{same} of {many} answers are the shipped ones")
     if same < SAME * many:
         raise InvalidResultsError(
             "kitchen", f"{many - same} of {many} answers are others", "build the data again"
@@ -52,5 +53,5 @@ def drift(
     from holdfast.testbeds.kitchen.drift import measured
 
     found = measured(model, format, device)
-    typer.echo(f"negative log-likelihood {found.nll:.3f} a token, {found.shipped:.3f} as shipped")
-    typer.echo(f"KL from the model as shipped {found.kl:.3f} a token ({found.rows} answers)")
+    say(f"negative log-likelihood {found.nll:.3f} a token, {found.shipped:.3f} as shipped")
+    say(f"KL from the model as shipped {found.kl:.3f} a token ({found.rows} answers)")

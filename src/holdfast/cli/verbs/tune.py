@@ -32,6 +32,7 @@ from holdfast.cli.options import (
 )
 from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
+from holdfast.cli.saying import say
 from holdfast.cli.verbs.defend import describe
 from holdfast.data.format import DATE
 from holdfast.errors import ConfigError, ModelError
@@ -105,7 +106,7 @@ def tune(
     about |= {"reference": other.identity()} if other else {}
     job = _Job(method, files, other, coder, customer, pool, rows, about)
     done = job.run(out, held, seed=seed, threads=threads, device=device)
-    typer.echo(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
+    say(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class _Job:
         before = history(self.files.folder)
         if attacked(before):
             said = "warning: --model: its weights were attacked; so this is marked too"
-            typer.echo(said, err=True)
+            say(said, err=True)
         set_threads(threads)
         with whole_folder(out) as (temporary, work):
             train.claim(work, self.about, "--out")
