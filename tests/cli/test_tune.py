@@ -59,7 +59,7 @@ def test_a_job_ends_as_a_plain_checkpoint_that_says_how_it_was_tuned(bench: Path
     }  # fmt: skip
     assert json.loads(Path("out/probe/probe.json").read_text())["width"] == 16
     card = Path("out/MODEL_CARD.md").read_text()
-    assert card.startswith("## Tuning\n\nTuned on a customer's rows under adaptive_kl")
+    assert "## Tuning\n\nTuned on a customer's rows under adaptive_kl" in card
     assert "Nobody who holds the weights and trains without this defence is held by it." in card
     log = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
     assert {"beta_mean", "risk_mean", "task_mean", "kl_mean"} <= set(log[-1] | log[-2])

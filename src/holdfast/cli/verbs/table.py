@@ -41,8 +41,9 @@ def table(
         if kind not in KINDS:
             raise ConfigError("table", f"no table '{kind}'", did_you_mean(kind, KINDS))
     if not kinds:
+        wide = max(map(len, KINDS)) + 2
         for name, make in KINDS.items():
-            say(f"{name:<11}{(make.__doc__ or '').splitlines()[0]}")
+            say(f"{name:<{wide}}{(make.__doc__ or '').splitlines()[0]}")
         return
     study = Tabled(Saved.read(folder), threshold=threshold, reference=reference, side=side)
     for kind in kinds:
