@@ -73,6 +73,9 @@ def assess(
     from holdfast.study.drafts import slug
 
     folder = out or Path(f"assess-{slug(model)}")
+    workers_of(workers)
+    if folder.resolve() == Path(model).resolve():
+        raise ConfigError("--out", f"{folder} is the model's own folder", "name another")
     try_writing(folder / STUDY, "--out")
     made = drafted(
         Given(

@@ -25,16 +25,15 @@ def doctor(
 ) -> None:
     """Say what this machine has, and what is missing: for the demo, or for a study."""
     from holdfast.cli.health import catalogue, machine, needed
+    from holdfast.study.file import load_study
 
+    said = None if study is None else load_study(study)
     say("this machine")
     found = _told(machine(store))
-    if study is None:
+    if said is None:
         say("models, sources and judges")
         found += _told(catalogue())
     else:
-        from holdfast.study.file import load_study
-
-        said = load_study(study)
         say(f"study {said.name}")
         found += _told(needed(said))
     faults = [seen.fault for seen in found if seen.fault is not None]
