@@ -41,7 +41,8 @@ def test_every_part_that_was_trained_has_a_line() -> None:
     assert list(loops(method.identity())) == [
         "- sgt, stage1: at most 50 steps of 4 rows a role, learning rate 0.01, no weight of the "
         "model, precision fp32",
-        "- sgt: at most 200 steps of 8 rows a role, learning rate 0.0001, all weights, precision fp32",
+        "- sgt: at most 200 steps of 8 rows a role, learning rate 0.0001, all weights, "
+        "precision fp32",
     ]
     whole = SGT(stage1=Loop(steps=50, batch=4, lr=0.01), loop=loop, ending=None)
     assert "- sgt: 200 steps of 8 rows" in "\n".join(loops(whole.identity()))
