@@ -143,7 +143,8 @@ def test_the_schema_is_json_and_names_every_section(capsys: pytest.CaptureFixtur
     assert run(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
 
-    assert {"models", "lineups", "attacks", "evaluation"} <= set(schema["required"])
+    assert {"models", "lineups", "evaluation"} <= set(schema["required"])
+    assert {"attacks", "tune"} <= set(schema["properties"]), "one or the other"
     assert schema["$defs"]["ModelEntry"]["required"] == ["path", "format"]
 
 

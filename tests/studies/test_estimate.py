@@ -39,7 +39,11 @@ lineups:
   sgt:
     start: base
     defences:
-      - sgt: {{n_refusal: 2500, n_benign: 2500, loop: {{precision: bf16_kahan, micro_batch: 1}}}}
+      - sgt:
+          preset: absolute
+          n_refusal: 2500
+          n_benign: 2500
+          loop: {{precision: bf16_kahan, micro_batch: 1}}
 attacks:
   sft: [{{harmful_sft: {{loop: {{precision: bf16_kahan}}}}}}]
 evaluation: [{{set: beavertails, n: 500}}, {{set: openbookqa, at: release}}]
