@@ -3,8 +3,8 @@
     PYTHONPATH=src python -m benchmarks.strangers --inputs 5000 --corruptions 500
 
 A mutated input must end in one line and a known exit code, with no traceback, no word of a
-restricted prompt, nothing half-written and within `SLOW` seconds. A corrupted artefact must be told
-when it is used. Seeds are fixed: two runs of the same size try the same.
+restricted prompt, nothing half-written and within `SLOW` processor-seconds. A corrupted artefact
+must be told when it is used. Seeds are fixed: two runs of the same size try the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from holdfast.engine.store import KINDS, MANIFEST, Store, write_lines
 from holdfast.errors import StoreError
 
 SLOW = 10.0
-"""Seconds beyond which a command that only refuses its input counts as hanging."""
+"""Processor-seconds beyond which a command that only refuses its input counts as hanging."""
 SECRET = "placeholder zebra prompt"
 """Stands for a restricted prompt: no line may quote it."""
 CODES = {0, 1, 2, 3, 4, 5}
@@ -134,7 +134,7 @@ KINDS_OF_INPUT: dict[str, Callable[[Path, random.Random], list[str]]] = {
 
 def fault(words: list[str], folder: Path) -> str | None:
     """Run a command; give what is wrong with how it ends, or None."""
-    out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
+    out, err, began = io.StringIO(), io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = run(words)
@@ -142,7 +142,7 @@ def fault(words: list[str], folder: Path) -> str | None:
             return f"raised {type(error).__name__}"
     said = err.getvalue()
     lines = [line for line in said.splitlines() if line.startswith("holdfast: ")]
-    if time.monotonic() - began > SLOW:
+    if time.process_time() - began > SLOW:
         return "slow"
     if "Traceback" in said or "unforeseen: " in said:
         return next((line[:120] for line in lines if "unforeseen" in line), "traceback")

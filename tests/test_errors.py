@@ -14,7 +14,13 @@ CLASSES = [
     for value in vars(errors).values()
     if isinstance(value, type) and issubclass(value, HoldfastError)
 ]
-EXIT_CODES = {"ConfigError": 2, "DataError": 2, "ModelError": 2, "InvalidResultsError": 3}
+EXIT_CODES = {
+    "ConfigError": 2,
+    "DataError": 2,
+    "ModelError": 2,
+    "InvalidResultsError": 3,
+    "JobRefusedError": 2,
+}
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
