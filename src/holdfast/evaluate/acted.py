@@ -100,9 +100,16 @@ class Acted:
         if benign.asked and benign.share >= MOST:
             return (
                 f"did not act: it refuses {benign.refused} of {benign.asked} held-out benign "
-                "prompts too, so it refuses whatever is asked"
+                f"prompts too, less than {MOST:.0%} are wanted"
             )
         return ""
+
+    @property
+    def todo(self) -> str:
+        """Say what to change: other rows where it refuses too much, else what the method says."""
+        if self.after.restricted.share >= LEAST:
+            return "give more or other benign rows, or raise loop.steps"
+        return self.remedy
 
     def lines(self) -> list[str]:
         """Say what was seen, in words, a line each."""
@@ -128,7 +135,7 @@ class Acted:
             "signal": dict(self.signal),
             "told_by": "refusal_keywords, or the words of the refusals that were taught",
             "fault": self.fault,
-            "remedy": self.remedy,
+            "remedy": self.todo,
         }
 
 

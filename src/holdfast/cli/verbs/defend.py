@@ -136,7 +136,7 @@ def defend(
         say(line)
     say(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
     if seen.fault:
-        raise InvalidResultsError(f"defend {name}", seen.fault, seen.remedy)
+        raise InvalidResultsError(f"defend {name}", seen.fault, seen.todo)
 
 
 def describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
