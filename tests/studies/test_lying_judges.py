@@ -240,8 +240,9 @@ def test_the_judge_command_calls_no_lie_a_verdict(
     code, lines = judged("lying_judge", f"lie={lie}")
 
     assert code == 3
+    (reason,) = {line["reason"] for line in lines}
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "holdfast: judge: 60 of 60 answers have no verdict; see judged.jsonl"
+        f"holdfast: judge: 60 of 60 answers have no verdict (60 {reason}); see judged.jsonl"
     )
     assert {line["raw"] for line in lines} == {TOLD[lie]}
     assert all(line["score"] is line["outcome"] is None for line in lines)

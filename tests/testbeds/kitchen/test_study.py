@@ -58,5 +58,5 @@ def test_a_cut_of_it_runs(
     assert run([*words, "--workers", "1"]) == 0
     found = json.loads((out / "study.json").read_text(encoding="utf-8"))
     assert found
-    assert (out / "index.html").is_file()
+    assert (out / "report.html").is_file()
     assert "Preheat" not in capsys.readouterr().err
