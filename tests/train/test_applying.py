@@ -25,6 +25,7 @@ LOOP = Loop(steps=6, batch=3, lr=0.01, checkpoint_every=2)
 
 def applied(method: Any = None, *, model: Any = None, pool: Any = None, **options: Any) -> Any:
     method = method or RefusalSFT(loop=LOOP)
+    options = {"format": "plain", **options}
     return apply(
         method, model or tiny.model(), tiny.byte_tokenizer(), pool or tiny.pool(), **options
     )

@@ -42,12 +42,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     "adaptive_trigger": {"prefix": None},
     # Whose turn it is hangs on the step: here each one's half of the time.
     "lisa": {"align_steps": 1, "user_steps": 1},
-    # The rows at hand have no task: benign ones stand for a customer's.
-    **{
-        name: {"honest": ("benign",)}
-        for name in registry.names("attack")
-        if issubclass(registry.find("attack", name), CustomerJob)
-    },
     # Rows that are added have other lengths than the customer's.
     "safe_instr": {"share": 0.0},
 }
@@ -87,6 +81,8 @@ CASES = [
     for kind in ("defence", "attack")
     for name in registry.names(kind)
     if issubclass(registry.find(kind, name), Trainable)
+    # A job's rows are of several lengths; it costs what plain fine-tuning does.
+    if not issubclass(registry.find(kind, name), CustomerJob)
     for i, more in enumerate([{}, *MORE.get(name, [])])
     for told, loop in (("whole", LOOP), ("split", SPLIT), ("lora", LORA))
     if i == 0 or told == "whole"

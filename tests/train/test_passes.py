@@ -22,7 +22,7 @@ def hardened(name: str, **changes: Any) -> dict[str, torch.Tensor]:
     fields: dict[str, Any] = {"loop": LOOP | changes}
     if name == "sgt":
         stage1 = {"steps": 3, "batch": 4} | {k: v for k, v in changes.items() if k != "lora"}
-        fields |= {"stage1": stage1, "alpha_align": 0.1}
+        fields |= {"preset": "absolute", "stage1": stage1, "alpha_align": 0.1}
     method: Any = registry.make("defence", {name: fields}, "test")
     model = tiny.model("mistral", sliding_window=9)
     harden(method, model, tiny.encoder(), tiny.pool(), seed=0)
