@@ -193,6 +193,7 @@ def test_a_stranger_hardens_attacks_and_asks_it(
     rows = ["--data", f"refusal={refusal}", "--data", f"benign={benign}"]
     small = ["--set", "loop.batch=4", "--set", "loop.lr=1e-4", "--set", "loop.schedule=constant"]
     first = ["defend", "refusal_sft", "--model", "smol:instruct", "--format", "chat", *rows]
+    first += ["--held-out", "0"]  # eight rows are too few to keep any back
     assert run([*first, *small, "--set", "loop.steps=6", "--out", "hard"]) == 0
     second = ["attack", "harmful_sft", "--model", "hard", "--format", "chat", *small]
     budget = ["--data", f"harmful={recipes}", "--set", "evaluate_at=[24]", "--out", "broken"]
