@@ -37,6 +37,14 @@ def cache_folder() -> Path:
     return (shared if shared.is_absolute() else Path.home() / ".cache") / "holdfast"
 
 
+def lies_at(path: Path) -> str:
+    """Say what lies at a path: `folder`, `file`, or "" where it is no name or nobody may look."""
+    try:
+        return "folder" if path.is_dir() else "file" if path.exists() else ""
+    except OSError:  # such as a name that is too long
+        return ""
+
+
 @contextmanager
 def whole_folder(
     target: Path, temporary: Path | None = None, *, replace: bool = False

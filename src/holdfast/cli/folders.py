@@ -69,7 +69,7 @@ def try_writing(out: Path, option: str) -> None:
         ConfigError: it is a folder.
         ConfigError: it cannot be written.
     """
-    if _kind(out) == "folder":
+    if disk.lies_at(out) == "folder":
         raise ConfigError(option, f"{out} is a folder", "name a file")
     _try_in(out.absolute().parent, out)
 
@@ -80,17 +80,9 @@ def try_filling(out: Path, option: str) -> None:
     Raises:
         ConfigError: it is a file, or cannot be written into.
     """
-    if _kind(out) == "file":
+    if disk.lies_at(out) == "file":
         raise ConfigError(option, f"{out} is a file", "name a folder")
     _try_in(out.absolute(), out)
-
-
-def _kind(out: Path) -> str:
-    """Say what lies at a path; nothing where it is no name or may not be looked at."""
-    try:
-        return "folder" if out.is_dir() else "file" if out.exists() else ""
-    except OSError:
-        return ""
 
 
 def _try_in(folder: Path, out: Path) -> None:
