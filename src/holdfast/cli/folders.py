@@ -62,13 +62,17 @@ def outside(out: Path | None, store: Path, own: Path) -> None:
         raise ConfigError("--out", f"{out} is inside the store", f"name a folder outside {store}")
 
 
-def try_writing(out: Path, option: str) -> None:
+def try_writing(out: Path, option: str, reads: Path | None = None) -> None:
     """Find out whether the file that an option names can be written, and leave nothing behind.
 
+    Args:
+        reads: the file that the command reads, which it must not write over.
+
     Raises:
-        ConfigError: it is a folder.
-        ConfigError: it cannot be written.
+        ConfigError: it is a folder, or that file, or cannot be written.
     """
+    if reads is not None and disk.lies_at(reads) and reads.resolve() == out.resolve():
+        raise ConfigError(option, f"{out} is the file that is read", "name another")
     if disk.lies_at(out) == "folder":
         raise ConfigError(option, f"{out} is a folder", "name a file")
     _try_in(out.absolute().parent, out)
@@ -87,6 +91,7 @@ def try_filling(out: Path, option: str) -> None:
 
 def _try_in(folder: Path, out: Path) -> None:
     try:
+        disk.beside(out).exists()  # its name there may be too long
         while not folder.exists():
             folder = folder.parent
         with disk.writing(out):
