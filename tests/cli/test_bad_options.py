@@ -169,8 +169,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "new: a place that takes no files": (
         ["new", "defence", "mine", "--out", "/proc/1/x"],
-        "/proc/1/x/pyproject.toml: cannot be written (/proc/1 takes no files); check the folder and "
-        "its rights",
+        "/proc/1/x/pyproject.toml: cannot be written (/proc/1 takes no files); check the folder "
+        "and its rights",
     ),
     "schema": (["schema", "x"], "schema: no kind of file 'x'; known: study, trials"),
 }

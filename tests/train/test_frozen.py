@@ -20,14 +20,16 @@ POLICIES: tuple[Precision, ...] = ("fp32", "bf16_pure", "bf16_kahan", "bf16_stoc
 
 
 class Edit(WeightDefence):
-    """Makes the head longer."""
+    """Makes the last norm longer."""
 
     by: float = 2.0
     """How many times as long."""
 
     def edit(self, run: Run) -> dict[str, torch.Tensor]:
-        """Give the longer head."""
-        return {"lm_head.weight": run.model.get_parameter("lm_head.weight").detach() * self.by}
+        """Give the longer norm."""
+        return {
+            "model.norm.weight": run.model.get_parameter("model.norm.weight").detach() * self.by
+        }
 
 
 def pair(precision: Precision) -> dict[str, torch.Tensor]:
@@ -131,8 +133,8 @@ def test_what_the_caller_froze_does_not_move(adapter: LoRA | None) -> None:
         ),
         (
             Edit(),
-            "edit: edits 'lm_head.weight', which is frozen (requires_grad is False); let it ask "
-            "for a gradient, or use another defence",
+            "test_frozen: edits 'model.norm.weight', which is frozen (requires_grad is False); let "
+            "it ask for a gradient, or use another defence",
         ),
     ],
     ids=["full", "lora", "edit"],
@@ -152,7 +154,7 @@ def test_an_edit_that_is_no_number_is_never_written() -> None:
     with pytest.raises(TrainingError) as caught:
         apply(Edit(by=1e300), model, tiny.byte_tokenizer(), tiny.pool(), format="plain")
     assert str(caught.value) == (
-        "edit: makes numbers of 'lm_head.weight' that are not finite; lower its strength, or check "
-        "its rows and models"
+        "test_frozen: makes numbers of 'model.norm.weight' that are not finite; lower its "
+        "strength, or check its rows and models"
     )
     assert tiny.same(before, tiny.weights(model))
