@@ -37,6 +37,14 @@ def cache_folder() -> Path:
     return (shared if shared.is_absolute() else Path.home() / ".cache") / "holdfast"
 
 
+def lies_at(path: Path) -> str:
+    """Say what lies at a path: `folder`, `file`, or "" where it is no name or nobody may look."""
+    try:
+        return "folder" if path.is_dir() else "file" if path.exists() else ""
+    except OSError:  # such as a name that is too long
+        return ""
+
+
 @contextmanager
 def whole_folder(
     target: Path, temporary: Path | None = None, *, replace: bool = False
@@ -54,7 +62,7 @@ def whole_folder(
     if temporary is None:
         for stale in target.parent.glob(f".{target.name}.tmp-*"):
             shutil.rmtree(stale, ignore_errors=True)
-        temporary = _beside(target)
+        temporary = beside(target)
     try:
         with writing(target):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -78,7 +86,7 @@ def whole_file(target: Path, temporary: Path | None = None) -> Generator[Path]:
     Raises:
         StoreError: it cannot be written. After any error nothing is left of it.
     """
-    part = temporary or _beside(target)
+    part = temporary or beside(target)
     try:
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +180,8 @@ def rename(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _beside(target: Path) -> Path:
+def beside(target: Path) -> Path:
+    """Give what is written before it becomes `target`, in the same folder."""
     return target.with_name(f".{target.name}.tmp-{os.getpid()}")
 
 

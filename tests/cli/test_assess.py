@@ -100,8 +100,9 @@ def test_a_study_that_was_made_is_one_like_any_other(
     (Path("found") / STUDY).write_text("name: other\n")
     assert _assess(*words) == 2
     assert capsys.readouterr().err == (
-        f"holdfast: --out: found/{STUDY} is another study than these options make; run that with "
-        f"`holdfast run found/{STUDY} --out found`, or name another folder\n"
+        f"holdfast: --out: found/{STUDY} is another study than these options make: they differ in "
+        f"`name`, `title`, `seeds` and 9 more; run that with `holdfast "
+        f"run found/{STUDY} --out found`, or name another folder\n"
     )
 
 

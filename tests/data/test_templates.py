@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.data.format import Format
-from holdfast.data.templates import LONGEST, Template
+from holdfast.data.templates import LONGEST, Template, Unloaded
 from holdfast.data.tokens import Encoder
 from holdfast.errors import HoldfastError, ModelError
 from holdfast.testing import tiny
@@ -31,6 +31,24 @@ def file(folder: Path, text: str) -> str:
 def rendered(folder: Path, text: str, **given: Any) -> str:
     made = Template(tiny.byte_tokenizer(bos=True), Format(file(folder, text), **given), "format")
     return made.render(ASKED, ask=True)
+
+
+def test_without_its_tokenizer_a_template_writes_the_same_but_for_special_tokens() -> None:
+    text = (
+        "{{ bos_token }}{%- for m in messages %}\n{% if loop.first %}{{ strftime_now('%d %B') }}"
+        "{% endif %}\n<{{ m.role }}>{{ m['content'] | trim }}{{ wide * 2 }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+    )
+    given = Format("chat", variables={"wide": "ab"})
+    tokenizer = tiny.byte_tokenizer(bos=True)
+    tokenizer.chat_template = text
+    whole = Template(tokenizer, given, "format").render(ASKED, ask=True)
+    assert Unloaded(text, given).written(ASKED) == whole.replace(tokenizer.bos_token, "<>")
+
+
+@pytest.mark.parametrize("text", ["{% for", "{{ x.y.z }}", "{{ raise_exception('no') }}"])
+def test_a_template_that_fails_without_its_tokenizer_is_left_to_the_whole_one(text: str) -> None:
+    assert Unloaded(text, Format("chat")).written(ASKED) is None
 
 
 @pytest.mark.parametrize("end", [ENDLESS, "{{ strftime_now('%d') }}" + ENDLESS])

@@ -25,6 +25,15 @@ def saved(folder: Path, family: str = "qwen3", **changes: Any) -> tuple[Any, Pat
     return model, folder
 
 
+def test_how_a_model_was_read_is_not_saved_with_it(tmp_path: Path) -> None:
+    _, folder = saved(tmp_path / "m")
+    model, tokenizer = nn.load(folder)
+    (tmp_path / "again").mkdir()
+    nn.save(model, tokenizer, tmp_path / "again")
+    for path in (tmp_path / "again").glob("*.json"):
+        assert "local_files_only" not in path.read_text(encoding="utf-8"), path.name
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, family: str, tied: bool) -> None:

@@ -172,6 +172,25 @@ def test_stopped_by_hand_is_one_line_and_no_worker_stays(start: Run, tmp_path: P
     assert gone(workers)
 
 
+def test_a_worker_whose_parent_has_ended_says_nothing(tmp_path: Path) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-P", "-m", "holdfast.engine.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    assert worker.stderr is not None
+    worker.stdout.close()
+    first = {"study": {}, "store": str(tmp_path), "parent": os.getpid(), "rehearsal": False}
+    with worker.stdin, worker.stderr:
+        worker.stdin.write(json.dumps(first).encode() + b"\n")
+        worker.stdin.flush()
+        assert worker.stderr.read() == b""
+    assert worker.wait() == 1
+
+
 def made(store: Path) -> int:
     """Count the finished artefacts of a store."""
     return sum(1 for kind in ("defend", "generate", "judge") for _ in store.glob(f"{kind}/*"))

@@ -8,13 +8,28 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast.api import Loop, Precision
+from holdfast.api import Loop, LoRA, Precision, Run, WeightDefence
+from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.defences.t_vaccine import TVaccine
+from holdfast.errors import ConfigError, TrainingError
 from holdfast.testing import tiny
-from holdfast.train import harden
+from holdfast.train import apply, harden
 from holdfast.train.optimiser import Optimiser
 
 POLICIES: tuple[Precision, ...] = ("fp32", "bf16_pure", "bf16_kahan", "bf16_stochastic")
+
+
+class Edit(WeightDefence):
+    """Makes the last norm longer."""
+
+    by: float = 2.0
+    """How many times as long."""
+
+    def edit(self, run: Run) -> dict[str, torch.Tensor]:
+        """Give the longer norm."""
+        return {
+            "model.norm.weight": run.model.get_parameter("model.norm.weight").detach() * self.by
+        }
 
 
 def pair(precision: Precision) -> dict[str, torch.Tensor]:
@@ -87,3 +102,59 @@ def test_t_vaccines_frozen_layers_do_not_move_and_an_interrupted_run_ends_the_sa
         if name.startswith("model.layers.") and not torch.equal(ends[name], start[name])
     }
     assert 1 <= len(moved) <= 2  # of three layers, one drawn at each of two steps
+
+
+@pytest.mark.parametrize("adapter", [None, LoRA(rank=2)], ids=["full", "lora"])
+def test_what_the_caller_froze_does_not_move(adapter: LoRA | None) -> None:
+    model = tiny.model()
+    held = "model.layers.0.self_attn.q_proj.weight"
+    model.get_parameter(held).requires_grad_(False)
+    before = tiny.weights(model)
+    loop = Loop(steps=2, batch=3, lr=0.01, lora=adapter)
+    apply(RefusalSFT(loop=loop), model, tiny.byte_tokenizer(), tiny.pool(), format="plain")
+    after = tiny.weights(model)
+    assert torch.equal(before[held], after[held])
+    other = held.replace("q_proj", "v_proj")
+    assert not torch.equal(before[other], after[other])
+
+
+@pytest.mark.parametrize(
+    ("defence", "line"),
+    [
+        (
+            RefusalSFT(),
+            "refusal_sft: every parameter is frozen (requires_grad is False); let some ask for a "
+            "gradient",
+        ),
+        (
+            RefusalSFT(loop=Loop(lora=LoRA(rank=2))),
+            "refusal_sft: every parameter is frozen (requires_grad is False); let some ask for a "
+            "gradient",
+        ),
+        (
+            Edit(),
+            "test_frozen: edits 'model.norm.weight', which is frozen (requires_grad is False); let "
+            "it ask for a gradient, or use another defence",
+        ),
+    ],
+    ids=["full", "lora", "edit"],
+)
+def test_a_model_that_is_frozen_altogether_is_refused(defence: Any, line: str) -> None:
+    model = tiny.model().requires_grad_(False)
+    before = tiny.weights(model)
+    with pytest.raises(ConfigError) as caught:
+        apply(defence, model, tiny.byte_tokenizer(), tiny.pool(), format="plain")
+    assert str(caught.value) == line
+    assert tiny.same(before, tiny.weights(model))
+
+
+def test_an_edit_that_is_no_number_is_never_written() -> None:
+    model = tiny.model()
+    before = tiny.weights(model)
+    with pytest.raises(TrainingError) as caught:
+        apply(Edit(by=1e300), model, tiny.byte_tokenizer(), tiny.pool(), format="plain")
+    assert str(caught.value) == (
+        "test_frozen: makes numbers of 'model.norm.weight' that are not finite; lower its "
+        "strength, or check its rows and models"
+    )
+    assert tiny.same(before, tiny.weights(model))

@@ -286,6 +286,8 @@ KIND = re.compile(r"(constrained|function|lax|json)-|tuple\[|(str|int|float|bool
 def _path(where: str, problem: ErrorDetails) -> str:
     """Give the place of a complaint as the user wrote it."""
     parts = [str(part) for part in problem["loc"]]
+    if parts[-1:] == ["[key]"]:  # a name is wrong: it is what the line says it got
+        parts = parts[:-2]
     return ".".join([where, *(part for part in parts if not KIND.match(part))])
 
 

@@ -14,6 +14,8 @@ Precision = Literal["fp32", "fp32_master", "bf16_kahan", "bf16_stochastic", "bf1
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Of a moment: at 1 it would never begin."""
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(pattern=r"\S")]
 """Text that says something."""
@@ -63,9 +65,9 @@ class Loop(Fields):
     """Whether it also shrinks tensors of one dimension (gains of norms, biases), as torch's AdamW
     does by itself; common trainers leave them. Without a weight decay it says nothing and is put
     back to its default."""
-    beta1: Share = 0.9
+    beta1: Decay = 0.9
     """AdamW's first moment decay; source: Loshchilov and Hutter 2019."""
-    beta2: Share = 0.999
+    beta2: Decay = 0.999
     """AdamW's second moment decay; source: Loshchilov and Hutter 2019."""
     eps: Positive = 1e-8
     """AdamW's epsilon; source: Loshchilov and Hutter 2019."""

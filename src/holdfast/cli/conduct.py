@@ -45,6 +45,8 @@ def conduct(
     made, kept = Plan(said), Store(store)
     planned = time.monotonic()
     folder = out or own
+    if out is not None:  # a store is made only where the report can be
+        try_filling(out, "--out")
     show = display()
     with kept.held():
         try:

@@ -62,14 +62,18 @@ def outside(out: Path | None, store: Path, own: Path) -> None:
         raise ConfigError("--out", f"{out} is inside the store", f"name a folder outside {store}")
 
 
-def try_writing(out: Path, option: str) -> None:
+def try_writing(out: Path, option: str, reads: Path | None = None) -> None:
     """Find out whether the file that an option names can be written, and leave nothing behind.
 
+    Args:
+        reads: the file that the command reads, which it must not write over.
+
     Raises:
-        ConfigError: it is a folder.
-        ConfigError: it cannot be written.
+        ConfigError: it is a folder, or that file, or cannot be written.
     """
-    if _kind(out) == "folder":
+    if reads is not None and disk.lies_at(reads) and reads.resolve() == out.resolve():
+        raise ConfigError(option, f"{out} is the file that is read", "name another")
+    if disk.lies_at(out) == "folder":
         raise ConfigError(option, f"{out} is a folder", "name a file")
     _try_in(out.absolute().parent, out)
 
@@ -80,21 +84,14 @@ def try_filling(out: Path, option: str) -> None:
     Raises:
         ConfigError: it is a file, or cannot be written into.
     """
-    if _kind(out) == "file":
+    if disk.lies_at(out) == "file":
         raise ConfigError(option, f"{out} is a file", "name a folder")
     _try_in(out.absolute(), out)
 
 
-def _kind(out: Path) -> str:
-    """Say what lies at a path; nothing where it is no name or may not be looked at."""
-    try:
-        return "folder" if out.is_dir() else "file" if out.exists() else ""
-    except OSError:
-        return ""
-
-
 def _try_in(folder: Path, out: Path) -> None:
     try:
+        disk.beside(out).exists()  # its name there may be too long
         while not folder.exists():
             folder = folder.parent
         with disk.writing(out):

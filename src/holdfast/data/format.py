@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from holdfast.data.example import Turns
+from holdfast.disk import lies_at
 from holdfast.errors import ConfigError, ModelError
 
 DATE = "2024-07-26"
@@ -83,8 +84,8 @@ class Format:
                     f"unknown format '{self.form}'",
                     "write plain, chat, or the path of a .jinja file",
                 )
-            if not path.is_file():
-                raise ModelError(where, f"no such file {self.form}", "check the path")
+            if lies_at(path) != "file":
+                raise ModelError(where, f"no such file {self.form[:200]}", "check the path")
             sha = hashlib.sha256(path.read_bytes()).hexdigest()
             found = {"format": "file", "sha256": sha}
         if self.form != "plain":

@@ -94,6 +94,42 @@ class Template:
         return text
 
 
+class Unloaded:
+    """A template that is run without its tokenizer: whether it runs, and how much it writes."""
+
+    def __init__(self, text: str, format: Format) -> None:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        machine = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        text = _clock(format.date) + text if "strftime_now" in text else text
+        self._given = {**dict.fromkeys(_SPECIAL, "<>"), **format.variables}
+        try:
+            self._run = machine.from_string(text)
+        except TemplateError:
+            self._run = None
+
+    def written(self, messages: Sequence[Message]) -> str | None:
+        """Give a conversation as text, the next answer begun; None where only `Template` can tell.
+
+        Each special token that the tokenizer would name is two characters here.
+        """
+        if self._run is None:
+            return None
+        try:
+            with limited(SECONDS):
+                return self._run.render(
+                    messages=list(messages), add_generation_prompt=True, **self._given
+                )
+        except Exception:  # a template is a program of somebody else's
+            return None
+
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
 def _own(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     """Give the tokenizer's own template."""
     if not tokenizer.chat_template:

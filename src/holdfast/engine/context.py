@@ -1,12 +1,12 @@
 """Whether every prompt and answer of what is left of a study fits into its model's context.
 
-Bytes are counted first, without a tokenizer: a token holds one or more. Only where they are too
-many is the tokenizer loaded, and rows are coded as the run will code them.
+Bytes are counted first, without a tokenizer: a token holds one or more. A template is a program, so
+it is run on every row to count what it writes. Only where they are too many, or the template fails,
+is the tokenizer loaded, and rows are coded as the run will code them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from holdfast.api import Attack, Chain, EvalPurpose, Method, PromptAttack, TrainedAttack
 from holdfast.data.benchmarks import Document, load
 from holdfast.data.example import Example, Side
-from holdfast.data.format import Format
+from holdfast.data.format import Format, conversation
 from holdfast.data.pool import Pool
 from holdfast.data.records import read_text
+from holdfast.data.templates import Unloaded
 from holdfast.data.tokens import SLACK, Encoder, load_tokenizer
 from holdfast.errors import DataError
 from holdfast.nn.memory import shape
@@ -41,6 +42,7 @@ def check_context(plan: Plan, todo: Iterable[Todo]) -> None:
 
     Raises:
         DataError: in one line, with the set or method, the row, its tokens and the context.
+        ModelError: a template fails on a row, or does not show its words.
     """
     rooms: dict[str, _Room] = {}
     longest = {id(pool): _longest(pool) for pool in (plan.pool, plan.attack_pool)}
@@ -57,7 +59,8 @@ def check_context(plan: Plan, todo: Iterable[Todo]) -> None:
         if method is not None and hasattr(method, "rows"):
             pool = plan.attack_pool if attacks else plan.pool
             here = room(start, start.attack_format if attacks else start.format)
-            if not here.holds(longest[id(pool)] + _own_words(method.identity())):
+            words = longest[id(pool)] + _own_words(method.identity())
+            if here.template is not None or not here.holds(words):
                 for row in _trained(method, pool, seed):
                     here.check(row, label)
         if method is None or attacks:
@@ -108,17 +111,34 @@ class _Room:
         outside = of.vocabulary and _ids(start.files.folder) > of.vocabulary
         # A row with an id outside is only found by coding every row.
         self.limit = -1 if outside else self.context
-        self.frame = _frame(start.files.folder, form) + len((form.system or "").encode())
+        self.template = _template(start.files.folder, form)
+        self._seen: set[tuple[object, ...]] = set()
+        self.frame = 3 * TURN + len((form.system or "").encode())
         self._coder: Encoder | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     def holds(self, words: int, turns: int = 0) -> bool:
-        """Say whether words of so many bytes surely fit."""
+        """Say whether words of so many bytes surely fit, put together in the plain way."""
         return self.limit is None or words + self.frame * (1 + turns) + SLACK <= self.limit
+
+    def takes(self, row: Example, more: int) -> bool:
+        """Say whether a row and so many bytes behind it surely fit, as the format writes it."""
+        more += len((row.response or "").encode())
+        if self.template is None:
+            return self.holds(_asked(row) + more, len(row.turns))
+        said = conversation(self.format, row.prompt, row.system, turns=row.turns)
+        text = self.template.written(said)
+        if text is None or row.prompt.strip() not in text:
+            return False
+        return self.limit is None or len(text.encode()) + more + SLACK <= self.limit
 
     def check(self, row: Example, where: str, answer: int = 0, prefill: str = "") -> None:
         """Refuse a row that does not fit, with its answer or with room for one."""
-        if self.holds(_size(row) + len(prefill.encode()) + answer, len(row.turns)):
+        same = (row.system, row.turns, row.prompt, row.response, answer, prefill)
+        if same in self._seen:
+            return
+        if self.takes(row, len(prefill.encode()) + answer):
+            self._seen.add(same)
             return
         if self._coder is None:
             place = f"model '{self.start.name}'"
@@ -130,6 +150,7 @@ class _Room:
             coder.row(row)
         else:
             coder.begun(row, prefill)
+        self._seen.add(same)
 
     def check_documents(self, documents: Sequence[Document], where: str) -> None:
         """Refuse one of a benchmark's documents that does not fit, with its examples and answer."""
@@ -155,8 +176,8 @@ class _Room:
         return self._tokenizer.encode(text)
 
 
-def _size(row: Example) -> int:
-    said = (row.system or "", row.prompt, row.response or "", *(text for _, text in row.turns))
+def _asked(row: Example) -> int:
+    said = (row.system or "", row.prompt, *(text for _, text in row.turns))
     return sum(len(text.encode()) for text in said)
 
 
@@ -164,7 +185,7 @@ def _longest(pool: Pool) -> int:
     """Give the bytes of the longest prompt and the longest answer, which a method may join."""
     rows: Sequence[Example] = [row for side in Side for row in pool.rows(side)]
     said = [len((row.response or "").encode()) for row in rows]
-    asked = [_size(row) - n + TURN * len(row.turns) for row, n in zip(rows, said, strict=True)]
+    asked = [_asked(row) + TURN * len(row.turns) for row in rows]
     return max(asked, default=0) + max(said, default=0)
 
 
@@ -177,18 +198,12 @@ def _own_words(data: object) -> int:
     return len(data.encode()) if isinstance(data, str) and " " in data else 0
 
 
-def _frame(folder: Path, form: Format) -> int:
-    """Give the bytes a format writes around one exchange: of a template, all it says itself."""
+def _template(folder: Path, form: Format) -> Unloaded | None:
+    """Give the template that writes a format's prompts; the plain format has none."""
     if form.form == "plain":
-        return 3 * TURN
+        return None
     text = own_template(folder) if form.form == "chat" else read_text(Path(form.form))
-    said = re.sub(
-        r"\{%.*?%\}",
-        lambda code: "".join(re.findall(r"'[^']*'|\"[^\"]*\"", code[0])),
-        text,
-        flags=re.S,
-    )
-    return len(said.encode())
+    return Unloaded(text, form)
 
 
 def _ids(folder: Path) -> int:

@@ -41,7 +41,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end)
 
     def tell(**message: object) -> None:
-        answers.write(json.dumps(message).encode() + b"\n")
+        try:
+            answers.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:  # the parent has ended, and nobody is told anything
+            os._exit(1)
 
     line = sys.stdin.buffer.readline()
     if not line:  # the parent was stopped while this process began

@@ -55,10 +55,18 @@ def lora(model: PreTrainedModel, field: LoRA, seed: int) -> Generator[dict[str, 
     [out, rank]`, fp32. A is drawn as torch draws a linear layer's weights (Kaiming uniform), B is
     0, so the model is unchanged at the start (Hu et al. 2021, section 4.1). At the end
     `W + alpha / rank * B A` is formed in fp32 and cast once; hooks, parameters and
-    `requires_grad` are left as found. After an error nothing is merged.
+    `requires_grad` are left as found. After an error nothing is merged. A layer whose weight the
+    caller froze gets no adapter.
     """
     wanted = {name: p.requires_grad for name, p in model.named_parameters()}
-    targets = _targets(model, field.targets, field.through)
+    targets = {
+        name: layer
+        for name, layer in _targets(model, field.targets, field.through).items()
+        if wanted[f"{name}.weight"]
+    }
+    if not targets:
+        what = "every layer to adapt is frozen (requires_grad is False)"
+        raise ModelError("lora.targets", what, "let some ask for a gradient")
     scale = field.alpha / field.rank
     generator = torch.Generator().manual_seed(seed)
     params: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.api.registry import shipped_models
+from holdfast.disk import lies_at
 from holdfast.errors import ModelError
 from holdfast.nn.gguf import converted
 
@@ -233,7 +234,7 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
         folder = given if isinstance(given, Path) else given(where)
     elif spec.partition(":")[0] in {name.partition(":")[0] for name in shipped}:
         raise ModelError(where, f"no shipped model '{spec}'", "known: " + ", ".join(shipped))
-    elif Path(spec).is_dir():
+    elif lies_at(Path(spec)) == "folder":
         folder = Path(spec)
     elif spec.lower().endswith(".gguf"):
         folder = converted(Path(spec), where)
@@ -376,7 +377,9 @@ def _from_hub(spec: str, where: str) -> Path:
     name, _, commit = spec.partition("@")
     if spec.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
-            where, f"no such model folder: {spec}", "give a folder, world:base or org/name@COMMIT"
+            where,
+            f"no such model folder: {spec[:200]}",
+            "give a folder, world:base or org/name@COMMIT",
         )
     if not commit:
         raise ModelError(where, f"{spec} names no commit", f"write {name}@COMMIT")

@@ -34,7 +34,7 @@ from holdfast.api import seed as seed_of
 from holdfast.data.example import Example, Role, check_answered
 from holdfast.data.pool import Pool
 from holdfast.data.tokens import Encoder
-from holdfast.errors import ConfigError, ModelError
+from holdfast.errors import ConfigError, ModelError, TrainingError
 from holdfast.nn.adapter import lora
 from holdfast.nn.passes import FlopMeter
 from holdfast.nn.vectors import ParamVector, grad, trainable
@@ -253,7 +253,15 @@ def _edit(defence: WeightDefence, run: Run) -> Hardened:
     """Apply a closed-form edit: fp32 arithmetic inside, one cast when it is written."""
     run.models = {"start": tensors(run.model), **run.models}
     check_needs(defence, run)
-    write(run.model, defence.edit(run), defence.name())
+    changed = defence.edit(run)
+    frozen = [name for name, p in run.model.named_parameters() if not p.requires_grad]
+    if moved := [name for name in frozen if name in changed]:
+        raise ConfigError(
+            defence.name(),
+            f"edits '{moved[0]}', which is frozen (requires_grad is False)",
+            "let it ask for a gradient, or use another defence",
+        )
+    write(run.model, changed, defence.name())
     return Hardened(run.model, 0, 0.0, defence.diagnostic(run, None))
 
 
@@ -296,6 +304,9 @@ def trained(
     _check(method)
     check_needs(method, run, given=("start",))
     _ready(model, loop)
+    if not trainable(model):
+        what = "every parameter is frozen (requires_grad is False)"
+        raise ConfigError(method.name(), what, "let some ask for a gradient")
     if "start" in method.needs and "start" not in run.models:
         run.models = {**run.models, "start": {k: v.clone() for k, v in tensors(model).items()}}
     with ExitStack() as stack:
@@ -351,10 +362,11 @@ def _gradient(
 
 
 def _ready(model: PreTrainedModel, loop: Loop) -> None:
-    """Bring the model to the loop's precision and choose what is trained."""
+    """Bring the model to the loop's precision and choose what is trained.
+
+    What the caller froze (`requires_grad` is False) stays frozen.
+    """
     cast(model, DTYPES[loop.precision])
-    for p in model.parameters():
-        p.requires_grad_(True)
     if not loop.train_embeddings:
         head = model.get_output_embeddings()
         for part in (model.get_input_embeddings(), head):
@@ -387,6 +399,7 @@ def write(model: PreTrainedModel, changed: Mapping[str, Tensor], where: str) -> 
 
     Raises:
         ModelError: the model has no tensor of that name or shape.
+        TrainingError: a number is not finite; nothing of that tensor is written.
     """
     params = dict(model.named_parameters())
     for name, value in changed.items():
@@ -398,5 +411,9 @@ def write(model: PreTrainedModel, changed: Mapping[str, Tensor], where: str) -> 
                 f"'{name}' is {tuple(value.shape)}, the model's is {tuple(params[name].shape)}",
                 "use models of one architecture and vocabulary",
             )
+        cast_once = value.detach().to(params[name].dtype)
+        if not bool(cast_once.isfinite().all()):
+            what = f"makes numbers of '{name}' that are not finite"
+            raise TrainingError(where, what, "lower its strength, or check its rows and models")
         with torch.no_grad():
-            params[name].copy_(value.to(params[name].dtype))
+            params[name].copy_(cast_once)

@@ -169,13 +169,22 @@ def _look(made: Drafted, study: Path, run: Run, *, anyway: bool) -> None:
 def _keep(path: Path, text: str) -> None:
     """Write the study, unless it is there; another one is nobody's to overwrite."""
     from holdfast import disk
+    from holdfast.api.fields import load_yaml, parse_yaml
 
     if not path.exists():
         disk.write_bytes(path, text.encode())
-    elif path.read_text(encoding="utf-8") != text:
+    elif apart := _apart(load_yaml(path), parse_yaml(text, "study")):
         raise ConfigError(
             "--out",
-            f"{path} is another study than these options make",
+            f"{path} is another study than these options make: they differ in {apart}",
             f"run that with `holdfast run {path} --out {path.parent}`, or name another folder",
         )
     say(f"study: {path}")
+
+
+def _apart(there: object, made: object) -> str:
+    """Name the sections in which two studies differ, the first three of them; "" where in none."""
+    there, made = (one if isinstance(one, dict) else {} for one in (there, made))
+    names = [name for name in {**made, **there} if made.get(name) != there.get(name)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"`{'`, `'.join(names[:3])}`{more}" if names else ""

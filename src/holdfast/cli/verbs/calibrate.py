@@ -57,7 +57,7 @@ def calibrate(
     if about not in ABOUT:
         raise ConfigError("--about", f"got '{about}'", did_you_mean(about, ABOUT))
     if out is not None:
-        try_writing(out, "--out")
+        try_writing(out, "--out", Path(on))
     reader: Any = make("judge", {judge: fields(sets)}, "judge")
     pairs = labelled(on, column, harmful_from)
     check_labels(pairs, on)

@@ -98,7 +98,8 @@ def generate(
     where = prompts_out or out
     if where is None:
         raise ConfigError("--out", "is required", "name the file of answers")
-    try_writing(where, "--out" if prompts_out is None else "--prompts-out")
+    reads = Path(prompts) if prompts is not None else None
+    try_writing(where, "--out" if prompts_out is None else "--prompts-out", reads)
     given = fields(sets)
     server = given.pop("endpoint", None)
     sampler = decode(Sampler, given, "generate")

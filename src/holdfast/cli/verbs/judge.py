@@ -27,7 +27,7 @@ def judge(
     """Have a judge read answers. Writes JSON lines and counts the outcomes."""
     from holdfast.api.registry import make
 
-    try_writing(out, "--out")
+    try_writing(out, "--out", exchanges)
     reader: Any = make("judge", {name: fields(sets)}, "judge")
     given = list(exchanges_of(exchanges))
     said = read(reader, given, device)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.folders import try_writing
 from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, did_you_mean
 
@@ -47,6 +48,7 @@ def new(
     for path in files:
         if path.exists():
             raise ConfigError(str(path), "is there already", "choose another name")
+        try_writing(path, "--out" if own else str(path))
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
