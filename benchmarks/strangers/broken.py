@@ -7,8 +7,6 @@ import json
 import random
 from typing import Any
 
-from benchmarks.strangers.ending import SECRET
-
 HOSTILE = [
     "\x1b[31m", "\u202e", "\ud800", "\0", "=1+1", "9" * 5000, "[" * 3000, "{" * 3000, "-1", "nan",
     "1e999", "null", "~", "'", '"', "&a [*a]", "&a [1]\n- [*a, *a, *a]", "!!python/object:x {}",
@@ -17,7 +15,7 @@ HOSTILE = [
 """Fragments that broke some program before."""
 ODD: list[Any] = [
     None, True, False, -1, 0, 1, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "",
-    " ", "x", "a" * 300, "\ud800", "\x1b[31m", "../../x", "/dev/zero", SECRET, [], {}, [[]],
+    " ", "x", "a" * 300, "\ud800", "\x1b[31m", "../../x", "/dev/zero", [], {}, [[]],
     [None], ["x", "x"], {"a": {}}, {"": None}, "=1+1", "1e5", "{{ 1/0 }}",
 ]  # fmt: skip
 """Values of every kind."""
@@ -54,7 +52,7 @@ def odd(data: Any, draw: random.Random) -> Any:
         elif way == 1 and isinstance(owner, list):
             owner.insert(key, copy.deepcopy(owner[key]))
         elif way == 1 and isinstance(owner, dict):
-            owner[draw.choice(["x", "", "a" * 300, f"{key}s", SECRET])] = owner.pop(key)
+            owner[draw.choice(["x", "", "a" * 300, f"{key}s"])] = owner.pop(key)
         elif way == 2:
             owner[key] = [owner[key]]
         else:

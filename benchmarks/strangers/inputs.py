@@ -135,7 +135,9 @@ def rows(small: Small, folder: Path, draw: random.Random) -> list[str]:
     if draw.random() < 0.5:
         return ["generate", "--model", str(small.model), "--format", "plain", "--prompts",
                 str(path), "--set", "max_new_tokens=1", "--out", str(folder / "out.jsonl")]  # fmt: skip
-    told = study(small) | {"sources": ["toy_rows", {"local": {"path": str(path), "role": "benign"}}]}
+    told = study(small) | {
+        "sources": ["toy_rows", {"local": {"path": str(path), "role": "benign"}}]
+    }
     return _plan(folder, json.dumps(told).encode())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.strangers import ending, inputs
+from benchmarks.strangers import corruptions, ending, folders, inputs, kills
 from benchmarks.strangers.ending import Ended, fault, ran
 from benchmarks.strangers.small import Small
 
@@ -46,12 +46,20 @@ def an_input(small: Small, seed: int, number: int) -> str | None:
 
 
 def a_corruption(small: Small, seed: int, number: int) -> str | None:
-    return None
+    """Try one corrupted file of a store."""
+    with emptied() as folder:
+        return corruptions.tried(small, folder, random.Random(seed * 10**6 + number), tell)
 
 
 def a_kill(small: Small, seed: int, number: int) -> str | None:
-    return None
+    """Try one command that is killed or stopped; the commands take turns."""
+    with emptied() as folder:
+        return kills.tried(small, folder, number, random.Random(seed * 10**6 + number), tell)
 
 
 def a_folder(small: Small, seed: int, number: int) -> str | None:
-    return None
+    """Try one hostile model or template; `seed` changes nothing here."""
+    name = list(folders.CASES)[number % len(folders.CASES)]
+    with emptied() as folder:
+        wrong = folders.tried(small, folder, folders.CASES[name], tell)
+    return f"{wrong} [{name}]" if wrong else None
