@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -147,6 +146,6 @@ def _compared(small: Small, store: Path, name: str) -> str | None:
     wrong = [one for one in TABLES if found.get(one) != clean[one]]
     if wrong:
         return f"silent: another {wrong[0]} {name}"
-    if (store / "work").exists():
-        return f"left behind: {', '.join(sorted(os.listdir(store / 'work')))[:80]} {name}"
+    if (store / "work").exists() and any((store / "work").iterdir()):
+        return f"left behind: {min(path.name for path in (store / 'work').iterdir())} {name}"
     return None

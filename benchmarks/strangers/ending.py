@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -100,10 +101,7 @@ def _child(words: Words, at: Path, first: Callable[[], None] | None) -> None:
         for number, name in enumerate(("out", "err"), start=1):
             os.dup2(os.open(at / name, os.O_WRONLY | os.O_CREAT, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-        sys.stderr = open(
-            2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
-        )
+        sys.stdout, sys.stderr = _writer(1), _writer(2)
         if first is not None:
             first()
         from holdfast.cli import run
@@ -115,6 +113,14 @@ def _child(words: Words, at: Path, first: Callable[[], None] | None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _writer(number: int) -> io.TextIOWrapper:
+    """Give a text stream on a file that is open, as Python's own are made."""
+    raw = io.FileIO(number, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), "utf-8", errors="backslashreplace", line_buffering=True
+    )
 
 
 def left_over(folder: Path) -> list[str]:
@@ -143,7 +149,7 @@ def fault(ended: Ended, folder: Path) -> str | None:
         return "silent: a line among many"
     if SECRET in said + ended.out:
         return "quoted: a prompt"
-    if any(ord(one) < 32 and one not in "\n\t\r" for one in said) or "\u202e" in said:
+    if any(ord(one) < 32 and one not in "\n\t\r" for one in said + ended.out) or "\u202e" in said:
         return "quoted: raw characters"
     if left := left_over(folder):
         return f"left behind: {left[0]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import pickle
 import resource
 import shutil
 import struct
@@ -68,7 +67,11 @@ def named(name: str, **changes: Any) -> Spoil:
 def file(name: str, content: str | bytes) -> Spoil:
     """Write a file of a model."""
     data = content.encode() if isinstance(content, str) else content
-    return lambda folder: (folder / name).write_bytes(data) and None
+
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return spoil
 
 
 def code(owner: str, **changes: Any) -> Spoil:
@@ -124,21 +127,23 @@ def nested(name: str) -> Spoil:
     return file(name, '{"a":' * 100_000 + "1" + "}" * 100_000)
 
 
-class _Runs:
-    """What runs code when it is unpickled."""
+RUNS = f"cbuiltins\nexec\n(S{CODE!r}\ntR.".encode()
+"""A pickle that runs code when it is read."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (exec, (CODE,))
+
+def _list(folder: Path) -> None:
+    indexed("x")(folder)
+    (folder / INDEX).write_text("[]")
 
 
 def _pickled(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Runs()))
+    (folder / "pytorch_model.bin").write_bytes(RUNS)
 
 
 def _pickle_beside(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Runs()))
-    (folder / "training_args.bin").write_bytes(pickle.dumps(_Runs()))
+    (folder / "pytorch_model.bin").write_bytes(RUNS)
+    (folder / "training_args.bin").write_bytes(RUNS)
 
 
 def _nan(held: dict[str, Any]) -> None:
@@ -181,8 +186,7 @@ CASES: dict[str, Case] = {
     "an index that leaves the folder": Case(indexed("../../x.safetensors")),
     "an index that names /dev/zero": Case(indexed("/dev/zero")),
     "an index that names a missing shard": Case(indexed("model-00002-of-00002.safetensors")),
-    "an index that is a list": Case(lambda folder: [indexed("x")(folder), file(INDEX, "[]")(folder)]
-        and None),
+    "an index that is a list": Case(_list),
     "weights that link out of the folder": Case(swapped(WEIGHTS, lambda path:
         path.symlink_to("/etc/hostname"))),
     "weights in a loop of links": Case(swapped(WEIGHTS, _loop)),

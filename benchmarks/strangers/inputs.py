@@ -134,7 +134,8 @@ def rows(small: Small, folder: Path, draw: random.Random) -> list[str]:
     path.write_bytes(_as(kind, many, draw))
     if draw.random() < 0.5:
         return ["generate", "--model", str(small.model), "--format", "plain", "--prompts",
-                str(path), "--set", "max_new_tokens=1", "--out", str(folder / "out.jsonl")]  # fmt: skip
+                str(path), "--set", "max_new_tokens=1", "--out",
+                str(folder / "out.jsonl")]  # fmt: skip
     told = study(small) | {
         "sources": ["toy_rows", {"local": {"path": str(path), "role": "benign"}}]
     }
@@ -198,7 +199,6 @@ def report(small: Small, folder: Path, draw: random.Random) -> list[str]:
         path.write_bytes(json_text(json.loads(path.read_text(encoding="utf-8")), draw))
     else:
         path.write_bytes(tables.mutated(path, draw))
-    kinds = ["costs", "free", "lineups", "utility", "curves", "leaders", "outcomes", "judges"]
     from holdfast.report.tables import KINDS
 
     kinds = sorted(KINDS)

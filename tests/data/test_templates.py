@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.data.format import Format
-from holdfast.data.templates import LONGEST, Template
+from holdfast.data.templates import LONGEST, Template, limited
 from holdfast.data.tokens import Encoder
 from holdfast.errors import HoldfastError, ModelError
 from holdfast.testing import tiny
@@ -31,6 +33,28 @@ def file(folder: Path, text: str) -> str:
 def rendered(folder: Path, text: str, **given: Any) -> str:
     made = Template(tiny.byte_tokenizer(bos=True), Format(file(folder, text), **given), "format")
     return made.render(ASKED, ask=True)
+
+
+@pytest.mark.parametrize("asks", ["{{ 'x' * 4000000000 }}", "{{ '%3000000000d' % 1 }}"])
+def test_a_template_that_asks_for_all_memory_is_one_line(tmp_path: Path, asks: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(ModelError) as caught:
+        rendered(tmp_path, asks)
+    assert str(caught.value) == (
+        "format: the template fails (MemoryError); mend it or use format: plain"
+    )
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_what_swallows_the_first_warning_ends_at_the_second() -> None:
+    def spin() -> None:
+        while True:
+            pass
+
+    with pytest.raises(TimeoutError), limited(0.05):
+        with suppress(TimeoutError):  # as Jinja does where it reckons beforehand
+            spin()
+        spin()
 
 
 @pytest.mark.parametrize("end", [ENDLESS, "{{ strftime_now('%d') }}" + ENDLESS])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SECONDS = 2.0
 """Processor time one rendering may take; it takes about a ten-thousandth of a second."""
 
-ROOM = 2**29
+ROOM = 2**26
 """Bytes by which the process may grow meanwhile."""
 
 LONGEST = 1_000_000
