@@ -107,8 +107,13 @@ def _child(words: Words, at: Path, first: Callable[[], None] | None) -> None:
         from holdfast.cli import run
 
         code = run(words)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, KeyboardInterrupt) and not any(f.name == "run" for f in frames):
+            print("holdfast: stopped before it began", file=sys.stderr)
+            code = 128 + signal.SIGINT
+        else:
+            traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

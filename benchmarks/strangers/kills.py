@@ -109,6 +109,8 @@ def clean(small: Small, name: str) -> tuple[dict[str, str], float]:
     Raises:
         RuntimeError: it fails, so that nothing could be told from a killed one.
     """
+    if name == "run":
+        return _hashes(small.store / small.study.stem, TABLES), small.seconds
     folder = Path(tempfile.mkdtemp(prefix="clean-"))
     command, began = COMMANDS[name], time.monotonic()
     ended = ran(command.words(small, folder), limit=LONG)

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class Small:
     """A folder with the toy's plugin, model, study and the store of one finished run."""
 
     folder: Path
+    seconds: float = 0.0
+    """That the clean run took."""
 
     @property
     def model(self) -> Path:
@@ -63,10 +66,11 @@ def made(folder: Path) -> Small:
     toy.model(small.model)
     toy.write(small.study, study(small))
     _load()
+    began = time.monotonic()
     ended = ran(small.run(small.store), limit=600)
     if ended.code:
         raise RuntimeError(f"the clean run ended with {ended.code}: {ended.err}")
-    return small
+    return replace(small, seconds=time.monotonic() - began)
 
 
 def study(small: Small) -> dict[str, Any]:
