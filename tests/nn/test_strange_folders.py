@@ -1,4 +1,4 @@
-"""Folders of strangers: files that are waited for, that are no JSON, or say what cannot be built."""
+"""Folders of strangers: files that are waited for or are no JSON, and what cannot be built."""
 
 from __future__ import annotations
 
