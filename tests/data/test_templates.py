@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.data.format import Format
-from holdfast.data.templates import LONGEST, Template, Unloaded
+from holdfast.data.templates import LONGEST, Template, Unloaded, limited
 from holdfast.data.tokens import Encoder
 from holdfast.errors import HoldfastError, ModelError
 from holdfast.testing import tiny
@@ -49,6 +51,31 @@ def test_without_its_tokenizer_a_template_writes_the_same_but_for_special_tokens
 @pytest.mark.parametrize("text", ["{% for", "{{ x.y.z }}", "{{ raise_exception('no') }}"])
 def test_a_template_that_fails_without_its_tokenizer_is_left_to_the_whole_one(text: str) -> None:
     assert Unloaded(text, Format("chat")).written(ASKED) is None
+
+
+@pytest.mark.parametrize("asks", ["{{ 'x' * 4000000000 }}", "{{ '%3000000000d' % 1 }}"])
+def test_a_template_that_asks_for_all_memory_is_one_line(tmp_path: Path, asks: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(ModelError) as caught:
+        rendered(tmp_path, asks)
+    assert str(caught.value) == (
+        "format: the template fails (MemoryError); mend it or use format: plain"
+    )
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_what_swallows_the_first_warning_ends_at_the_second() -> None:
+    def spin() -> None:
+        while True:
+            pass
+
+    def swallow() -> None:  # as Jinja does where it reckons beforehand
+        with suppress(TimeoutError):
+            spin()
+        spin()
+
+    with pytest.raises(TimeoutError), limited(0.05):
+        swallow()
 
 
 @pytest.mark.parametrize("end", [ENDLESS, "{{ strftime_now('%d') }}" + ENDLESS])

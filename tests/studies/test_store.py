@@ -168,6 +168,13 @@ def test_a_damaged_chunk_is_made_again(tmp_path: Path, damage: bytes) -> None:
     assert store.chunk(KEY, "rows-0.jsonl", lambda: [{"a": 4}]) == [{"a": 3}]
 
 
+def test_a_folder_in_a_chunks_place_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.work(KEY) / "rows-0.jsonl" / "x").mkdir(parents=True)
+    assert store.chunk(KEY, "rows-0.jsonl", lambda: [{"a": 3}]) == [{"a": 3}]
+    assert store.chunk(KEY, "rows-0.jsonl", lambda: [{"a": 4}]) == [{"a": 3}]
+
+
 def test_verify_names_what_is_broken_and_drops_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

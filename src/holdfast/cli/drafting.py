@@ -176,7 +176,7 @@ def _format(given: Given) -> tuple[ModelFiles, str, str]:
     form, why = "", ""
     try:
         made = json.loads((files.folder / MARKER).read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         made = None
     if isinstance(made, str) and (made in ("plain", "chat") or Path(made).is_file()):
         form, why = made, f"in which {MARKER} says it was made (--format names another)"

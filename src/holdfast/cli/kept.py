@@ -88,7 +88,7 @@ class Kept:
         try:
             command, *lines = [json.loads(line) for line in whole.split(b"\n")]
             found = {place: Completion(*said) for place, *said in lines}
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise self._another("it is no file of answers") from None
         names = self._command.keys() | command.keys()
         other = sorted(n for n in names if self._command.get(n) != command.get(n))

@@ -125,14 +125,16 @@ def _kept(path: Path) -> dict[str, Verdict]:
     known: dict[str, Verdict] = {}
     if not path.is_file():
         return known
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["reason"] != Reason.ERROR:
+            if row["reason"] == Reason.ERROR:
+                continue
             outcome = None if row["outcome"] is None else Outcome(row["outcome"])
-            known[row["answer"]] = Verdict(row["score"], outcome, Reason(row["reason"]), row["raw"])
+            verdict = Verdict(row["score"], outcome, Reason(row["reason"]), row["raw"])
+            known[row["answer"]] = verdict
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
     return known
 
 

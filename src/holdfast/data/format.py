@@ -155,7 +155,7 @@ def mismatch(folder: Path, asked: Format) -> str | None:
     try:
         said = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         name, whole = said["format"], said.get("format_identity")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     now = replace(asked, append_eos=True).identity()
     made = name if name in ("plain", "chat") else "file"

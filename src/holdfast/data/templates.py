@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 import threading
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 SECONDS = 2.0
 """Processor time one rendering may take; it takes about a ten-thousandth of a second."""
+
+ROOM = 2**26
+"""Bytes by which the process may grow meanwhile."""
 
 LONGEST = 1_000_000
 """Characters a template may write beside the words it is given."""
@@ -192,12 +196,35 @@ def limited(seconds: float) -> Iterator[None]:
 @contextmanager
 def _signalled(seconds: float, expire: Callable[[], None]) -> Iterator[None]:
     before = signal.signal(signal.SIGVTALRM, lambda _signal, _frame: expire())
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    # Again and again: Jinja takes the first for a reason not to reckon beforehand, and goes on.
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds)
     try:
-        yield
+        with _roomy():
+            yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+@contextmanager
+def _roomy() -> Iterator[None]:
+    """Let the process grow by `ROOM` at most: one word of a template can ask for all memory.
+
+    Where the system does not tell how much there is (macOS) nothing is bounded.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + ROOM
+    if soft == resource.RLIM_INFINITY or most < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Turns, example
 from holdfast.data.format import Format
 from holdfast.data.rendering import SAMPLE, Asked, Renderer
-from holdfast.errors import DataError, ModelError
+from holdfast.errors import LONGEST, DataError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -382,8 +382,8 @@ def load_tokenizer(folder: Path, where: str) -> PreTrainedTokenizerBase:
 
     try:
         found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the library's own slips over a broken file are of any class
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # its files may be wrong in any way
+        cause = (str(error).splitlines() or [type(error).__name__])[0][:LONGEST]
         raise ModelError(where, f"the tokenizer cannot be loaded ({cause})", "copy it") from None
     return found
 

@@ -95,7 +95,7 @@ def _texts(text: str, suffix: str) -> Iterator[str]:
     if suffix == ".json":
         try:
             held = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         yield from (one for one in _strings(held))
 

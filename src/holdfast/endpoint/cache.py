@@ -293,6 +293,6 @@ def _name(owner: str | None) -> str:
         found = json.loads(owner or "")
         kind, name, version = found["kind"], found["name"], found["version"]
         model = found["fields"]["endpoint"]["model"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another asker"
     return f"another asker: {kind} '{name}', version {version}, of model '{model}', as it was set"

@@ -195,6 +195,8 @@ class Store:
         path = self.work(key) / name
         if (kept := _kept(path)) is not None:
             return kept
+        if path.is_dir():
+            shutil.rmtree(path)
         rows = make()
         with whole_file(path, path.with_name(f"{_TEMPORARY}{os.getpid()}-{name}")) as part:
             write_lines(part, [*rows, {SEAL: _lines_hash(rows)}])

@@ -95,7 +95,7 @@ def _read(path: Path) -> list[Line]:
             lines.append(line)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(str(path), f"cannot be read ({error})", "check the file") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         where = f"{path}:{len(lines) + 1}"
         raise DataError(where, "is no line of a log of trials", "name another --log") from None
     return lines

@@ -71,7 +71,7 @@ def _record() -> dict[str, dict[str, Any]]:
     try:
         said = json.loads((cache_folder() / RECORD).read_text(encoding="utf-8"))
         return {path: dict(entry) for path, entry in said.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 

@@ -240,6 +240,7 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
         folder = converted(Path(spec), where)
     else:
         folder = _from_hub(spec, where)
+    _check_files(folder)
     _one_model(spec, folder, where)
     shards = weights_in(folder)
     if not shards:
@@ -314,6 +315,25 @@ def _one_model(spec: str, folder: Path, where: str) -> None:
 
 
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors$")
+
+
+READ = (".json", ".jinja", ".model", ".safetensors", ".txt")
+"""How the names of the files end that the libraries read."""
+NOTES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Files of a model that may be left out, and must be JSON objects."""
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse what would be waited for or read without end, and small files that are no JSON."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in READ and path.exists() and not path.is_file():
+            raise ModelError(str(path), "is no regular file", COPY)
+    for path in [folder / name for name in NOTES if (folder / name).is_file()]:
+        try:
+            if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                raise TypeError
+        except (OSError, ValueError, RecursionError, TypeError):
+            raise ModelError(str(path), "is no JSON object", COPY) from None
 
 
 def _no_weights(spec: str, folder: Path) -> tuple[str, str]:

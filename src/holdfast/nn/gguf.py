@@ -105,7 +105,7 @@ def kept(digest: str) -> Path | None:
     try:
         files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
         whole = all((folder / name).stat().st_size == said["bytes"] for name, said in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return folder if whole else None
 

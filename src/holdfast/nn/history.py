@@ -31,7 +31,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
         before = said.get("history") or []
         steps = [*before, said]
         return [{k: v for k, v in step.items() if k not in _BULKY} for step in steps]
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         raise ModelError(
             str(path), "is no note that holdfast wrote", "restore it, or delete it"
         ) from None

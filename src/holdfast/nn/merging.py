@@ -76,7 +76,7 @@ def _config(folder: Path, where: str) -> dict[str, Any]:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         kind = str(config["peft_type"])
         float(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(where, f"its config cannot be read ({error})", "copy it again") from None
     odd = sorted(name for name, plain in _PLAIN.items() if config.get(name) not in plain)
     if kind != "LORA" or odd:

@@ -106,7 +106,7 @@ class Probe:
         try:
             about = About(**json.loads((folder / ABOUT).read_text(encoding="utf-8")))
             return cls(**load_file(folder / TENSORS), about=about)
-        except (OSError, ValueError, TypeError, SafetensorError):
+        except (OSError, ValueError, TypeError, RecursionError, SafetensorError):
             raise ModelError(
                 f"{where}.path",
                 f"{folder} holds no probe ({TENSORS} and {ABOUT})",

@@ -302,7 +302,7 @@ def _table(path: Path, rows: Sequence[Example], where: str) -> dict[str, float |
         try:
             said = json.loads(line)
             found[str(said["row_id"])] = None if said["risk"] is None else float(said["risk"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise DataError(
                 f"{path}:{number}",
                 "is no risk of a row",
@@ -357,11 +357,11 @@ def _kept(path: Path | None) -> list[tuple[str, float | None, str]]:
     if path is None or not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             said = json.loads(line)
             kept.append((said["row_id"], said["risk"], said["reason"]))
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return kept
 

@@ -21,7 +21,7 @@ from holdfast.api.lazy import torch
 from holdfast.api.registry import shipped_models
 from holdfast.disk import cache_folder, write_bytes
 from holdfast.errors import LONGEST, ModelError, StoreError, one_line, without_secrets
-from holdfast.nn.files import FLOATS, Entry, ModelFiles, header, some, weights_in
+from holdfast.nn.files import FLOATS, Entry, ModelFiles, config_of, header, some, weights_in
 from holdfast.nn.quiet import quiet
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def check_names(
     if name in _FIT or kept.is_file():
         return
     entries = {name: one for path in files.shards() for name, one in header(path).items()}
+    _check_depth(files.folder, len(entries))
     model = skeleton(files.folder, auto)
     own, (parts, _) = model.state_dict(), _sources(model, entries)
     integers = [
@@ -97,6 +98,21 @@ def check_names(
     _FIT.add(name)
     with suppress(StoreError):  # a folder that cannot be written costs the next plan a second
         write_bytes(kept, b"")
+
+
+def _check_depth(folder: Path, tensors: int) -> None:
+    """Refuse more layers than there are tensors: building them alone would take for ever.
+
+    Raises:
+        ModelError: the config says that there are more.
+    """
+    config = config_of(folder)
+    nested = config.get("text_config")
+    for said in (config, nested if isinstance(nested, dict) else {}):
+        layers = said.get("num_hidden_layers")
+        if isinstance(layers, int) and layers > tensors:
+            what = f"the config has {layers} layers, the weights {tensors} tensors"
+            raise ModelError(str(folder), what, "check config.json")
 
 
 _FIT: set[str] = set()

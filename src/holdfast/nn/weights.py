@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import Module
 
-from holdfast.errors import ModelError
+from holdfast.errors import LONGEST, ModelError
 from holdfast.nn.content import content, unchanged
 from holdfast.nn.files import ModelFiles, header
 from holdfast.nn.quiet import quiet
@@ -81,10 +81,10 @@ def load(
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a folder's files may be wrong in any way
+        cause = str(error).splitlines()[0][:LONGEST] if str(error) else type(error).__name__
         raise ModelError(str(folder), f"cannot be loaded ({cause})", "check the folder") from None
     model, info = loaded
     refuse(info, str(folder))

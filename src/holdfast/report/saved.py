@@ -135,7 +135,7 @@ def _meta(path: Path) -> dict[str, Any]:
         raise DataError(str(path.parent), f"holds no {path.name}", TODO)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(str(path), f"is no JSON file ({error})", TODO) from error
     said = found if isinstance(found, dict) else {}
     name, seeds, judges = (said.get(key) for key in META)

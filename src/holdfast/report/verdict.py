@@ -207,7 +207,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise DataError(str(folder), f"holds no {FILE}", TODO)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(str(path), f"cannot be read ({error})", "write it again") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise DataError(str(path), f"is no {SCHEMA}", TODO)

@@ -165,7 +165,7 @@ def own_template(folder: Path) -> str:
     for name in ("chat_template.json", "tokenizer_config.json"):
         try:
             said = json.loads((folder / name).read_text(encoding="utf-8"))["chat_template"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         if said:
             return said if isinstance(said, str) else json.dumps(said)

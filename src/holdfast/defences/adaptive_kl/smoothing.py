@@ -59,9 +59,10 @@ class Smoother:
 
     def _lines(self) -> Iterable[Line]:
         assert self.path is not None  # `_found` sees to it
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 step, total, rows = json.loads(line)
-            except ValueError:
+                found = int(step), float(total), int(rows)
+            except (ValueError, TypeError, RecursionError):
                 continue  # cut in the middle
-            yield int(step), float(total), int(rows)
+            yield found

@@ -61,7 +61,7 @@ def load_trigger(path: Path, model: Module, encoder: Encoder, position: str) -> 
         with safe_open(path, framework="pt") as file:
             said = json.loads((file.metadata() or {}).get("holdfast", "{}"))
             found = file.get_tensor("trigger")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ModelError(where, f"no trigger file ({error})", "name one made here") from None
     if said.get("kind") != KIND:
         raise ModelError(where, "holds no trigger", "name one made here")

@@ -75,7 +75,7 @@ def read(path: Path = FILE) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
         first, *rows = [json.loads(line) for line in lines]
         told = {row["prompt"]: row["response"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError("kitchen", f"{path.name} is missing or no data of it", AGAIN) from None
     wanted = header()
     for name, what in (("kitchen", "build"), ("file", "model"), ("max_new_tokens", "length")):

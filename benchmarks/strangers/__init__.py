@@ -1,0 +1,1 @@
+"""Break inputs, stores, commands and models on purpose, and count what is told badly."""
