@@ -55,6 +55,8 @@ def test_a_step_is_our_loops(tmp_path: Path, size: int, parts: int) -> None:
     assert 0.1 < said["beta"] < 0.9
 
 
+# PEFT asks a model by an attribute's old name, as transformers tells.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_with_an_adapter_the_model_without_it_is_the_reference(tmp_path: Path) -> None:
     from peft import LoraConfig
 
