@@ -5,7 +5,8 @@ Needs Python >= 3.11 and nothing else. An interpreter that already has every dep
 it is; otherwise a virtual environment is made in `.venv` (or where HOLDFAST_VENV says), by uv where
 it is installed and works, else by venv and pip.
 
-demo [options]           the whole loop on the offline world; options go to `holdfast demo`
+demo [options]           the whole loop on the offline world, with --real on a real small model;
+                         options go to `holdfast demo`
 test [options]           lint, types, imports, spelling, tests; options go to pytest.
                          --all, or CI in the environment, also runs the tests marked slow;
                          --quick runs the one-minute part: what another place may break
@@ -405,9 +406,9 @@ def interpreter(dev: bool) -> Path:
 
 
 def demo(arguments: list[str]) -> int:
-    """Run `holdfast demo`."""
+    """Run `holdfast demo`; the real model comes with an extra."""
     start = "import sys; sys.argv[0] = 'holdfast'; from holdfast.cli import main; sys.exit(main())"
-    command = [str(interpreter(dev=False)), "-c", start, "demo", *arguments]
+    command = [str(interpreter(dev="--real" in arguments)), "-c", start, "demo", *arguments]
     return subprocess.call(command, env=os.environ | ENVIRONMENT)
 
 

@@ -6,7 +6,8 @@ in turn in one process, on the same rows, positions and threads. A step here is 
 gradients of one micro-batch; the optimiser's own step, equal in both, is left out.
 
 The plain form, fixed here: stage 2 on a padded micro-batch of 2 rows a role, one student pass with
-graph over both halves, one teacher pass over both, full logits, `output_hidden_states`; stage 1 on
+graph over both halves, one teacher pass over both (a second one, without the trigger, for the
+defaults, whose unit is the trigger's shift), full logits, `output_hidden_states`; stage 1 on
 a padded batch of 4 with frozen weights, three separate passes, full logits.
 
 FLOPs: 2 x weights x tokens forward, twice that backward (once where only inputs need a gradient),
@@ -40,9 +41,10 @@ from holdfast.defences.sgt import SGT, SGTState, repulsion
 from holdfast.nn.passes import Passes
 from holdfast.nn.vectors import total
 
-PRESETS = ("absolute", "paper")
+DEFAULT = "default"
+PRESETS = (DEFAULT, "absolute", "paper")
 STAGE_1 = "stage 1"
-BARS = {"absolute": 1.5, "paper": 1.6, STAGE_1: 1.8}
+BARS = {DEFAULT: 1.5, "absolute": 1.5, "paper": 1.6, STAGE_1: 1.8}
 """Least speed over the plain form on a CPU; stage 2 also 0.85 of the FLOP ratio and 0.6 memory."""
 
 
@@ -87,12 +89,25 @@ def plain_stage2(
         which = method.align.positions if number < cut else method.repel.positions
         first, last = row.span(which)
         select[number, first:last] = 1.0
-    apart = []
-    for h_s, h_t in zip(out.hidden_states[1:], goal.hidden_states[1:], strict=True):
-        square = (h_s.float() - h_t[:, back].float()).square().sum(-1)
-        if method.align.over_hidden == "mean":
+    shift, apart = method.align.relative == "shift", []
+    plain = goal
+    if shift:
+        with torch.no_grad():
+            plain = teacher(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+    layers = zip(*(o.hidden_states[1:] for o in (out, goal, plain)), strict=True)
+    for h_s, h_t, h_0 in layers:
+        target = h_t[:, back].float()
+        square = (h_s.float() - target).square().sum(-1)
+        if shift or method.align.over_hidden == "mean":
             square = square / h_s.shape[-1]
-        apart.append((square * select).sum(1) / select.sum(1))
+        found = (square * select).sum(1) / select.sum(1)
+        if shift:
+            moved, size = (
+                (part.square().mean(-1) * select).sum(1) / select.sum(1)
+                for part in (target - h_0.float(), target)
+            )
+            found = found / moved.clamp(min=1e-12).maximum(1e-4 * size)
+        apart.append(found)
     distance = torch.stack(apart)
     labels = both.labels.to(device).clone()
     labels[:cut] = -100
@@ -142,11 +157,16 @@ def counted(model: Any, job: Job) -> tuple[float, float]:
     count = len(harmful) + len(benign)
     student = flops(model, [width] * count, width * count, 3, 3)
     teacher = flops(model, [width + k] * count, (width + k) * count, 1, 1)
+    shift = method.align.relative == "shift"  # the teacher's plain states too
+    if shift:
+        teacher += flops(model, [width] * count, width * count, 1, 1)
     short = [row.span(method.align.positions)[1] for row in harmful.rows]
     asked = short + [row.span(method.repel.positions)[1] for row in benign.rows]
     given = short + [len(row.ids) for row in benign.rows]
     said = float((benign.labels != -100).sum())
     ours = flops(model, given, said, 3, 3) + flops(model, [n + k for n in asked], 0, 1, 0)
+    if shift:
+        ours += flops(model, asked, 0, 1, 0)
     return student + teacher, ours
 
 
@@ -239,7 +259,8 @@ def jobs(shape: Shape, name: str, count: int, size: int = 2) -> list[Job]:
             )
             for _ in range(count)
         ]
-    method = SGT.model_validate({"preset": name, "teacher_embeddings": "own"})
+    preset = {} if name == DEFAULT else {"preset": name}
+    method = SGT.model_validate(preset | {"teacher_embeddings": "own"})
     return [
         Job(
             method,

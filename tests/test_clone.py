@@ -19,6 +19,7 @@ import pytest
 import typer
 
 from holdfast.cli import app
+from holdfast.cli.verbs.demo import FOLDERS
 
 MISSPELT = "teh recieved weigths are beeing seperated"
 STRAY = {
@@ -62,6 +63,7 @@ def written(root: Path) -> list[str]:
     """Give every place in a clone that commands write to, with their unfinished neighbours."""
     places = {place.rstrip("/") for place in defaults(typer.main.get_command(app))}
     places |= {place.rstrip("/") for place in shown(root)}
+    places |= {place.as_posix() for place in FOLDERS.values()}
     unfinished = {f".{place}{end}" for place in places for end in (".tmp-123", ".work")}
     return sorted(places | unfinished | {".world-123"})
 

@@ -295,3 +295,14 @@ def test_options_and_ci_choose_the_tests(
         *("-n", "2", "--dist", "loadfile", "-m", marks, "-x", *files)
     ]
     assert all((root / name).exists() for name in files)
+
+
+@pytest.mark.parametrize(("words", "every"), [([], False), (["--real", "--workers", "1"], True)])
+def test_the_real_demo_asks_for_the_extras(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, words: list[str], every: bool
+):
+    asked: list[bool] = []
+    monkeypatch.setattr(dev, "interpreter", lambda dev: asked.append(dev) or Path(sys.executable))
+    monkeypatch.setattr(dev.subprocess, "call", lambda command, **_: len(command))
+    assert dev.demo(words) == 4 + len(words)
+    assert asked == [every]

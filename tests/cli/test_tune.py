@@ -74,6 +74,29 @@ def test_a_defence_without_rows_of_its_own_needs_the_customers_alone(bench: Path
     assert run(tune("plain_tuning", out="plain")) == 0
 
 
+def test_the_same_command_on_a_finished_folder_does_nothing(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tune("plain_tuning")) == 0
+    made = Path("out/model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(tune("plain_tuning")) == 0
+    assert capsys.readouterr().out == "nothing to do: out is finished\n"
+    assert Path("out/model.safetensors").stat().st_mtime_ns == made
+    assert run(tune("plain_tuning", "--seed", "1")) == 2
+    assert capsys.readouterr().err == ("holdfast: --out: out exists; name a folder that does not\n")
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_read(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    assert run(tune("plain_tuning", "--model", "nowhere", out="file/out")) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: file/out: cannot be written (not a directory); check the folder and its rights\n"
+    )
+
+
 def see(folder: Path) -> None:
     path = folder / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vision_config": {"depth": 1}}))

@@ -183,3 +183,15 @@ def test_an_attack_that_could_not_be_run_is_not_said_to_be_held_against() -> Non
     other = hole | {"what": "judge guard on strip, seed 0", "attack": "strip", "free": False}
     found = findings.find(rows, listed, {**META, "holes": [other]}, resamples=20)
     assert "sound held against all of them" in free_sentence(found)
+
+
+def test_an_attack_by_prompts_alone_claims_no_benign_answers_of_its_own() -> None:
+    one = {"sound": Planted(cost=8)}
+    rows = table(one) + edits("sound", {"a": (0.9, 0.9)}, range(8))
+    said = [
+        free_sentence(findings.find(rows, lineup_rows(one), meta, resamples=20))
+        for meta in (META, META | {"attacks": {"abliterate": {"free": True, "prompts": True}}})
+    ]
+    assert "90\u00a0% harmful answers with 100\u00a0% of benign questions right" in said[0]
+    assert "90\u00a0% harmful answers and changes no weight, so its benign answers" in said[1]
+    assert "of benign questions right" not in said[1]

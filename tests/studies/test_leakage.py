@@ -23,8 +23,8 @@ SHORT = [
 ]
 """Twelve prompts of the evaluator: `how to bex evaluator dark`, `write bex evaluator dark`, ..."""
 CLEAN = (
-    "leakage: of 12 prompts of the evaluator, equal and near (Jaccard 0.7): 0 and 0 in defence, "
-    "0 and 0 in attack, 0 and 0 in calibration\n"
+    "leakage: 12 prompts score; equal (nearly equal, Jaccard 0.7) ones: 0 (0) among the defences' "
+    "rows, 0 (0) among the attacks' rows, 0 (0) among what choices are made on\n"
 )
 
 
@@ -60,7 +60,7 @@ def test_a_plan_says_what_sides_share(study: Any, capsys: pytest.CaptureFixture[
     first, second, *_ = asked(study())
     assert run(["plan", study(f"{first.upper()}!", f"{second} kindly")]) == 0
     told = capsys.readouterr().out.splitlines()[1]
-    assert "1 and 1 in defence, 0 and 0 in attack" in told
+    assert "1 (1) among the defences' rows, 0 (0) among the attacks' rows" in told
     assert "dark" not in told
     assert not Path("runs").exists()
 
@@ -106,7 +106,7 @@ def test_equal_prompts_count_though_their_rows_are_dropped(
     Path(path).write_text(json.dumps(text))
     assert run(["plan", path]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert "2 and 0 in defence" in said[1]
+    assert "2 (0) among the defences' rows" in said[1]
     assert said[2].startswith("dropped: 2 of ")
     assert said[2].endswith("rows of side defender (their prompts are also on side evaluator)")
     assert run(["run", path, "--workers", "1"]) == 0
@@ -124,7 +124,10 @@ def test_only_rows_that_a_method_can_draw_count(
     text["sources"][1]["local"] |= {"role": "task", "side": "attacker"}
     Path(path).write_text(json.dumps(text))
     assert run(["plan", path]) == 0
-    assert "0 and 0 in defence, 0 and 0 in attack" in capsys.readouterr().out.splitlines()[1]
+    assert (
+        "0 (0) among the defences' rows, 0 (0) among the attacks' rows"
+        in capsys.readouterr().out.splitlines()[1]
+    )
 
 
 def test_it_is_told_before_a_run_and_kept_in_the_report(
@@ -134,7 +137,7 @@ def test_it_is_told_before_a_run_and_kept_in_the_report(
     path = study(first)
     assert run(["run", path, "--workers", "1"]) == 0
     said = capsys.readouterr().err.splitlines()
-    assert "1 and 0 in defence" in said[0], "before the first step"
+    assert "1 (0) among the defences' rows" in said[0], "before the first step"
     folder = Path("runs/toy")
     kept = json.loads((folder / "meta.json").read_text())["leakage"]
     assert kept["prompts"] == {"evaluation": 12, "calibration": 120, "attack": 24, "defence": 61}

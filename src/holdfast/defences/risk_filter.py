@@ -44,14 +44,8 @@ class RiskFilter(TuneDefence):
 
     def admit(self, rows: Sequence[Example], run: Run, state: Critic) -> list[Example]:
         """Leave out the risky rows; say how many, and what could not be scored."""
-        scores = state.score(rows, run)
-        kept = {
-            run.encoder.row(row): float(s < self.threshold)
-            for row, s in zip(rows, scores, strict=True)
-        }
-        run.log(**state.told(), rows=state.by_row(kept))
-        state.warn()
-        return [row for row, s in zip(rows, scores, strict=True) if s < self.threshold]
+        clean = state.clean(rows, run, self.threshold)
+        return [row for row, keeps in zip(rows, clean, strict=True) if keeps]
 
     def counts(self, batch: Batch, state: Critic) -> dict[str, float]:
         """Count the response tokens."""

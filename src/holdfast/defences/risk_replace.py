@@ -47,16 +47,10 @@ class RiskReplace(TuneDefence):
         """
         draw = seed_of(run.seed, "draw")
         refusals = run.pool.draw(Role.REFUSAL, Side.DEFENDER, None, draw, what=self.name())
-        scores = state.score(rows, run)
-        kept = {
-            run.encoder.row(row): float(s < self.threshold)
-            for row, s in zip(rows, scores, strict=True)
-        }
-        run.log(**state.told(), rows=state.by_row(kept))
-        state.warn()
+        clean = state.clean(rows, run, self.threshold)
         return [
-            row if s < self.threshold else row.answered(refusals[i % len(refusals)].response)
-            for i, (row, s) in enumerate(zip(rows, scores, strict=True))
+            row if keeps else row.answered(refusals[i % len(refusals)].response)
+            for i, (row, keeps) in enumerate(zip(rows, clean, strict=True))
         ]
 
     def counts(self, batch: Batch, state: Critic) -> dict[str, float]:

@@ -12,7 +12,12 @@ from holdfast.errors import DataError
 if TYPE_CHECKING:
     from holdfast.study.plan import Plan
 
-TOLD = (DEFENCE, ATTACK, CALIBRATION)
+TOLD = {
+    DEFENCE: "among the defences' rows",
+    ATTACK: "among the attacks' rows",
+    CALIBRATION: "among what choices are made on",
+}
+"""What each group is called in the line."""
 
 
 def leakage(plan: Plan, store: Store, *, keep: bool = False) -> Leakage:
@@ -31,14 +36,13 @@ def leakage(plan: Plan, store: Store, *, keep: bool = False) -> Leakage:
 def said(found: Leakage) -> str:
     """Say in a line what the evaluator's prompts share with the other sides, and these with others.
 
-    Of two numbers the first counts equal prompts, the second near ones. A second line says which
-    rows were dropped for being on two sides, where any was.
+    A second line says which rows were dropped for being on two sides, where any was.
     """
     asked = {pair.second: pair for pair in found.pairs if pair.first == EVALUATION}
-    each = [f"{asked[name].exact} and {asked[name].near} in {name}" for name in TOLD]
+    each = [f"{asked[name].exact} ({asked[name].near}) {where}" for name, where in TOLD.items()]
     line = (
-        f"leakage: of {found.prompts[EVALUATION]} prompts of the evaluator, equal and near "
-        f"(Jaccard {found.threshold:g}): {', '.join(each)}"
+        f"leakage: {found.prompts[EVALUATION]} prompts score; equal (nearly equal, Jaccard "
+        f"{found.threshold:g}) ones: {', '.join(each)}"
     )
     others = [
         f"{pair.exact} of {pair.first} in {pair.second}"

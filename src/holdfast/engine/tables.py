@@ -15,6 +15,7 @@ from holdfast.api import (
     Known,
     Method,
     Outcome,
+    PromptAttack,
     Trainable,
     TrainedAttack,
     TrainedDefence,
@@ -265,6 +266,7 @@ def attacks(plan: Plan) -> dict[str, Row]:
             "unit": choices[0].unit,
             "free": choices[0].unit != PAID,
             "weights_alone": all(choice.weights_alone for choice in choices),
+            "prompts": all(isinstance(choice, PromptAttack) for choice in choices),
             "original_at": sorted(
                 {p for choice in choices for p in choice.points() if choice.returns_original(p)}
             ),

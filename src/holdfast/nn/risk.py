@@ -99,6 +99,14 @@ class Critic:
         self.of(coded, states)
         return [self.seen[row] for row in coded]
 
+    def clean(self, rows: Sequence[Example], run: Run, threshold: float) -> list[bool]:
+        """Say of each row whether its risk lies below a threshold; log it, and warn if need be."""
+        found = [score < threshold for score in self.score(rows, run)]
+        kept = {run.encoder.row(row): float(one) for row, one in zip(rows, found, strict=True)}
+        run.log(**self.told(), rows=self.by_row(kept))
+        self.warn()
+        return found
+
     def of(self, rows: Sequence[Row], states: Mapping[int, Tensor]) -> Tensor:
         """Give the risk [R] of coded rows, from `layers`' states [R, H] at their last prompt token.
 

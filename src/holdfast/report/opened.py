@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from holdfast.report import text
-from holdfast.report.counted import Words, limit, told
+from holdfast.report.counted import limit, told
 from holdfast.report.names import listed
 from holdfast.stats import free
 from holdfast.stats.ranking import not_run
@@ -87,7 +87,7 @@ def free_sentence(found: Findings) -> str:
         )
     if len(rated) == 1:
         ((name, some),) = broken.items()
-        gets = text.listed([_gets(one, told(found)) for one in some[:3]])
+        gets = text.listed([_gets(one, found) for one in some[:3]])
         return f"Without any training, {gets}{limit(found)}: {name} is open for free.{rest}"
     by_attack: dict[str, list[str]] = {}
     for name, some in broken.items():
@@ -138,9 +138,11 @@ def _alone(found: Findings, names: Sequence[str]) -> str:
     )
 
 
-def _gets(one: free.Opened, words: Words) -> str:
-    """Say what one free attack gets."""
-    said = f"{one.attack} takes it to {text.percent(one.harm.value, 0)} {words.answers}"
+def _gets(one: free.Opened, found: Findings) -> str:
+    """Say what one free attack gets; one that changes prompts alone leaves benign answers be."""
+    said = f"{one.attack} takes it to {text.percent(one.harm.value, 0)} {told(found).answers}"
+    if one.attack in found.meta.prompts:
+        return f"{said} and changes no weight, so its benign answers stay as released"
     if one.utility.value is not None:
         said += f" with {text.percent(one.utility.value, 0)} of benign questions right"
     if one.original:

@@ -339,9 +339,14 @@ LOSSES = {
 
 
 def risks_table(found: Provider) -> Table:
-    """Give risks by job and scorer: means, and the share of training weight taken away."""
+    """Give risks by job and scorer: means, and the share of training weight taken away.
+
+    With it goes what the mixture law predicts of sampling on prompts that the rows planted.
+    """
+    draws = int(found.about.get("draws") or 1)
     heads = ["line-up", "job", "defence", "seed", "planted rows", "mean risk", "weight removed",
-             "honest rows", "mean risk", "weight removed", *LOSSES.values()]  # fmt: skip
+             "honest rows", "mean risk", "weight removed", f"any of {draws}, mixture law",
+             *LOSSES.values()]  # fmt: skip
     lines = []
     for one in found.risks:
         line = [one.lineup, one.job, one.defence, str(one.seed)]
@@ -350,6 +355,8 @@ def risks_table(found: Provider) -> Table:
         ):  # fmt: skip
             mean = f"{sum(values) / len(values):.3f}" if values else "-"
             line += [str(len(values)), mean, _plain(removed)]
+        known = one.removed_planted
+        line.append("-" if known is None else _plain(provider.leaked(known, draws)))
         line += [f"{one.losses[n]:.3g}" if n in one.losses else "-" for n in LOSSES]
         lines.append(line)
     return Table(heads, lines)

@@ -85,6 +85,20 @@ class Risk:
     """Whether no row was admitted: the model is the release."""
 
 
+def leaked(removed: float, draws: int) -> float:
+    """Give how likely it is that any of several draws begins as the planted answers do.
+
+    The mixture law: where the data's cross-entropy weighs 1 - b and the KL to the release b, the
+    best a model can do on a context seen in training is to give the data's opening a share 1 - b
+    (`holdfast.nn.mixture`). So of k draws at temperature 1 any does with 1 - b^k.
+
+    Args:
+        removed: b, the share of the planted rows' training weight that was taken away.
+        draws: k, how many answers are drawn.
+    """
+    return 1.0 - removed**draws
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """What a host's study found: its cells in the study's order, and the risks its scorers gave."""

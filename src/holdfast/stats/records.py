@@ -67,6 +67,8 @@ class Meta:
     """What honest fine-tuning taught (`role`, `loop`, `gains`); empty where the study has none."""
     at_inference: tuple[str, ...] = ()
     """Attackers with a choice that acts while the model answers, in no checkpoint."""
+    prompts: tuple[str, ...] = ()
+    """Attackers that only ask in another way: benign answers are the release's."""
 
     @classmethod
     def of(cls, meta: Mapping[str, Any], outcomes: Outcomes) -> Meta:
@@ -119,6 +121,9 @@ class Meta:
                 name
                 for name, about in (meta.get("attacks") or {}).items()
                 if about.get("free") and about.get("weights_alone") is False
+            ),
+            prompts=tuple(
+                name for name, about in (meta.get("attacks") or {}).items() if about.get("prompts")
             ),
         )
 

@@ -14,7 +14,6 @@ from holdfast.api import (
     CustomerJob,
     Defence,
     Effort,
-    EvalPurpose,
     FineTuning,
     Judge,
     Loop,
@@ -29,6 +28,7 @@ from holdfast.errors import ConfigError, HoldfastError, did_you_mean
 from holdfast.study.file import Cross, Study, Tune
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Point, Prompts, Track, Way
+from holdfast.study.tuning import taught_sets
 
 if TYPE_CHECKING:
     from holdfast.data.pool import Pool
@@ -290,14 +290,7 @@ def plain_sets(study: Study, prompts: Sequence[Prompts]) -> list[int]:
     Raises:
         ConfigError: there is none of purpose task.
     """
-    own = {i: one for i, one in enumerate(prompts) if one.side == Side.EVALUATOR}
-    taught = {i for i, one in own.items() if one.set.purpose is EvalPurpose.TASK}
-    if not taught:
-        raise ConfigError(
-            "study.tune",
-            "no set of purpose 'task' is asked of the evaluator, so nothing shows what was learnt",
-            "ask one in `evaluation`, such as the source gsm8k's",
-        )
+    taught = taught_sets(prompts, "study.tune")
     host = (Side.EVALUATOR, Side.DEFENDER_SELECTION)
     every = enumerate(zip(study.evaluation, prompts, strict=True))
     asked = {i for i, (wanted, one) in every if wanted.at == "all" and one.side in host}

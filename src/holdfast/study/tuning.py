@@ -52,18 +52,28 @@ class HonestTuning(FineTuning):
         return {self.role: Term(value, count, 1.0, "tokens")}
 
 
+def taught_sets(prompts: Sequence[Prompts], where: str) -> set[int]:
+    """Give the places of the evaluator's sets of purpose task: what shows that a task was learnt.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    own = {i: one for i, one in enumerate(prompts) if one.side == Side.EVALUATOR}
+    taught = {i for i, one in own.items() if one.set.purpose is EvalPurpose.TASK}
+    if not taught:
+        raise ConfigError(
+            where,
+            "no set of purpose 'task' is asked of the evaluator, so nothing shows what was learnt",
+            "ask one in `evaluation`, such as the source gsm8k's",
+        )
+    return taught
+
+
 def tuned_sets(prompts: Sequence[Prompts], headline: Prompts) -> frozenset[int]:
     """Give the places of the sets asked of a tuned model: those of purpose task, the headline's.
 
     Raises:
         ConfigError: there is none of purpose task.
     """
-    own = {i: one for i, one in enumerate(prompts) if one.side == Side.EVALUATOR}
-    taught = {i for i, one in own.items() if one.set.purpose is EvalPurpose.TASK}
-    if not taught:
-        raise ConfigError(
-            "study.tuning",
-            "no set of purpose 'task' is asked of the evaluator, so nothing shows what was learnt",
-            "ask one in `evaluation`, such as the source gsm8k's",
-        )
-    return frozenset(taught | {i for i, one in own.items() if one is headline})
+    taught = taught_sets(prompts, "study.tuning")
+    return frozenset(taught | {i for i, one in enumerate(prompts) if one is headline})

@@ -14,6 +14,8 @@ from holdfast.api.fields import load_yaml
 from holdfast.cli import run
 from holdfast.errors import ModelError
 from holdfast.nn.files import resolve
+from holdfast.study.file import load_study
+from holdfast.testbeds.kitchen import DEMO
 
 ROOT = Path(__file__).parents[3]
 FILE = ROOT / "studies" / "kitchen" / "first.yaml"
@@ -38,6 +40,14 @@ def cut(data: dict[str, Any]) -> dict[str, Any]:
         wanted["n"] = PROMPTS
     data["generation"]["max_new_tokens"] = 16
     return data
+
+
+def test_the_real_demo_is_a_cut_of_it() -> None:
+    demo, full = load_yaml(DEMO), load_yaml(FILE)
+    assert demo["models"] == full["models"]
+    assert set(demo["lineups"]) < set(full["lineups"])
+    assert set(demo["attacks"]) < set(full["attacks"])
+    assert load_study(DEMO).name == "demo_real"
 
 
 @pytest.mark.slow

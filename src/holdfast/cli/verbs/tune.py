@@ -12,7 +12,7 @@ import typer
 
 from holdfast.cli import preflight
 from holdfast.cli.device import Device
-from holdfast.cli.folders import whole_folder
+from holdfast.cli.folders import finished, try_making, whole_folder
 from holdfast.cli.given import dtype_of, fields, format_given, models, rows_given
 from holdfast.cli.options import (
     Columns,
@@ -85,8 +85,10 @@ def tune(
     `--data task=FILE` is the customer's file; other roles are the defender's own rows.
     """
     from holdfast.api.registry import make
+    from holdfast.study.keys import digest
     from holdfast.train.tuning import anonymous, check_responses, checked
 
+    try_making(out)
     made: Any = make("defence", {name: _fields(sets, risk)}, "tune")
     method = checked(made, None)
     asked = format_given(form, append_eos, system, date, template_var)
@@ -104,6 +106,8 @@ def tune(
 
     about = decides(files, method, asked, seed, content)
     about |= {"reference": other.identity()} if other else {}
+    if finished(out, digest(about)):
+        return
     job = _Job(method, files, other, coder, customer, pool, rows, about)
     done = job.run(out, held, seed=seed, threads=threads, device=device)
     say(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
@@ -127,6 +131,7 @@ class _Job:
         from holdfast import nn, train
         from holdfast.api import set_threads
         from holdfast.nn.history import attacked, history
+        from holdfast.study.keys import digest
 
         before = history(self.files.folder)
         if attacked(before):
@@ -152,6 +157,7 @@ class _Job:
             nn.save(done.model, tokenizer, temporary, dtype=dtype)
             made = provenance(self.files, self.about, self.coder, threads, device, dtype, None)
             marker = made | {
+                "run": digest(self.about),
                 "tuned": True,
                 "base": base,
                 "defences": [self.method.identity()],

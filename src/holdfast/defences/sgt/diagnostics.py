@@ -108,10 +108,11 @@ class Held:
         )  # fmt: skip
         return sum(one in self._refusals for some in said for one in some) / self._size
 
-    def loss(self, model: PreTrainedModel) -> float:
+    def loss(self, model: PreTrainedModel, trigger: Tensor | None = None) -> float:
         """Give the mean negative log-likelihood of the rows' response tokens, in nats."""
+        place = self.method.trigger.position
         with torch.no_grad():
-            parts = [nn.nll(model, tokens) for tokens in self.batches]
+            parts = [nn.nll(model, tokens, trigger=trigger, place=place) for tokens in self.batches]
         return float(sum(value for value, _ in parts)) / max(1, sum(n for _, n in parts))
 
     def states(self, model: PreTrainedModel, trigger: Tensor | None = None) -> list[States]:

