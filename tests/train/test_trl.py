@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tests.train import trl_job as job
 
 from holdfast import nn
 from holdfast.data.tokens import collate
 from holdfast.defences.adaptive_kl.fields import Schedule, Settled
 from holdfast.errors import ConfigError, DataError
 from holdfast.testing import tiny
-from tests.train import trl_job as job
 
 
 def expected(model: Any, reference: Any) -> tuple[float, dict[str, torch.Tensor]]:
@@ -133,7 +134,7 @@ def test_two_processes_take_our_loops_step(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    out = tmp_path / "weights.pt"
+    out = tmp_path / "weights.safetensors"
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -146,4 +147,4 @@ def test_two_processes_take_our_loops_step(tmp_path: Path) -> None:
     assert [one.wait(timeout=200) for one in both] == [0, 0]
     model = job.moved(tiny.model())
     _, grads = expected(model, tiny.model())
-    follows(tiny.weights(model), torch.load(out), grads)
+    follows(tiny.weights(model), load_file(out), grads)

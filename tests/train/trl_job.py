@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 from trl import SFTConfig
 
 from holdfast.testing import tiny
@@ -37,7 +38,7 @@ def data(*dropped: str) -> Dataset:
     ).remove_columns(list(dropped))
 
 
-def trainer(folder: Path, model: Any = None, **changes: Any) -> AdaptiveKLSFTTrainer:  # noqa: ANN401
+def trainer(folder: Path, model: Any = None, **changes: Any) -> AdaptiveKLSFTTrainer:
     """Give a trainer of one plain gradient step of rate 1."""
     settings: dict[str, Any] = {
         "per_device_train_batch_size": 2,
@@ -66,7 +67,7 @@ def trainer(folder: Path, model: Any = None, **changes: Any) -> AdaptiveKLSFTTra
     )
 
 
-def moved(model: Any) -> Any:  # noqa: ANN401
+def moved(model: Any) -> Any:
     """Move the weights a little, so that the leash pulls."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -82,4 +83,4 @@ if __name__ == "__main__":
         moved(made.model)
         made.train()
         if made.accelerator.is_main_process:
-            torch.save(tiny.weights(made.base_model()), sys.argv[1])
+            save_file(tiny.weights(made.base_model()), sys.argv[1])

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from holdfast import nn
 from holdfast.data.tokens import IGNORE
@@ -152,8 +151,8 @@ class AdaptiveKLSFTTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the rows' ids in what a collator gets."""
         super()._set_signature_columns_if_needed()
-        if ROW_ID not in self._signature_columns:
-            self._signature_columns.append(ROW_ID)
+        known = self._signature_columns or []
+        self._signature_columns = [*(name for name in known if name != ROW_ID), ROW_ID]
 
 
 class WithRisk:
@@ -215,7 +214,7 @@ def check_settings(trainer: AdaptiveKLSFTTrainer) -> None:
         "compute_loss_func": (trainer.compute_loss_func is not None, plain),
         "router_aux_loss_coef": (trainer.aux_loss_enabled, plain),
         "data_collator": (
-            not isinstance(trainer.data_collator, DataCollatorForLanguageModeling),
+            type(trainer.data_collator).__module__ != SFTTrainer.__module__,
             "leave it out: TRL's own is needed",
         ),
     }
