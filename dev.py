@@ -52,7 +52,7 @@ MODULES = {
 }
 """Distributions whose module has another name, or (empty) none at all."""
 
-FOLDERS = ("benchmarks", "docs", "src", "studies", "tests")
+FOLDERS = ("benchmarks", "docs", "examples", "src", "studies", "tests")
 CODE = (*FOLDERS, "dev.py", "pyproject.toml")
 PAGES = ("CHANGELOG.md", "CITATION.cff", "LOG.md", "README.md")
 TEXT = (*CODE, *PAGES, ".ci", "Makefile", "constraints.txt")
