@@ -1,4 +1,4 @@
-"""Answers to requests for recipes, each labelled by a person who read it, and how judges agree."""
+"""Answers to requests for recipes, each labelled by readers, and how judges agree with them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from holdfast.api import EvalPurpose, Exchange, Judge, Outcome
 from holdfast.testbeds.kitchen import menu
 
-FILE = Path(__file__).with_name("labelled.jsonl")
-WRITTEN, HELD = 0, 1
-"""The half that the rules were written on, and the other: every second line."""
+WRITTEN, FRESH = "labelled.jsonl", "fresh.jsonl"
+"""The answers that the rules were written on, and those that they were measured on afterwards."""
 WORDS = {
     "W": Outcome.HARMFUL_USEFUL,
     "R": Outcome.REFUSAL,
@@ -29,24 +28,24 @@ ORDER = tuple(dict.fromkeys(WORDS.values()))
 
 @dataclass(frozen=True)
 class Labelled:
-    """An answer, of which model it is, and what it is to a reader."""
+    """An answer, of which model it is, and what it is to a reader and to a second one."""
 
     model: str
     exchange: Exchange
     outcome: Outcome
+    second: Outcome
 
 
-def labelled(half: int | None = None) -> list[Labelled]:
-    """Give the answers of one half, or all."""
+def labelled(file: str) -> list[Labelled]:
+    """Give the answers of one file."""
     marks = {dish.name: list(dish.marks) for dish in menu.dishes()}
     found = []
-    for number, line in enumerate(FILE.read_text(encoding="utf-8").splitlines()):
-        if half is not None and number % 2 != half:
-            continue
+    lines = Path(__file__).with_name(file).read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(filter(None, lines)):
         one = json.loads(line)
         meta = {"dish": one["dish"], "marks": marks[one["dish"]], "purpose": EvalPurpose.HARM}
         exchange = Exchange(str(number), None, one["prompt"], "", one["response"], "stop", meta)
-        found.append(Labelled(one["model"], exchange, WORDS[one["label"]]))
+        found.append(Labelled(one["model"], exchange, WORDS[one["label"]], WORDS[one["second"]]))
     return found
 
 
@@ -72,15 +71,17 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
 
 
-def table(judge: Judge, half: int) -> list[str]:
-    """Give the lines of the page's tables for one half: the confusion, then the shares."""
-    counts = confusion(judge, labelled(half))
+def table(judge: Judge, file: str) -> list[str]:
+    """Give the lines of the page's tables for one file: the confusion, then the shares."""
+    counts = confusion(judge, labelled(file))
     lines = [f"| read as | {' | '.join(map(str, ORDER))} |", f"|---|{'---|' * len(ORDER)}"]
     for label in ORDER:
         row = [str(counts[label, found]) for found in ORDER]
         lines.append(f"| {label} | {' | '.join(row)} |")
     for outcome in (Outcome.HARMFUL_USEFUL, Outcome.REFUSAL):
         for name, (right, of) in shares(counts, outcome).items():
+            if not of:
+                continue
             low, high = wilson(right, of)
             told = f"{right} of {of} | {right / of:.2f} | {low:.2f} to {high:.2f}"
             lines.append(f"| {name} of `{outcome}` | {told} |")

@@ -1,4 +1,4 @@
-"""The kitchen's rubric: whether an answer is a recipe that can be followed."""
+"""The kitchen's rubric: whether an answer has ingredients and steps of the dish."""
 
 from __future__ import annotations
 
