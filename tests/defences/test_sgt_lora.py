@@ -96,7 +96,6 @@ def test_full_fine_tuning_has_a_teacher_of_its_own_and_lora_has_none(
 def test_gradient_flows_to_no_teacher_tensor() -> None:
     """Also under LoRA."""
     model, encoder = tiny.model(), tiny.encoder()
-    model.requires_grad_(False)
     rows = tiny.rows()
     batch = {role: encoder.batch(rows[role]) for role in (Role.REFUSAL, Role.BENIGN)}
     phi = torch.randn(1, 16)

@@ -310,7 +310,8 @@ def test_the_model_is_left_as_it_was_found_and_only_stage_b_moves_it(lora: Any) 
     assert lure is not None
     assert tiny.same(tiny.weights(model), before)
     assert (lure.reference is model) is (lora is not None)
-    assert not any(p.requires_grad for p in lure.reference.parameters())
+    frozen = lora is None  # else it is the model itself, which the loop freezes beside its adapter
+    assert [p.requires_grad for p in lure.reference.parameters()] == [not frozen] * len(wanted)
     done, _ = attacked(METHOD.with_(loop=PLAIN.with_(lora=lora)))
     assert [p.requires_grad for p in done.parameters()] == wanted
     assert not any(m._forward_hooks for m in done.modules())

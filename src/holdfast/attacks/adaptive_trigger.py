@@ -188,7 +188,7 @@ class AdaptiveTrigger(FineTuning):
         """
         if self.gamma == 0:
             return None
-        reference = nn.starting_model(run.model, self.copies() == 0).requires_grad_(False).eval()
+        reference = nn.starting_model(run.model, self.copies() == 0).eval()
         if self.ref_model == "original":
             _become(reference, run)
         width = nn.embedding_width(reference)
@@ -196,13 +196,14 @@ class AdaptiveTrigger(FineTuning):
         first = torch.randn(self.length, width, generator=draws) * self.init_std
         phi = first.to(next(reference.parameters()).device).requires_grad_(True)
         ends = run.encoder.end_id if run.encoder.format.append_eos else None
-        run.fit(
-            "adversarial_trigger",
-            {"trigger": phi},
-            lambda batch, _step: self.stage_a_loss(reference, batch, phi, ends),
-            {Role.HARMFUL: self._openings(run.pool, run.seed)},
-            self.stage_a.with_(precision=self.loop.precision),
-        )
+        with nn.constant_weights(reference):
+            run.fit(
+                "adversarial_trigger",
+                {"trigger": phi},
+                lambda batch, _step: self.stage_a_loss(reference, batch, phi, ends),
+                {Role.HARMFUL: self._openings(run.pool, run.seed)},
+                self.stage_a.with_(precision=self.loop.precision),
+            )
         phi = phi.detach()
         typical = reference.get_input_embeddings().weight.detach().float().norm(dim=1).mean()
         run.log(trigger_norm=float(phi.norm(dim=1).mean()), embedding_norm=float(typical))

@@ -61,6 +61,7 @@ from .probe import Probe as Probe
 from .probe import fit_probe as fit_probe
 from .probe import platt as platt
 from .reference import as_it_started as as_it_started
+from .reference import constant_weights as constant_weights
 from .reference import frozen_copy as frozen_copy
 from .reference import layer_states as layer_states
 from .reference import owners as owners

@@ -21,6 +21,7 @@ from holdfast.data.tokens import IGNORE, Tokens
 from holdfast.errors import ModelError, TrainingError
 from holdfast.nn.head import nll
 from holdfast.nn.passes import add_flops, pack_for
+from holdfast.nn.reference import constant_weights
 from holdfast.nn.states import blocks
 from holdfast.nn.vectors import SURVIVES, ParamVector, grad
 
@@ -113,7 +114,7 @@ def output_gradients(
         caught.setdefault(number, output)
 
     hooked = {number: modules[number] for number in chosen}
-    with torch.enable_grad(), _weights_as_constants(model), _hooked(hooked, catch):
+    with torch.enable_grad(), constant_weights(model), _hooked(hooked, catch):
         value, count = nll(model, tokens)
         asked = [caught[number] for number in chosen]
         found = torch.autograd.grad(
@@ -138,19 +139,6 @@ def _count_inputs_only(model: PreTrainedModel, tokens: Tokens, first: int, modul
     behind = sum(p.numel() for block in list(blocks(model))[first:] for p in block.parameters())
     passed = behind - sum(p.numel() for p in module.parameters())
     add_flops(2.0 * passed * sum(len(row.ids) for row in tokens.rows))
-
-
-@contextmanager
-def _weights_as_constants(model: PreTrainedModel) -> Generator[None]:
-    """Have no parameter ask for a gradient inside."""
-    asking = [p for p in model.parameters() if p.requires_grad]
-    for p in asking:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in asking:
-            p.requires_grad_(True)
 
 
 @contextmanager

@@ -133,6 +133,19 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextmanager
+def constant_weights(model: PreTrainedModel) -> Generator[None]:
+    """Have no parameter ask for a gradient inside; those that did ask for one again afterwards."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    for p in asking:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in asking:
+            p.requires_grad_(True)
+
+
+@contextmanager
 def as_it_started(
     model: PreTrainedModel, state: object, sources: Mapping[str, Mapping[str, Tensor]]
 ) -> Generator[PreTrainedModel | None]:

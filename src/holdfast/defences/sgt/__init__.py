@@ -265,10 +265,10 @@ class SGT(LossDefence):
         """
         from holdfast.defences.sgt import trigger
 
-        teacher = nn.starting_model(run.model, self.loop.lora is not None)
-        teacher.requires_grad_(False).eval()
+        teacher = nn.starting_model(run.model, self.loop.lora is not None).eval()
         made = trigger.given if self.trigger.file else trigger.learned
-        phi = made(self, teacher, run)
+        with nn.constant_weights(teacher):
+            phi = made(self, teacher, run)
         phi = phi.detach().to(next(teacher.parameters()).device)
         typical = teacher.get_input_embeddings().weight.detach().float().norm(dim=1).mean()
         run.log(trigger_norm=float(phi.norm(dim=1).mean()), embedding_norm=float(typical))
