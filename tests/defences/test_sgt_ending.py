@@ -29,6 +29,21 @@ def test_a_stage_ends_where_its_bars_are_met_and_only_at_a_look() -> None:
     assert steps(None) == 6
 
 
+def test_the_first_stage_ends_only_when_the_triggers_loss_is_low_too() -> None:
+    def taken(loss: float) -> int:
+        seen: dict[str, int] = {}
+        ending = {"refused": 0.0, "refused_benign": 1.0, "benign_loss": 1e9, "every": 2}
+        fields = {"loop": QUICK, "stage1": QUICK, "ending": ending | {"trigger_loss": loss}}
+        harden(
+            SGT.model_validate(fields), tiny.model("llama"), tiny.encoder(), tiny.pool(), seed=0,
+            progress=lambda part, done, _of: seen.update({part: max(done, seen.get(part, 0))}),
+        )  # fmt: skip
+        return seen["trigger"]
+
+    assert taken(1e9) == 2
+    assert taken(1e-9) == 6
+
+
 def test_the_unit_of_a_shift_is_a_hand_worked_number() -> None:
     plain = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]])
     target = torch.tensor([[3.0, 1.0], [1.0, 3.0], [5.0, 5.0]])
