@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 STUDY: dict[str, Any] = {
     "name": "small",
-    "title": SECRET,
+    "title": "a title",
     "seeds": [0],
     "models": {"base": {"path": "world:base", "format": "plain"}},
     "sources": ["guild"],

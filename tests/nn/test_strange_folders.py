@@ -73,3 +73,19 @@ def test_a_config_that_is_wrong_in_any_way_is_one_line(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"max_new_tokens": {"a": {}}}')
     with pytest.raises(ModelError, match=r": cannot be loaded \(.*\); check the folder"):
         nn.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "told"),
+    [
+        ("tokenizer_config.json", "model_max_length", "2048", "'2048', no number"),
+        ("tokenizer_config.json", "model_max_length", {}, "{}, no number"),
+        ("generation_config.json", "eos_token_id", "</s>", "'</s>', no token's number"),
+        ("generation_config.json", "eos_token_id", [1, 2.5], "[1, 2.5], no token's number"),
+    ],
+)
+def test_notes_that_the_libraries_would_trip_over_later_are_one_line(
+    folder: Path, file: str, key: str, value: object, told: str
+) -> None:
+    (folder / file).write_text(json.dumps({key: value}))
+    assert refused(folder) == f"M/{file}: {key} is {told}; copy it again"

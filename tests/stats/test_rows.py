@@ -234,3 +234,12 @@ def test_a_table_without_its_columns_is_refused():
     del short["judge"]
     with pytest.raises(DataError, match="a row has no 'judge'; write it again"):
         rows.Outcomes([one(), short])
+
+
+def test_a_column_of_numbers_that_holds_words_is_one_line():
+    table = pa.table({**{name: ["x"] for name in rows.REQUIRED}})
+    with pytest.raises(DataError) as caught:
+        rows.Outcomes(table)
+    assert str(caught.value) == (
+        "outcomes table: 'seed' holds no numbers; write it again with 'holdfast run'"
+    )

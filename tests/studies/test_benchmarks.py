@@ -200,3 +200,18 @@ def test_a_file_says_how_its_answers_are_compared(
         "contained": "answers: share whose answer contains the known one, normalised.",
     }
     assert words[match] in page
+
+
+def test_a_plan_says_where_no_answer_shows_what_an_attack_does_to_use(
+    study: Study, toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = study()
+    for one in data["evaluation"]:
+        if one["set"] == "benign" and one.get("side", "evaluator") == "evaluator":
+            one["at"] = "release"
+    file = toy.write(tmp_path / "study.json", data)
+    assert run(["plan", str(file), "--store", str(tmp_path / "runs")]) == 0
+    assert (
+        "warning: benign: asked `at: release` alone, so after an attack only degenerate answers "
+        "tell that a model is of no use any more; leave `at` out for one of them"
+    ) in capsys.readouterr().err.replace("\n", " ")

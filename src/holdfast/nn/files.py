@@ -330,10 +330,22 @@ def _check_files(folder: Path) -> None:
             raise ModelError(str(path), "is no regular file", COPY)
     for path in [folder / name for name in NOTES if (folder / name).is_file()]:
         try:
-            if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            noted = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(noted, dict):
                 raise TypeError
         except (OSError, ValueError, RecursionError, TypeError):
             raise ModelError(str(path), "is no JSON object", COPY) from None
+        _check_note(path, noted)
+
+
+def _check_note(path: Path, noted: dict[str, Any]) -> None:
+    """Refuse a length or an end token that the libraries would only trip over later."""
+    longest, ends = noted.get("model_max_length"), noted.get("eos_token_id")
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float)):
+        raise ModelError(str(path), f"model_max_length is {shown(longest)}, no number", COPY)
+    every = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if any(isinstance(one, bool) or not isinstance(one, int) for one in every):
+        raise ModelError(str(path), f"eos_token_id is {shown(ends)}, no token's number", COPY)
 
 
 def _no_weights(spec: str, folder: Path) -> tuple[str, str]:

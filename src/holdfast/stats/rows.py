@@ -122,9 +122,14 @@ class Outcomes:
         """Give a column of numbers, NaN for None: [N]."""
         if self.rows is None:
             values = self._table.column(name).to_numpy()
-            if values.dtype != object:
+            if values.dtype.kind in "fiub":
                 return values.astype(float)
-        return np.asarray([math.nan if v is None else v for v in self._read(name)], float)
+        try:
+            return np.asarray([math.nan if v is None else v for v in self._read(name)], float)
+        except (ValueError, TypeError):
+            raise DataError(
+                "outcomes table", f"'{name}' holds no numbers", "write it again with 'holdfast run'"
+            ) from None
 
     def _there(self, name: str) -> bool:
         if self.rows is not None:

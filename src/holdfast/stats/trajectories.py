@@ -121,21 +121,31 @@ class Trajectories:
 
         None where the side has no restricted prompts, or no benign ones though the evaluator has:
         an attacker who cannot see that an attack wrecks the model would take it for the worst one.
+        Benign prompts that are asked of the release alone are no sight of what an attack does: the
+        curve then has none, and only degenerate answers tell a wreck.
         """
-        harm, benign = self.harm[side], self.benign[side]
+        harm = self.harm[side]
         if not harm["rows"][trajectory].sum():
             return None
-        asked = benign["asked"][trajectory, at]
-        known = bool(asked.sum())
-        if not known and self.benign[EVALUATOR]["asked"][trajectory, at].sum():
+        known = self._followed(trajectory, side, at)
+        if not known and self._followed(trajectory, EVALUATOR, at):
             return None
+        benign = {name: counts[trajectory, at] for name, counts in self.benign[side].items()}
         return cost.Curve(
             harm["counted"][trajectory, at],
             harm["degenerate"][trajectory, at],
             harm["scored"][trajectory, at],
-            benign["correct"][trajectory, at] if known else None,
-            asked if known else None,
+            benign["correct"] if known else None,
+            benign["asked"] if known else None,
         )
+
+    def _followed(self, trajectory: int, side: str, at: np.ndarray) -> bool:
+        """Say whether a side's benign prompts are asked at budgets past the release.
+
+        Where there are none past it, whether they are asked at all.
+        """
+        later = at[self.budgets[at] > 0]
+        return bool(self.benign[side]["asked"][trajectory, later if len(later) else at].sum())
 
     def candidate(self, trajectory: int) -> cost.Candidate | None:
         """Make the attacker's choice that a trajectory stands for; None where nothing is scored."""

@@ -213,12 +213,28 @@ def unshown(study: Study, prompts: Sequence[Prompts]) -> list[str]:
         for one in own
     )
     if study.utility is not None or known:
-        return []
+        return _unfollowed(study, prompts)
     other = next((one.set.name for one in own if one.set.purpose in COUNTED), None)
     todo = f"write `utility: [{other}]`, or " if other else ""
     return [
         "no set of purpose 'exact' is asked of the evaluator: benign utility is not known, and no "
         f"line-up is shown to be of use; {todo}ask a set with known answers"
+    ]
+
+
+def _unfollowed(study: Study, prompts: Sequence[Prompts]) -> list[str]:
+    """Say where benign utility is known as released and not under attack."""
+    asked = {
+        p.set.name: wanted.at
+        for wanted, p in zip(study.evaluation, prompts, strict=True)
+        if p.side == Side.EVALUATOR
+        and (p.set.purpose is EvalPurpose.EXACT or p.set.name in (study.utility or ()))
+    }
+    if not study.attacks or not asked or "all" in asked.values():
+        return []
+    return [
+        f"{' and '.join(asked)}: asked `at: release` alone, so after an attack only degenerate "
+        "answers tell that a model is of no use any more; leave `at` out for one of them"
     ]
 
 
