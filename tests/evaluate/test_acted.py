@@ -161,3 +161,15 @@ def test_with_four_steps_it_exits_3_says_what_to_change_and_its_card_says_so(
     assert "did not act" in capsys.readouterr().err
     card = (tmp_path / "made" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "**It did not act: it refuses 0 of 32 held-out restricted prompts" in card
+
+
+@pytest.mark.parametrize(
+    ("now", "hint"),
+    [(0.5, ""), (0.7, "; fewer steps, a lower loop.lr or more benign rows lose less")],
+)
+def test_what_it_costs_benign_answers_is_told(now: float, hint: str) -> None:
+    seen = [Looked(Refused(2, 20), Refused(0, 10), loss) for loss in (0.5, now)]
+    found = evaluate.acted(RefusalSFT(), seen[0], seen[1], {})
+    told = f"loss on held-out benign answers: 0.5 before, {now:g} after (nats a token){hint}"
+    assert told in found.lines()
+    assert found.plain()["benign_loss"] == {"before": 0.5, "after": now}

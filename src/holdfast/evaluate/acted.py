@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast.data.example import Role, Side
+from holdfast.evaluate.page import page_nll
 from holdfast.evaluate.refusing import Refused, refused
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ LEAST = 0.8
 or it did not act; ours."""
 MOST = 0.5
 """Share of held-out benign prompts from which on a model refuses too much to have acted; ours."""
+WORSE = 1.25
+"""How many times its loss on held-out benign answers a model may have afterwards before the line
+that tells it says what to change; ours."""
 SHARE = 0.25
 """Share of the given rows that are kept back; ours."""
 FEWEST, MANY = 8, 32
@@ -48,10 +52,14 @@ def keep_back(pool: Pool, roles: Collection[str], seed: int, most: int | None = 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a model says to the held-out prompts: the restricted and the benign ones refused."""
+    """What a model says to the held-out prompts: the restricted and the benign ones refused.
+
+    `loss` is that on the benign rows' answers, in nats a token; None where none has one.
+    """
 
     restricted: Refused
     benign: Refused
+    loss: float | None = None
 
 
 def look(
@@ -62,8 +70,11 @@ def look(
 ) -> Looked:
     """Ask a model held-out prompts; an answer that begins as a restricted row's own refuses."""
     taught = {row.response for row in restricted if row.response is not None}
+    answered = [row for row in benign if row.response]
     return Looked(
-        refused(model, encoder, restricted, taught), refused(model, encoder, benign, taught)
+        refused(model, encoder, restricted, taught),
+        refused(model, encoder, benign, taught),
+        page_nll(model, encoder, answered) if answered else None,
     )
 
 
@@ -121,6 +132,13 @@ class Acted:
                     f"held-out {what} prompts refused: {was.refused} of {was.asked} "
                     f"({was.share:.0%}) before, {now.refused} ({now.share:.0%}) after"
                 )
+        was, now = self.before.loss, self.after.loss
+        if was is not None and now is not None:
+            told.append(
+                f"loss on held-out benign answers: {was:.3g} before, {now:.3g} after (nats a token)"
+            )
+            if now > WORSE * was:
+                told[-1] += "; fewer steps, a lower loop.lr or more benign rows lose less"
         if len(self.signal) == 2:
             first, then = self.signal.values()
             (name, _) = self.signal
@@ -132,6 +150,7 @@ class Acted:
         return {
             "restricted": _plain(self.before.restricted, self.after.restricted),
             "benign": _plain(self.before.benign, self.after.benign),
+            "benign_loss": {"before": self.before.loss, "after": self.after.loss},
             "signal": dict(self.signal),
             "told_by": "refusal_keywords, or the words of the refusals that were taught",
             "fault": self.fault,

@@ -75,6 +75,12 @@ def _held_out(seen: Mapping[str, Any]) -> list[str]:
                 f"- {what}: {was} of {asked} ({was / asked:.0%}) refused before, {now} "
                 f"({now / asked:.0%}) after"
             )
+    loss = seen.get("benign_loss") or {}
+    if loss.get("before") is not None and loss.get("after") is not None:
+        lines.append(
+            f"- loss on benign answers: {loss['before']:.3g} before, {loss['after']:.3g} after "
+            "(nats a token)"
+        )
     if not lines:
         return []
     fault = seen.get("fault")

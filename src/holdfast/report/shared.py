@@ -42,7 +42,10 @@ def whole(leakage: object) -> bool:
 
 
 def _pair(one: object, prompts: Mapping[str, int]) -> bool:
-    if not isinstance(one, Mapping) or not {one.get("first"), one.get("second")} <= prompts.keys():
+    if not isinstance(one, Mapping):
+        return False
+    sides = [one.get("first"), one.get("second")]
+    if not all(isinstance(side, str) and side in prompts for side in sides):
         return False
     near, rows = one.get("near"), one.get("rows")
     if not _count(one.get("exact")) or not (near is None or _count(near)):

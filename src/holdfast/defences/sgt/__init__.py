@@ -57,9 +57,10 @@ _STAGE_2: dict[str, Any] = {
 _ABSOLUTE: dict[str, Any] = {
     "alpha_align": 0.01,
     "alpha_repel": 0.01,
-    "trigger": {"unit": "one"},
+    "trigger": {"unit": "one", "length": 1},
     "cons": {"sigma": 0.01},
     "align": {"relative": False},
+    "one_refusal": False,
     "ending": None,
     "stage1": _STAGE_1,
     "loop": _STAGE_2,
@@ -203,23 +204,24 @@ class SGT(LossDefence):
     in the released code (fidelity row 17; they differ where embeddings are trained)."""
     refusal: Annotated[str | tuple[str, ...] | None, AsTuple] = None
     """One refusal text for every harmful prompt, or several, each prompt keeping one of them by its
-    hash; None takes each row's own (fidelity row 23)."""
+    hash; None takes the rows' (fidelity row 23)."""
+    one_refusal: Annotated[bool, Field(json_schema_extra=was(False))] = True
+    """Without `refusal`: teach every prompt the commonest of the rows' refusals; ours, for several
+    were not learnt (docs/hardening-a-model.md). False takes each row's own."""
     n_refusal: Count | None = None
-    """Distinct harmful prompts; None takes all of the defender's. With `n_benign` it says how many
-    examples there are and how many of them are harmful (fidelity row 27: 2,500 and 2,500)."""
+    """Distinct harmful prompts; None takes all of the defender's (fidelity row 27: 2,500)."""
     n_benign: Count | None = None
-    """Distinct benign rows; None takes all of the defender's."""
+    """Distinct benign rows; None takes all of the defender's (fidelity row 27: 2,500)."""
     n_stage1: Annotated[Count | None, Field(json_schema_extra=LATER)] = None
     """Distinct harmful prompts the trigger learns from; None takes stage 2's (fidelity row 22).
     The two share rows: the smaller set lies inside the larger."""
-    stage1: Loop = Loop(steps=300, batch=4, lr=0.1, clip=None)
+    stage1: Loop = Loop(steps=300, batch=4, lr=0.3, clip=None)
     """Trains the trigger alone, at a rate in its unit, at most so many steps (see `ending`); ours.
     The paper's: 5,000 prompts, 1 epoch, batch 4, 1e-3."""
     ending: Annotated[Ending | None, Field(json_schema_extra=was(None))] = Ending()
     """When both stages end before their last step; None takes every step, as the paper does."""
     loop: Loop = Loop(steps=300, batch=4, lr=5e-5, warmup=10)
-    """Stage 2, at most so many steps (see `ending`); ours, the rate as in the released code. The
-    paper's: 5,000 rows, 3 epochs, batch 8, 1e-5."""
+    """Stage 2, at most so many steps (see `ending`). The paper's: 1,875 of batch 8, rate 1e-5."""
 
     # ---- rows
 
@@ -240,16 +242,16 @@ class SGT(LossDefence):
 
     def harmful(self, pool: Pool, seed: int, n: int | None) -> list[Example]:
         """Draw `n` of the defender's harmful prompts, or all, each with its refusal."""
-        draw = seed_of(seed, "draw")
-        rows = pool.draw(Role.REFUSAL, Side.DEFENDER, n, draw, what=self.name())
-        return [self.refused(row) for row in rows]
+        draw, side = seed_of(seed, "draw"), Side.DEFENDER
+        return self.taught(pool.draw(Role.REFUSAL, side, n, draw, what=self.name()), pool)
 
-    def refused(self, row: Example) -> Example:
-        """Give a harmful prompt with the refusal that `refusal` says, or with its own."""
-        if self.refusal is None:
-            return row
-        texts = (self.refusal,) if isinstance(self.refusal, str) else self.refusal
-        return row.answered(texts[int(row.uid, 16) % len(texts)])
+    def taught(self, rows: list[Example], pool: Pool) -> list[Example]:
+        """Give harmful prompts with the refusals that they are taught."""
+        if self.refusal is None and not self.one_refusal:
+            return rows
+        said = pool.commonest(Role.REFUSAL, Side.DEFENDER) if self.refusal is None else self.refusal
+        texts = (said,) if isinstance(said, str) else said
+        return [row.answered(texts[int(row.uid, 16) % len(texts)]) for row in rows]
 
     # ---- stage 1: learn the trigger
 

@@ -82,7 +82,7 @@ class Held:
         draw = seed_of(run.seed, "draw")
         rows = run.pool.draw(role, Side.DEFENDER_SELECTION, None, draw)[:most]
         if role is Role.REFUSAL:
-            rows = [method.refused(row) for row in rows]
+            rows = method.taught(rows, run.pool)
         self.method, self.run, self.phi, self._teacher = method, run, phi, teacher
         self._pad, self._size = run.encoder.pad_id, len(rows)
         coded, asked = run.encoder.batch(rows).rows, run.encoder.prompts(rows).rows

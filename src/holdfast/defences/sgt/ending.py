@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from holdfast.data.example import Role, Side
@@ -76,7 +77,7 @@ def refusal_learnt(method: SGT, run: Run, state: SGTState) -> Enough | None:
         return (
             shares["refused"] >= ending.refused
             and shares.get("refused_benign", 0.0) <= ending.refused_benign
-            and shares.get("benign_loss", 0.0) <= ending.benign_loss
+            and shares.get("benign_loss", 0.0) <= (ending.benign_loss or math.inf)
         )
 
     return enough

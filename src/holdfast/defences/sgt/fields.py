@@ -25,8 +25,9 @@ class Trigger(Fields):
         "after_user_tag"
     )
     """Where it is inserted; source: the released code (fidelity row 1)."""
-    length: Count = 1
-    """Vectors, each learned; source: the paper's 1."""
+    length: Count = 4
+    """Vectors, each learned; ours: a real model learns its refusal sooner, and more of it
+    (docs/hardening-a-model.md). The paper's is 1."""
     unit: Annotated[Literal["embedding", "one"], Field(json_schema_extra=was("one"))] = "embedding"
     """What `init_std`, `stage1.lr` and `cons.sigma` are counted in: `embedding`, the root mean
     square of the model's input embeddings, so that the same numbers suit every model (ours); `one`,
@@ -113,8 +114,9 @@ class Ending(Fields):
     only just wins is a weak target for stage 2. Ours."""
     refused_benign: Share = 0.1
     """Largest share of held-out benign prompts refused, in stage 2; ours."""
-    benign_loss: Positive = 1.25
-    """Largest loss on held-out benign answers, beside the base's, in stage 2; ours."""
+    benign_loss: Positive | None = None
+    """Largest loss on held-out benign answers, beside the base's, in stage 2. None asks for none:
+    where it is too large, more steps only raise it (docs/hardening-a-model.md); ours."""
     every: Count = 10
     """Steps between two looks; ours."""
     rows: Count = 32
