@@ -31,3 +31,8 @@ def test_what_a_study_writes_is_whole() -> None:
 )
 def test_a_pair_that_is_wrong_in_any_way_is_not(wrong: dict[str, Any]) -> None:
     assert not whole(SAID | {"pairs": [PAIR | wrong]})
+
+
+@pytest.mark.parametrize("name", list(PAIR))
+def test_a_pair_that_lacks_something_is_not(name: str) -> None:
+    assert not whole(SAID | {"pairs": [{k: v for k, v in PAIR.items() if k != name}]})

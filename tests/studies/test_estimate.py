@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +230,27 @@ def test_a_smaller_micro_batch_is_advised_before_an_adapter() -> None:
     assert advice(step(Loop(batch=8)), CARDS["141gb"]) == "bf16_kahan, micro_batch 1"
     long = step(Loop(batch=8), longest=3000)
     assert advice(long, CARDS["141gb"]) == ("bf16_kahan, micro_batch 1, checkpoint_activations")
+
+
+@pytest.mark.parametrize("longest", [886, 3000, 20000, 2_000_000])
+def test_a_micro_batch_that_would_change_the_updates_is_never_advised(longest: int) -> None:
+    whole = replace(step(Loop(batch=8), longest=longest), separable=False)
+    found = [advice(whole, card) for card in CARDS.values()]
+    assert all(one is None or "micro_batch" not in one for one in found)
+    if found == [None, None]:
+        with pytest.raises(ModelError) as caught:
+            check_fits(whole, "x")
+        assert "not even with an adapter alone; use a smaller model" in str(caught.value)
+
+
+def test_the_help_names_the_methods_whose_updates_a_micro_batch_changes() -> None:
+    told = inspect.getsource(Loop)
+    named = re.search(r"`separable` is false: ([^)]*)\)", told)
+    assert named is not None
+    classes = {name: registry.find("defence", name) for name in registry.names("defence")}
+    assert set(named[1].replace("\n", " ").replace(" ", "").split(",")) == {
+        name for name, one in classes.items() if not getattr(one, "separable", True)
+    }
 
 
 def test_an_adapter_makes_the_model_its_own_teacher() -> None:

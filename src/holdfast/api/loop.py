@@ -45,8 +45,8 @@ class Loop(Fields):
     """Rows of each role in an optimiser step."""
     micro_batch: Count | None = None
     """Rows of each role in one forward pass; None means the whole step at once. Fewer only save
-    memory, except in methods that look at a pass as a whole (`separable` is false, such as
-    Vaccine): there they also change the updates."""
+    memory, except in methods that look at a pass as a whole (`separable` is false: vaccine,
+    t_vaccine, random_vaccine, rep_noise, triplet): there they also change the updates."""
     batching: Annotated[Literal["stratified", "mixed"], Field(json_schema_extra=LATER)] = (
         "stratified"
     )

@@ -173,7 +173,10 @@ class Estimator:
             drawn: Mapping[Any, Sequence[Example]] = method.rows(method.sees(pool), seed)
             rows, lengths = step_rows(method, drawn, lambda some: self.counter.of(start, some))
             of = memory.shape(start.files)
-            step = Step(of, method.loop, method.copies(), method.vectors(), len(rows), lengths)
+            step = Step(
+                of, method.loop, method.copies(), method.vectors(), len(rows), lengths,
+                getattr(method, "separable", True),
+            )  # fmt: skip
             each = method.effort(rows, of.blocks)
             before = method.effort_before(rows, of.blocks)
             tokens = sum(some.tokens for some in rows.values())

@@ -18,7 +18,10 @@ never advised; it needs as much as `bf16_stochastic`."""
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What decides a training step's memory: shape, loop, copies kept, rows and their lengths."""
+    """What decides a training step's memory: shape, loop, copies kept, rows and their lengths.
+
+    `separable`: whether micro-batches leave the method's updates as they are.
+    """
 
     of: Shape
     loop: Loop
@@ -26,6 +29,7 @@ class Step:
     vectors: int
     roles: int
     lengths: Lengths
+    separable: bool = True
 
     def bytes(self, loop: Loop | None = None) -> dict[str, float]:
         """Give what it needs, by what it is for; under another loop than its own, if given."""
@@ -52,17 +56,18 @@ def advice(step: Step, card: Card) -> str | None:
     """Say under what a step fits into a card, the study's own way first; None: under nothing.
 
     At the study's own micro-batch the precisions are tried, then a micro-batch of one, blocks run
-    again, and last an adapter alone.
+    again, and last an adapter alone. A method whose updates a micro-batch changes keeps its own.
     """
     own = step.loop
     if step.fits(card, own):
         return "as written"
-    small = {"micro_batch": 1}
-    ways: list[tuple[str, dict[str, object]]] = [
-        ("", {}),
-        (", micro_batch 1", small),
-        (", micro_batch 1, checkpoint_activations", {**small, "checkpoint_activations": True}),
-    ]
+    ways: list[tuple[str, dict[str, object]]] = [("", {})]
+    small: dict[str, object] = {}
+    if step.separable:
+        small = {"micro_batch": 1}
+        ways.append((", micro_batch 1", small))
+    told = "".join(f", {name} {value}" for name, value in small.items())
+    ways.append((f"{told}, checkpoint_activations", {**small, "checkpoint_activations": True}))
     for told, more in ways if own.lora is None else []:
         for precision in ORDER:
             if step.fits(card, own.with_(precision=precision, **more)):
@@ -84,10 +89,11 @@ def check_fits(step: Step, where: str) -> dict[str, str]:
     found = {name: advice(step, card) for name, card in CARDS.items()}
     if all(one is None for one in found.values()):
         size = sum(step.bytes().values()) / 2**30
+        alone = "alone and micro_batch 1" if step.separable else "alone"
         raise ModelError(
             where,
             f"about {size:.3g} GiB needed, and under no precision does it fit into one card of "
-            f"141 GB, not even with an adapter alone and micro_batch 1",
+            f"141 GB, not even with an adapter {alone}",
             "use a smaller model or shorter rows",
         )
     return {name: one or "several cards" for name, one in found.items()}

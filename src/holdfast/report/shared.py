@@ -47,7 +47,7 @@ def _pair(one: object, prompts: Mapping[str, int]) -> bool:
     sides = [one.get("first"), one.get("second")]
     if not all(isinstance(side, str) and side in prompts for side in sides):
         return False
-    near, rows = one.get("near"), one.get("rows")
+    near, rows = one.get("near", "missing"), one.get("rows")
     if not _count(one.get("exact")) or not (near is None or _count(near)):
         return False
     return isinstance(rows, list) and all(
