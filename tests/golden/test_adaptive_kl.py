@@ -14,7 +14,7 @@ from holdfast import nn
 from holdfast.api import Loop, Run, registry
 from holdfast.data.example import Role
 from holdfast.defences.adaptive_kl.smoothing import Smoother
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, StoreError
 from holdfast.testing import tiny
 from holdfast.train import tune
 
@@ -229,6 +229,25 @@ def test_the_smoothed_level_is_found_again_where_a_run_continues(tmp_path: Path)
     again.smooth(torch.tensor([0.0]))
     again.begin(3)
     assert again.level == pytest.approx(0.25)
+
+
+def test_a_smoothed_level_that_was_changed_on_the_disk_stops_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    one = Smoother(0.5, path)
+    for number in range(2):
+        one.begin(number)
+        one.smooth(torch.tensor([1.0]))
+    text = path.read_text()
+    path.write_text(text + '{"step": 2, "su')  # cut in the middle: of a step that is done again
+    again = Smoother(0.5, path)
+    again.begin(2)
+    assert again.level == pytest.approx(1.0)
+    path.write_text(text.replace('"sum": 1.0', '"sum": 0.5', 1))
+    with pytest.raises(StoreError) as caught:
+        Smoother(0.5, path).begin(2)
+    assert str(caught.value) == (
+        f"{path}:1: is not as it was written; remove {tmp_path}: that training begins again"
+    )
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,17 @@ def test_a_judge_reads_each_row_once_and_again_not_after_an_interruption(tmp_pat
     assert len(Grader.asked) == 3 * len(rows) - 5
 
 
+def test_a_risk_that_was_changed_on_the_disk_is_asked_for_again(tmp_path: Path) -> None:
+    given, rows = risk(kind="judge", judge="grader"), tiny.customer()
+    run = run_of(work=tmp_path)
+    nn.critic(given, run).score(rows, run)
+    (kept,) = tmp_path.glob("risk-*.jsonl")
+    kept.write_text(kept.read_text().replace('"risk": 1.0', '"risk": 0.0', 1))
+    asked = len(Grader.asked)
+    assert nn.critic(given, run).score(rows, run) == [0.0, 1.0] * 6
+    assert len(Grader.asked) == asked + 1
+
+
 def test_a_hybrid_takes_the_highest_or_the_mean_of_calibrated_probabilities(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     rows = tiny.customer()

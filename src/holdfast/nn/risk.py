@@ -24,6 +24,7 @@ from holdfast.api import Exchange, Outcome, Reason, Risk, Run, Scale, Verdict
 from holdfast.api.risk import RowScorer
 from holdfast.api.verdicts import ask
 from holdfast.data.example import Example, Role, Side
+from holdfast.disk import intact, seal
 from holdfast.errors import DataError
 from holdfast.nn.probe import Probe, fit_probe, online, platt, prompt_states
 
@@ -345,7 +346,7 @@ def judged(
                 if value is None:
                     why[reason] += 1
                 said = {"row_id": row.row_id, "risk": value, "reason": reason}
-                lines.append(json.dumps(said) + "\n")
+                lines.append(json.dumps(seal(said)) + "\n")
             if path is not None:
                 with path.open("a", encoding="utf-8") as file:
                     file.writelines(lines)
@@ -353,14 +354,15 @@ def judged(
 
 
 def _kept(path: Path | None) -> list[tuple[str, float | None, str]]:
-    """Give what a table of an earlier run holds; a line cut in the middle counts as none."""
+    """Give what a table of an earlier run holds; a line that is not as it was written is none."""
     if path is None or not path.is_file():
         return []
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             said = json.loads(line)
-            kept.append((said["row_id"], said["risk"], said["reason"]))
+            if intact(said):
+                kept.append((said["row_id"], said["risk"], said["reason"]))
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return kept

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast import nn
+from holdfast.disk import intact, seal
+from holdfast.errors import StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +46,7 @@ class Smoother:
             self.rows += len(found)
             if self.path is not None:
                 with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([self.step, float(found.sum()), len(found)]) + "\n")
+                    file.write(_line(self.step, float(found.sum()), len(found)))
         return found
 
     def _found(self, step: int) -> float:
@@ -52,17 +54,32 @@ class Smoother:
         if self.path is None or not self.path.is_file():
             return 0.0
         kept = [line for line in self._lines() if line[0] < step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.path.write_text("".join(_line(*line) for line in kept), encoding="utf-8")
         last = [line for line in kept if line[0] == step - 1]
         rows = sum(line[2] for line in last)
         return sum(line[1] for line in last) / rows if rows else 0.0
 
     def _lines(self) -> Iterable[Line]:
+        """Give what earlier steps wrote; a last line that was cut in the middle is left out.
+
+        Raises:
+            StoreError: another line is not as it was written, so the level is not known.
+        """
         assert self.path is not None  # `_found` sees to it
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        *whole, _cut = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, line in enumerate(whole, 1):
             try:
-                step, total, rows = json.loads(line)
-                found = int(step), float(total), int(rows)
-            except (ValueError, TypeError, RecursionError):
-                continue  # cut in the middle
-            yield found
+                said = json.loads(line)
+                if not intact(said):
+                    raise ValueError
+                yield int(said["step"]), float(said["sum"]), int(said["rows"])
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                raise StoreError(
+                    f"{self.path}:{number}",
+                    "is not as it was written",
+                    f"remove {self.path.parent}: that training begins again",
+                ) from None
+
+
+def _line(step: int, total: float, rows: int) -> str:
+    return json.dumps(seal({"step": step, "sum": total, "rows": rows})) + "\n"
