@@ -57,6 +57,15 @@ def test_a_part_that_goes_on_is_timed_from_there(
     ]
 
 
+def test_what_follows_the_last_step_is_told(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show = Training()
+    show("sft", 1, 1)
+    show("measuring", 0, 0)
+    assert capsys.readouterr().err.splitlines() == ["sft 1/1", "measuring ..."]
+
+
 def test_days_are_told_as_days(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     show = Training()
     for done in (1, 2, 3):

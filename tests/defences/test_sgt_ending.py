@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from holdfast import nn
-from holdfast.data.example import Role
+from holdfast.data.example import Role, Side, example
+from holdfast.data.pool import Pool
 from holdfast.defences.sgt import SGT, SGTState, shift_unit
 from holdfast.testing import tiny
 from holdfast.train import harden
@@ -72,3 +73,21 @@ def test_before_training_every_layers_distance_is_1(
     assert clean.sum.item() / clean.count == pytest.approx(1.0, rel=1e-4)
     assert clean.weight == 1.0
     assert absolute.sum.item() / absolute.count != pytest.approx(1.0, rel=0.1)
+
+
+def test_one_refusal_is_taught_and_it_is_the_commonest_of_the_rows() -> None:
+    rows = [
+        example(f"ask {i}", text, role=Role.REFUSAL, side=Side.DEFENDER)
+        for i, text in enumerate(["no b", "no a", "no c", "no a", "no b"])
+    ]
+    pool = Pool(rows)
+    assert pool.commonest(Role.REFUSAL, Side.DEFENDER) == "no a"  # as many as b, and before it
+    assert pool.commonest(Role.BENIGN, Side.DEFENDER) is None
+
+    def taught(**fields: Any) -> list[str | None]:
+        return [row.response for row in SGT.model_validate(fields).taught(rows, pool)]
+
+    assert taught() == ["no a"] * 5
+    assert taught(one_refusal=False) == taught(preset="paper") == [row.response for row in rows]
+    assert taught(refusal="never") == ["never"] * 5
+    assert set(taught(refusal=["x", "y"])) <= {"x", "y"}

@@ -42,7 +42,7 @@ def test_it_gives_back_the_same_object_changed(tmp_path: Path) -> None:
 def test_progress_is_told_every_step() -> None:
     seen: list[tuple[str, int, int]] = []
     applied(progress=lambda *step: seen.append(step))
-    assert seen == [("refusal_sft", step, 6) for step in range(1, 7)]
+    assert seen == [*(("refusal_sft", step, 6) for step in range(1, 7)), ("measuring", 0, 0)]
 
 
 def test_the_same_call_continues_to_the_same_bits(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_same_call_continues_to_the_same_bits(tmp_path: Path) -> None:
         applied(work=tmp_path, progress=stopping("refusal_sft", 5))
     steps: list[int] = []
     again = applied(work=tmp_path, progress=lambda _name, done, _of: steps.append(done))
-    assert steps == [5, 6]
+    assert steps == [5, 6, 0]
     assert tiny.same(tiny.weights(again), whole)
     assert tiny.same(tiny.weights(applied(work=tmp_path)), whole)
 

@@ -43,7 +43,7 @@ class Lines:
     def step(self, worker: int, label: str, part: str, done: int, total: int) -> None:
         """Say, once a minute, how far a step has come."""
         if time.monotonic() - self._last > 60:
-            self._line(f"... {label}: {part} {done}/{total}")
+            self._line(f"... {label}: {part}{f' {done}/{total}' if total else ''}")
 
     def finish(self, worker: int, label: str, seconds: float, ok: bool) -> None:
         """Say that a step has ended."""
@@ -137,8 +137,11 @@ class Training:
         self._first = self._began = self._last = 0.0
 
     def __call__(self, part: str, done: int, total: int) -> None:
-        """Show that `done` of the steps of a part are taken."""
+        """Show that `done` of the steps of a part are taken; a part of no steps has begun."""
         now = time.monotonic()
+        if not total:
+            say(f"{part} ...", err=True)
+            return
         if part != self._part:  # a part may go on where it was interrupted
             self._part, self._first, self._began, self._last = part, done, now, now
         taken = done - self._first

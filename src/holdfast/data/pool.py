@@ -250,10 +250,14 @@ class Pool:
         """Say whether a side has any row of a role."""
         return any(row.role is role for row in self._rows[side])
 
-    def commonest(self, role: Role, side: Side) -> str:
-        """Give the response that most rows of a role have; of equally many, the first as sorted."""
+    def commonest(self, role: Role, side: Side) -> str | None:
+        """Give the response that most rows of a role have; of equally many, the first as sorted.
+
+        None where no row has one.
+        """
         texts = (r.response for r in self._rows[side] if r.role is role and r.response is not None)
-        return min(Counter(texts).items(), key=lambda item: (-item[1], item[0]))[0]
+        each = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
+        return each[0][0] if each else None
 
     def draw(
         self,

@@ -48,6 +48,8 @@ Trained = TrainedDefence | TrainedAttack
 Sources = Mapping[str, Mapping[str, Tensor]]
 """Other models by what they are to this one (`original`, `start`), as tensors by name."""
 Points = Mapping[int, Callable[[int], None]]
+MEASURING = "measuring"
+"""What progress tells of after the last step, as a part of no steps."""
 
 
 @dataclass
@@ -237,6 +239,8 @@ def train(
             kept = {k: v.to("cpu", copy=True) for k, v in plain.items()}
             run.models = {"start": kept, **run.models}
     run.model.eval()
+    if session.progress is not None:
+        session.progress(MEASURING, 0, 0)
     with torch.no_grad():
         diagnostics = defence.diagnostic(run, state)
     return Hardened(

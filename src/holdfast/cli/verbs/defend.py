@@ -108,6 +108,7 @@ def defend(
         train.claim(work, about, "--out")
         loaded, tokenizer = nn.load(files, device=device)
         base = nn.model_hash(loaded)
+        shown = Training()
         before = evaluate.look(loaded, asking, *asked_of)
         done = train.harden(
             method,
@@ -117,11 +118,13 @@ def defend(
             seed=seed,
             work=work,
             sources={"original": nn.tensors(public.folder)} if public else {},
-            progress=Training(),
+            progress=shown,
         )
+        shown("asking held-out prompts", 0, 0)
         seen = evaluate.acted(
             method, before, evaluate.look(done.model, asking, *asked_of), done.diagnostics
         )
+        shown("saving", 0, 0)
         nn.save(done.model, tokenizer, temporary, dtype=held)
         marker = provenance(files, about, coder, threads, device, held, public) | {
             "base": base,

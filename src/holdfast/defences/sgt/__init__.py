@@ -247,9 +247,9 @@ class SGT(LossDefence):
 
     def taught(self, rows: list[Example], pool: Pool) -> list[Example]:
         """Give harmful prompts with the refusals that they are taught."""
-        if self.refusal is None and not self.one_refusal:
+        own = pool.commonest(Role.REFUSAL, Side.DEFENDER) if self.one_refusal else None
+        if (said := own if self.refusal is None else self.refusal) is None:
             return rows
-        said = pool.commonest(Role.REFUSAL, Side.DEFENDER) if self.refusal is None else self.refusal
         texts = (said,) if isinstance(said, str) else said
         return [row.answered(texts[int(row.uid, 16) % len(texts)]) for row in rows]
 
