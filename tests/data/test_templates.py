@@ -48,9 +48,23 @@ def test_without_its_tokenizer_a_template_writes_the_same_but_for_special_tokens
     assert Unloaded(text, given).written(ASKED) == whole.replace(tokenizer.bos_token, "<>")
 
 
-@pytest.mark.parametrize("text", ["{% for", "{{ x.y.z }}", "{{ raise_exception('no') }}"])
+@pytest.mark.parametrize(
+    "text",
+    ["{% for", "{{ x.y.z }}", "{{ raise_exception('no') }}", "{{ 'x' * 4000000000 }}",
+     "{{ 9 ** (9 ** 9) }}", "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "{% if 1 %}" * 5000],
+    ids=["cut", "unknown", "raises", "long", "power", "brackets", "deep"],
+)  # fmt: skip
 def test_a_template_that_fails_without_its_tokenizer_is_left_to_the_whole_one(text: str) -> None:
     assert Unloaded(text, Format("chat")).written(ASKED) is None
+
+
+@pytest.mark.parametrize("more", ["", "{% generation %}"])
+def test_a_power_is_refused_before_it_is_reckoned(tmp_path: Path, more: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        rendered(tmp_path, more + "{{ 9 ** (9 ** 9) }}")
+    assert "the template raises to a power (`**`); mend it or use format: plain" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("asks", ["{{ 'x' * 4000000000 }}", "{{ '%3000000000d' % 1 }}"])

@@ -51,6 +51,10 @@ class Template:
         self._tokenizer, self._where = tokenizer, where
         self._variables: dict[str, Any] = dict(format.variables)
         text = _own(tokenizer, where) if format.form == "chat" else read_text(Path(format.form))
+        if _raises(text):
+            raise ModelError(
+                where, "the template raises to a power (`**`)", "mend it or use format: plain"
+            )
         # transformers' own clock tells today; a macro of the same name tells the day that is said.
         self._text = _clock(format.date) + text if "strftime_now" in text else text
 
@@ -102,17 +106,18 @@ class Unloaded:
     """A template that is run without its tokenizer: whether it runs, and how much it writes."""
 
     def __init__(self, text: str, format: Format) -> None:
-        from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         machine = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"],
+            optimized=False,  # else what it writes is reckoned here, where nothing bounds it
+        )  # fmt: skip
         text = _clock(format.date) + text if "strftime_now" in text else text
         self._given = {**dict.fromkeys(_SPECIAL, "<>"), **format.variables}
         try:
-            self._run = machine.from_string(text)
-        except TemplateError:
+            with limited(SECONDS):
+                self._run = None if _raises(text) else machine.from_string(text)
+        except Exception:  # a template is a program of somebody else's
             self._run = None
 
     def written(self, messages: Sequence[Message]) -> str | None:
@@ -132,6 +137,16 @@ class Unloaded:
 
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def _raises(text: str) -> bool:
+    """Say whether a template has a power in it: one can take hours that no clock interrupts."""
+    from jinja2 import Environment, TemplateError
+
+    try:
+        return any(token.type == "pow" for token in Environment().lexer.tokenize(text))
+    except (TemplateError, RecursionError, MemoryError):
+        return False  # it cannot run: whoever runs it says why
 
 
 def _own(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
