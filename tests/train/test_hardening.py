@@ -102,7 +102,7 @@ def test_what_a_run_of_sgt_gives_besides_the_model(tmp_path: Path) -> None:
     model, done = run(DEFENCES["sgt"], tmp_path)
     assert done.model is model
     assert done.steps == 8
-    assert done.state["trigger"].shape == (1, 16)
+    assert done.state["trigger"].shape == (4, 16)
     assert not done.state["trigger"].requires_grad
     assert all(isinstance(value, float) for value in done.diagnostics.values())
     stages = {line["part"] for line in log(tmp_path)}
