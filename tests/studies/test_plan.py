@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+import holdfast
 from holdfast.attacks.harmful_sft import HarmfulSFT
 from holdfast.defences.refusal_sft import RefusalSFT
 from holdfast.engine import tables
 from holdfast.engine.store import Store
 from holdfast.engine.work import left
-from holdfast.study.file import parse_study
+from holdfast.study.file import load_study, parse_study
 from holdfast.study.keys import canonical, key
 from holdfast.study.plan import Plan
 
@@ -43,6 +44,11 @@ def test_canonical_json_has_one_spelling() -> None:
     assert canonical({"b": 1, "a": [1.0, "é"]}) == '{"a":[1.0,"é"],"b":1}'
     with pytest.raises(ValueError, match="JSON"):
         canonical(float("nan"))
+
+
+def test_a_study_is_read_from_a_path_or_its_text() -> None:
+    file = Path(holdfast.__file__).parent / "testbeds/guild/demo.yaml"
+    assert load_study(str(file)) == load_study(file)
 
 
 def test_a_key_depends_on_the_kind_of_step() -> None:

@@ -145,14 +145,14 @@ MOST = 200_000
 _LONG_NUMBER = re.compile(r"(?<![\w.'\"])[+-]?[0-9_]{40,}(?![\w.])")
 
 
-def load_yaml(path: Path) -> Any:  # noqa: ANN401  (a document holds anything)
+def load_yaml(path: Path | str) -> Any:  # noqa: ANN401  (a document holds anything)
     """Read one YAML 1.2 document of bounded size.
 
     Raises:
         ConfigError: broken syntax, with its line; a key that is there twice; no regular file, or
             one that is too large.
     """
-    where = str(path)
+    where, path = str(path), Path(path)
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ConfigError(where, "is no regular file", "name a YAML file")

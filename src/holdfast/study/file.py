@@ -362,7 +362,7 @@ def _sections(data: object) -> object:
     return data
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path | str) -> Study:
     """Read and decode a study file."""
     data = load_yaml(path)
     if data is None:

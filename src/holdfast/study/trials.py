@@ -154,7 +154,7 @@ def parse_trials(data: object) -> Trials:
     return found
 
 
-def load_trials(path: Path) -> Trials:
+def load_trials(path: Path | str) -> Trials:
     """Read and decode a file of trials."""
     data = load_yaml(path)
     if data is None:
