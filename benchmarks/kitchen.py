@@ -2,10 +2,12 @@
 
     python benchmarks/kitchen.py --device cuda --workers 14 --seconds 450 --out kitchen-gpu
     python benchmarks/kitchen.py --figures --device cuda      # tokens a second alone
+    python benchmarks/kitchen.py --device cuda --workers 14 --only eight rivals
 
-One lane runs first.yaml, eight.yaml and alpha.yaml. The other runs the rivals' trials, puts the
-winners' fields into a copy of rivals.yaml and runs that. When `--seconds` are over, what is done
-is reported and the rest is left; the same command goes on. `OUT/NAME` holds each report's rows.
+One lane runs first.yaml, eight.yaml and alpha.yaml. The other runs what the committed log lacks of
+the rivals' trials, puts the winners' fields into a copy of rivals.yaml and runs that. When
+`--seconds` are over, what is done is reported and the rest is left; the same command goes on.
+`OUT/NAME` holds each report's rows.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes of both lanes together")
     parser.add_argument("--seconds", type=float, default=8 * 60)
     parser.add_argument("--out", type=Path, default=Path("kitchen-gpu"))
+    parser.add_argument("--only", nargs="+", choices=sum(LANES, ()), help="of the studies, these")
     parser.add_argument("--figures", action="store_true", help="tokens a second, and no study")
     parser.add_argument("--steps", type=int, default=15, help="steps that the figures time")
     asked = parser.parse_args(arguments)
@@ -57,9 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures(asked.device, asked.steps)
         return 0
     until = time.monotonic() + asked.seconds
+    wanted = [[name for name in names if name in (asked.only or names)] for names in LANES]
+    alone = sum(map(bool, wanted)) == 1
     lanes = [
-        Lane(names, asked, max(1, round(asked.workers * share)), until)
-        for names, share in zip(LANES, SHARES, strict=True)
+        Lane(names, asked, max(1, round(asked.workers * (1 if alone else share))), until)
+        for names, share in zip(wanted, SHARES, strict=True)
+        if names
     ]
     for lane in lanes:
         lane.start()
@@ -99,7 +105,9 @@ class Lane(threading.Thread):
         if self.until <= time.monotonic():
             return -1
         out.mkdir(parents=True, exist_ok=True)
-        log = out / "rivals.trials.jsonl"
+        log, known = out / "rivals.trials.jsonl", STUDIES / "rivals.trials.jsonl"
+        if known.is_file() and not log.exists():
+            shutil.copy(known, log)
         common = [
             f"--store={self.store}",
             f"--workers={self.workers}",
