@@ -226,7 +226,7 @@ def _unfollowed(study: Study, prompts: Sequence[Prompts]) -> list[str]:
     """Say where benign utility is known as released and not under attack."""
     asked = {
         p.set.name: wanted.at
-        for wanted, p in zip(study.evaluation, prompts, strict=True)
+        for wanted, p in zip(study.evaluation, prompts, strict=False)  # a host's come behind
         if p.side == Side.EVALUATOR
         and (p.set.purpose is EvalPurpose.EXACT or p.set.name in (study.utility or ()))
     }
