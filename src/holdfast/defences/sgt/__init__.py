@@ -151,7 +151,7 @@ class SGT(LossDefence):
         "paper and released code read; what they leave open is a field with its measured effect, "
         "but for four points told on its page; published numbers not reproduced at their scale"
     )
-    status: ClassVar[str] = "checked against its equations; tuned on the offline world only"
+    status: ClassVar[str] = "checked against its equations; tuned on the world and one small model"
     neutral: ClassVar[dict[str, Any]] = {"alpha_align": 0.0, "alpha_repel": 0.0}
     plain: ClassVar[dict[str, float]] = {"benign": 1.0}
     signal: ClassVar[str] = "anchor_error"  # what Eq. 2 brings down; refusing alone does not
