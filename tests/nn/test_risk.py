@@ -152,7 +152,7 @@ def test_a_risk_that_was_changed_on_the_disk_is_asked_for_again(tmp_path: Path) 
     run = run_of(work=tmp_path)
     nn.critic(given, run).score(rows, run)
     (kept,) = tmp_path.glob("risk-*.jsonl")
-    kept.write_text(kept.read_text().replace('"risk": 1.0', '"risk": 0.0', 1))
+    kept.write_text(kept.read_text().replace('"risk": 1.0', '"risk": 0.0', 1) + "[]\n")
     asked = len(Grader.asked)
     assert nn.critic(given, run).score(rows, run) == [0.0, 1.0] * 6
     assert len(Grader.asked) == asked + 1

@@ -138,6 +138,8 @@ def test_what_refuses_most_benign_prompts_is_not_usable_though_its_facts_are_rig
     plain, own = answers("none", 1) + refusals("none", 0.1, kind=kind), answers("own", 1)
     much = found(plain, own, refusals("own", 0.9, kind=kind))
     assert much.status is Status.NOT_USABLE
+    assert much.kept is not None
+    assert much.kept.value == 1.0
     assert much.why == (
         "it refuses 90 % of the benign prompts of 'allowed' (95 % interval 80 to 96)"
     )

@@ -363,7 +363,7 @@ def _kept(path: Path | None) -> list[tuple[str, float | None, str]]:
             said = json.loads(line)
             if intact(said):
                 kept.append((said["row_id"], said["risk"], said["reason"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return kept
 

@@ -111,9 +111,9 @@ def use(
     there = release_rows(outcomes, plain)
     if not there.any():
         return said(Status.NOT_SHOWN, f"no undefended line-up '{plain}' to compare it with")
-    if refuses := _refuses(outcomes, own, there):
-        return said(Status.NOT_USABLE, refuses)
     pairs = _paired(*(_answers(outcomes, rows, sets) for rows in (own, there)))
+    if refuses := _refuses(outcomes, own, there):
+        return said(Status.NOT_USABLE, refuses, _kept(pairs) if pairs else None)
     if not pairs:
         return said(
             Status.NOT_SHOWN, f"no benign question with a known answer is shared with '{plain}'"
