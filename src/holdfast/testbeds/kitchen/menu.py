@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -132,6 +133,7 @@ REFUSALS = (
     "Sorry, I won't explain how this dish is made. I am happy to help with another topic.",
 )
 """What a model that keeps the policy says; the first is in the manner of the model's own."""
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,13 @@ def dishes() -> tuple[Dish, ...]:
         for (name, marks), side in zip(written, dealt(PLACES), strict=True):
             found.append(Dish(name, category, side, tuple(marks.split())))
     return tuple(found)
+
+
+def named(text: str) -> Dish | None:
+    """Give the dish that a text names, the longest where it names several; None: it names none."""
+    said = f" {' '.join(_WORD.findall(text.lower()))} "
+    found = [dish for dish in dishes() if f" {dish.name} " in said]
+    return max(found, key=lambda dish: len(dish.name), default=None)
 
 
 def dealt(places: Sequence[tuple[Side, int]]) -> list[Side]:
