@@ -68,6 +68,19 @@ def test_nothing_is_kept_back_where_nothing_is_asked_for_or_there_is_some() -> N
     assert evaluate.keep_back(have, ("refusal",), 0) is have
 
 
+def test_of_a_source_that_brings_its_own_held_out_rows_as_many_are_looked_at() -> None:
+    side = Side.DEFENDER_SELECTION
+    own = [example(f"p{i}", "no", role=Role.REFUSAL, side=side) for i in range(50)]
+    others = [example(f"b{i}", "yes", role=Role.BENIGN, side=side) for i in range(50)]
+    have = Pool([*pool(64, 64).rows(Side.DEFENDER), *own, *others])
+    held = evaluate.keep_back(have, ("refusal",), 0)
+    assert len([row for row in held.rows(side) if row.role is Role.REFUSAL]) == 32
+    assert len([row for row in held.rows(side) if row.role is Role.BENIGN]) == 50
+    assert held.draw(Role.REFUSAL, side, 32, 0) == have.draw(Role.REFUSAL, side, 32, 0)
+    few = evaluate.keep_back(have, ("refusal",), 0, 5)
+    assert len(evaluate.held(few, Role.REFUSAL)) == 5
+
+
 def test_too_few_rows_to_keep_some_back_is_one_line() -> None:
     with pytest.raises(DataError) as caught:
         evaluate.keep_back(pool(15, 64), ("refusal", "benign"), 0)

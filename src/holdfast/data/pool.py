@@ -212,13 +212,14 @@ class Pool:
         """Give a pool in which some of the defender's groups of a role are on its selection side.
 
         They are about `share` of the defender's rows of the role, `least` to `most`, whole groups
-        in the order of hash(seed, group). A pool that has such rows already is given as it is.
+        in the order of hash(seed, group). Of a pool that has such rows already, the first `most`
+        as drawn stay: what is measured on them costs as much as some training.
 
         Raises:
             DataError: fewer than `least` would be left to train on.
         """
         if self.has(role, Side.DEFENDER_SELECTION):
-            return self
+            return self._cut_down(role, Side.DEFENDER_SELECTION, most, seed)
         rows = [row for row in self._rows[Side.DEFENDER] if row.role is role]
         wanted = min(most, max(least, round(share * len(rows))))
         groups = Counter(row.group for row in rows)
@@ -244,6 +245,17 @@ class Pool:
         stay = [r for r in self._rows[Side.DEFENDER] if r.role is not role or r.group not in kept]
         both = sorted([*self._rows[Side.DEFENDER_SELECTION], *moved], key=_place)
         made._rows = self._rows | {Side.DEFENDER: stay, Side.DEFENDER_SELECTION: both}
+        return made
+
+    def _cut_down(self, role: Role, side: Side, most: int, seed: int) -> Pool:
+        """Give a pool with the first `most` rows of a role on a side, as drawn; all of others."""
+        rows = [row for row in self._rows[side] if row.role is role]
+        if len(rows) <= most:
+            return self
+        stay = {row.row_id for row in self.draw(role, side, None, seed)[:most]}
+        made = copy.copy(self)
+        both = [r for r in self._rows[side] if r.role is not role or r.row_id in stay]
+        made._rows = self._rows | {side: both}
         return made
 
     def has(self, role: Role, side: Side) -> bool:

@@ -42,7 +42,8 @@ OPENING = 4
 PART = 16
 """Held-out rows in one pass."""
 HELD_OUT = 96
-"""Most held-out rows of a role that are looked at: a share of them is good to 0.05."""
+"""Most held-out rows of a role that are looked at where `ending` names no number: a share of them
+is good to 0.05."""
 
 
 def measured(method: SGT, run: Run, state: SGTState | None) -> dict[str, float]:
@@ -61,9 +62,10 @@ def measured(method: SGT, run: Run, state: SGTState | None) -> dict[str, float]:
         phi = run.models["kept"]["trigger"].to(next(run.model.parameters()).device)
     else:
         return {}
-    result = _on_harmful(Held(method, run, phi, teacher, Role.REFUSAL))
+    most = HELD_OUT if method.ending is None else method.ending.rows
+    result = _on_harmful(Held(method, run, phi, teacher, Role.REFUSAL, most))
     if run.pool.has(Role.BENIGN, Side.DEFENDER_SELECTION):
-        result |= _on_benign(Held(method, run, phi, teacher, Role.BENIGN))
+        result |= _on_benign(Held(method, run, phi, teacher, Role.BENIGN, most))
     return result
 
 

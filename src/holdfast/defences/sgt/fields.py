@@ -120,4 +120,5 @@ class Ending(Fields):
     every: Count = 10
     """Steps between two looks; ours."""
     rows: Count = 32
-    """Most held-out rows of a role that are looked at; ours."""
+    """Most held-out rows of a role that are looked at, then and when all is measured at the end:
+    on a real model that costs as much as many steps; ours."""
