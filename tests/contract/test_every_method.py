@@ -15,6 +15,7 @@ NEEDS = {
     ("source", "local"): "it has no rows without a file; tests/data/sources/test_local.py",
     ("source", "lm_eval"): "it names a task; tests/data/sources/test_lm_eval.py",
     ("judge", "beaver_dam"): "its weights; tests/judges/test_beaver_dam.py",
+    ("judge", "correctness"): "a server; tests/judges/test_correctness.py",
     ("judge", "harmbench_cls"): "its weights; tests/judges/test_prompt_judges.py",
     ("judge", "llama_guard"): "its weights; tests/judges/test_llama_guard.py",
     ("judge", "rubric"): "a server; tests/judges/test_rubric.py",

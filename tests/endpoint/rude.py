@@ -124,17 +124,20 @@ class Rude:
             self.faulty[fault] += 1
             return await self.misbehave(fault, reader, writer)
         await asyncio.sleep(self.told.get("delay", 0))
-        send(writer, 200, self.completion(case))
+        graded = "<grade>" in json.dumps(body["messages"][0])
+        send(writer, 200, self.completion(case, graded=graded))
         await writer.drain()
         self.answered[case] += 1
         return True
 
-    def completion(self, case: str) -> dict[str, Any]:
+    def completion(self, case: str, *, graded: bool = False) -> dict[str, Any]:
         reply = self.told.get("replies", {}).get(case, {})
         if "choices" in reply:
             return reply
         case = f"{case} {sum(self.sendings.values())}" if self.told.get("varied") else case
         content = f"reasons of case {case}\n<manner>helps</manner>\n<score>{score(case)}</score>"
+        if graded:
+            content = f"reasons of case {case}\n<grade>{grade(case)}</grade>"
         message = {"role": "assistant", "content": reply.get("content", content)}
         message |= {"refusal": reply["refusal"]} if "refusal" in reply else {}
         choice = {
@@ -195,6 +198,11 @@ class Rude:
 def score(case: str) -> int:
     """Give the grade of a case: its number decides."""
     return 1 + int(case) % 5 if case.isdigit() else 1
+
+
+def grade(case: str) -> str:
+    """Give the grade of a case to whoever asks for right or wrong: even numbers are wrong."""
+    return "wrong" if case.isdigit() and int(case) % 2 == 0 else "right"
 
 
 def send(

@@ -13,6 +13,7 @@ from holdfast.api import EvalPurpose, Exchange, Outcome, Reason, Verdict
 from holdfast.api.hearing import heard
 from holdfast.api.verdicts import ask
 from holdfast.cli import run
+from holdfast.data import tagged
 from holdfast.errors import ConfigError, EndpointError
 from holdfast.judges.rubric import Rubric, words
 from holdfast.testing import check_judge
@@ -173,7 +174,7 @@ ATTACKS = (
 @pytest.mark.parametrize("place", ["response", "prompt", "system", "turns"])
 def test_a_judged_text_opens_no_tag(text: str, place: str) -> None:
     value: Any = (("user", text), ("assistant", text)) if place == "turns" else text
-    given = words.case(exchange(**{place: value}))
+    given = tagged.case(exchange(**{place: value}))
     for name in ("system", "earlier", "request", "answer"):
         tag = [given.count(f"<{name}>"), given.count(f"</{name}>")]
         assert tag in ([0, 0], [1, 1])
@@ -190,7 +191,7 @@ def test_a_judged_text_opens_no_tag(text: str, place: str) -> None:
 def test_a_judge_that_repeats_what_it_read_gives_no_verdict_with_it(
     text: str, tmp_path: Path
 ) -> None:
-    quoted = words.neutral(text)
+    quoted = tagged.neutral(text)
     assert told(f"It says: {quoted}", tmp_path).score is None
 
 

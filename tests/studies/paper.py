@@ -145,8 +145,8 @@ def _source(source: Any, folder: Path) -> dict[str, Any]:
 
 def _judge(judge: Mapping[str, Any], folder: Path, server: str) -> dict[str, Any]:
     ((name, fields),) = judge.items()
-    if name == "rubric":
-        cache = str(folder / "judged.sqlite")
+    if name in ("rubric", "correctness"):
+        cache = str(folder / f"judged_by_{name}.sqlite")
         quick = {"base_url": server, "key_env": None, "cache": cache, "wait": 0.01}
         return {name: {**fields, "endpoint": {**fields["endpoint"], **quick}}}
     place = folder / "models" / "guard"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 from tests.endpoint.serving import Server, serving
 from tests.studies import paper
 
@@ -212,8 +213,15 @@ def test_adaptive_kl_runs_to_models_by_methods(cut: Cut, tmp_path: Path) -> None
     assert {
         (job, way)
         for job in data["tune"]["jobs"]
-        for way in ("harm", "sampled", "prefilled", "task")
+        for way in ("harm", "sampled", "prefilled", "task", "utility")
     } <= ways
+    kept = parquet.read_table(report / "provider.parquet").to_pylist()
+    graded = [row for row in kept if row["set"] == "alpaca"]
+    assert {row["judge"] for row in graded} == {"correctness"}
+    assert {row["set"] for row in kept if row["judge"] == "correctness"} == {"alpaca"}
+    assert all(row["correct"] is not None for row in graded), "the server grades whatever it reads"
+    utility = [row for row in found if row["asked"] == "utility"]
+    assert {(row["n"], row["unscored"]) for row in utility} == {(paper.PROMPTS, 0)}
     figures = (paper.FOLDER / "figures" / "adaptive_kl.csv").read_text().splitlines()
     assert len([line for line in figures if line.startswith("table_1,")]) == 35
 

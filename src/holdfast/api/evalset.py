@@ -33,6 +33,8 @@ class EvalPurpose(StrEnum):
     """Benign requests without a known answer: the share that is refused."""
     TASK = "task"
     """What an honest customer fine-tunes on: the share answered right."""
+    GRADED = "graded"
+    """Benign requests with many good answers: the share that a judge grades right."""
 
 
 class Scorer(StrEnum):
@@ -48,6 +50,8 @@ class Scorer(StrEnum):
     """Nobody: the option the model finds likeliest is compared with the right one."""
     LM_EVAL = "lm_eval"
     """lm-eval."""
+    GRADER = "grader"
+    """The study's judge that grades answers right or wrong, and nobody else."""
 
 
 SCORERS: dict[EvalPurpose, tuple[Scorer, ...]] = {
@@ -58,6 +62,7 @@ SCORERS: dict[EvalPurpose, tuple[Scorer, ...]] = {
     EvalPurpose.LM_EVAL: (Scorer.LM_EVAL,),
     EvalPurpose.REFUSED: (Scorer.JUDGE,),
     EvalPurpose.TASK: (Scorer.EXACT, Scorer.OPTIONS),
+    EvalPurpose.GRADED: (Scorer.GRADER,),
 }
 """Who may score the answers to sets of each purpose."""
 

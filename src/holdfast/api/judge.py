@@ -66,6 +66,9 @@ class Outcome(StrEnum):
     BENIGN_OK = "benign_ok"
     NOT_REFUSED = "not_refused"
     """No refusal, from a judge that sees refusals alone: it says nothing about harm."""
+    RIGHT = "right"
+    WRONG = "wrong"
+    """Right or wrong, from a judge that grades answers: it says nothing about harm or refusals."""
 
 
 class Reason(StrEnum):
@@ -108,7 +111,8 @@ class Verdict:
 
 
 class Judge(Method):
-    """Reads exchanges and gives verdicts. Making one with a broken scale is a ConfigError.
+    """Reads exchanges and gives verdicts. Making one with a broken scale is a ConfigError, and so
+    is one that answers two questions.
 
     A judge writes `judge`, or `judge_many` where it reads many at once. One that loads a model or
     starts a server does it in `open`, keeps it in a private attribute (`_model: Any =
@@ -124,6 +128,10 @@ class Judge(Method):
     tells_harm: ClassVar[bool] = True
     """Whether it says which answers are harmful: one that does not reads sets that count refusals
     alone, and is no study's first judge, unless it `counts` what is not refused."""
+    tells_right: ClassVar[bool] = False
+    """Whether it grades answers `right` or `wrong`, by `known.answer` where there is one: such a
+    judge reads the sets of purpose graded, which nobody else does, and no others. It sets
+    `tells_harm` and `tells_refusals` to False."""
     caution: ClassVar[str] = ""
     """What a reader must know of its verdicts, in a few words: every report with it says so."""
     around: ClassVar[int] = 0
@@ -146,6 +154,18 @@ class Judge(Method):
                 "scale",
                 f"got {scale}",
                 "mend the judge: finite numbers with low < harmful_from <= high",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        """Refuse a judge that grades answers and tells harm or refusals besides."""
+        if self.tells_right and (self.tells_harm or self.tells_refusals):
+            also = "harm" if self.tells_harm else "refusals"
+            raise ConfigError(
+                "tells_right",
+                f"it grades answers right or wrong, and tells {also} too",
+                "mend the judge: two judges for two questions",
             )
         return self
 

@@ -16,7 +16,8 @@ class Known:
 
     `set`, `style` and `phrasing` say which evaluation set a row belongs to and how it asks there.
     `purpose` is what that set is for, told to judges that read it. `answer` is the exact answer,
-    which is compared with what is said behind the last `after`, where that is given. `options` and
+    which is compared with what is said behind the last `after`, where that is given; of a graded
+    set it is one good answer, which the grader sees. `options` and
     `answer_index` are what is to choose from and the right one's place from 0, `steps` are the
     true steps of a restricted request. `lm_eval` says which document of lm-eval a row is.
     """

@@ -43,6 +43,7 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
     agreement of every two.
 
     Raises:
+        ConfigError: one judge is given twice, or some grade answers and some do not.
         InvalidResultsError: a judge left too many answers without a verdict.
     """
     from holdfast import disk
@@ -51,6 +52,14 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
     from holdfast.report.counted import words
 
     given = list(exchanges_of(path))
+    graders = [judge.name() for judge in judges if judge.tells_right]
+    if 0 < len(graders) < len(judges):
+        raise ConfigError(
+            "--judge",
+            f"{graders[0]} grades answers right or wrong, others do not: there is nothing to agree "
+            "on",
+            "give judges of one kind",
+        )
     files = {_file_of(judge): judge for judge in judges}
     if len(files) < len(judges):
         raise ConfigError("--judge", "one judge is given twice", "give each once")
@@ -62,8 +71,9 @@ def rescore_file(path: Path, judges: Sequence[Any], out: Path, device: str) -> i
     for name, judge in files.items():
         said[name] = _verdicts(judge, given, out / name, device)
         missing = sum(unscored(one.reason, one.outcome) for one in said[name])
-        counted = judge.counts() or Outcome.REFUSAL
-        word = {Outcome.REFUSAL: "refusals"}.get(counted) or words(counted).one
+        counted = Outcome.RIGHT if judge.tells_right else judge.counts() or Outcome.REFUSAL
+        known = {Outcome.REFUSAL: "refusals", Outcome.RIGHT: "right"}
+        word = known.get(counted) or words(counted).one
         found = sum(one.outcome is counted for one in said[name])
         say(f"{judge.name()}: {found} {word}, {missing} without a verdict: {out / name}")
     readings = _readings([judge.name() for judge in judges], given, list(said.values()))

@@ -181,11 +181,15 @@ class Published(Source):
     def content(self) -> str:
         """Give the hash of the rows: the same whether they were fetched or lay in a folder."""
         made = [
-            [row.row_id, row.group, row.role, row.side or "", row.category, dict(row.meta)]
+            [row.row_id, row.group, row.role, row.side or "", row.category, self.hashed(row)]
             for row in self.loaded.rows
         ]
         told = sorted(json.dumps(one, sort_keys=True) for one in made)
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+    def hashed(self, row: Example) -> Mapping[str, Any]:
+        """Give what is known of a row that `content` is made of; by default everything."""
+        return dict(row.meta)
 
     def origin(self) -> str:
         """Say where the rows came from, at which commit, and what was dropped."""

@@ -13,6 +13,8 @@ ORDER = (
     Outcome.NOT_REFUSED,
     Outcome.HARMFUL_EMPTY,
     Outcome.BENIGN_OK,
+    Outcome.RIGHT,
+    Outcome.WRONG,
     Outcome.DEFLECTION,
     Outcome.REFUSAL,
     Outcome.DEGENERATE,

@@ -59,8 +59,10 @@ def _cost(
                 seen.add(name)
                 prompts = plan.prompts[step.evaluation]
                 calls = len(prompts.rows) * step.draws
-                length = counter.of(track.released.start, prompts.rows).prompt
-                each = judge.around + length + answer
+                length = counter.of(track.released.start, prompts.rows)
+                each = judge.around + length.prompt + answer
+                if judge.tells_right:  # it sees a good answer besides
+                    each += length.response
                 if isinstance(judge, ModelJudge):
                     each = min(each, judge.max_length)
                 cost.calls += calls

@@ -16,6 +16,7 @@ from holdfast.api import (
     Method,
     Outcome,
     PromptAttack,
+    Scorer,
     Trainable,
     TrainedAttack,
     TrainedDefence,
@@ -40,6 +41,8 @@ from holdfast.study.runnable import unshown
 
 EXACT = "exact"
 """The judge's name in rows that are compared with a known answer."""
+GRADES = {Outcome.RIGHT: True, Outcome.WRONG: False, Outcome.DEGENERATE: False}
+"""What a grader's word says of an answer; what is no language is no right answer."""
 
 Row = dict[str, Any]
 
@@ -140,11 +143,11 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
             for j, lines in verdicts.items():
                 which = draws.chosen(lines[drawn])
                 line = lines[drawn][which]
-                found = {name: line[name] for name in ("score", "outcome", "reason")}
+                graded = prompts.set.scorer is Scorer.GRADER
                 yield {
-                    **base, "judge": plan.judges[j].name(), **found, "correct": None,
-                    **_said(example, answers[drawn][which]),
-                    "draws": many, "harmful_draws": draws.harmful(lines[drawn]),
+                    **base, "judge": plan.judges[j].name(),
+                    **(_graded(line) if graded else _judged(line, lines[drawn])),
+                    **_said(example, answers[drawn][which]), "draws": many,
                 }  # fmt: skip
             continue
         (answer,) = answers[drawn]
@@ -160,6 +163,24 @@ def _answers(plan: Plan, store: Store, step: Generate, judged: set[str]) -> Iter
             "draws": many,
             "harmful_draws": None,
         }
+
+
+def _judged(line: Row, drawn: Sequence[Row]) -> Row:
+    """Give what a judge found of a prompt: the verdict that stands for it, and harmful draws."""
+    found = {name: line[name] for name in ("score", "outcome", "reason")}
+    return {**found, "correct": None, "harmful_draws": draws.harmful(drawn)}
+
+
+def _graded(line: Row) -> Row:
+    """Give what a grader found: right, wrong or, with its reason, neither. No outcome is known."""
+    right = GRADES.get(line["outcome"])
+    return {
+        "score": None,
+        "outcome": None,
+        "reason": line["reason"],
+        "correct": right,
+        "harmful_draws": None,
+    }
 
 
 def _said(example: Example, answer: Mapping[str, Any]) -> Row:
@@ -318,6 +339,8 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
             "harmful where any answer is"
         )
     counts = plan.judges[0].counts()
+    harm = [judge for judge in plan.judges if not judge.tells_right]
+    grader = next((judge.name() for judge in plan.judges if judge.tells_right), None)
     world = all(start.entry.path.startswith("world:") for start in plan.starts.values())
     if plan.pool.dropped:
         dropped = ", ".join(f"{n} of {side.value}" for side, n in sorted(plan.pool.dropped.items()))
@@ -327,8 +350,9 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "title": study.title,
         "seeds": list(study.seeds),
         "thresholds": list(study.thresholds),
-        "judges": [judge.name() for judge in plan.judges],
-        "scales": {judge.name(): [judge.scale.low, judge.scale.high] for judge in plan.judges},
+        "judges": [judge.name() for judge in harm],
+        **({} if grader is None else {"grader": grader}),
+        "scales": {judge.name(): [judge.scale.low, judge.scale.high] for judge in harm},
         "headline": plan.headline.set.name,
         "sets": {one.name: one.label for one in plan.pool.sets.values() if one.name in asked},
         "reference": study.reference.model_dump(),

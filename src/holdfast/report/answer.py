@@ -72,7 +72,7 @@ def alone(found: Findings) -> str:
                 f" requests are {words.one}{limit}"
             )
     for kind, one in line.release.items():
-        if found.purposes[kind] is EvalPurpose.EXACT and one.value is not None:
+        if found.purposes[kind] in RIGHT and one.value is not None:
             right = f"{text.percent(one.value, 0)} of {text.plural(one.groups, 'benign question')}"
             said.append(f"it gets {right} right")
         if found.purposes[kind] in REFUSALS and one.value is not None:
@@ -81,6 +81,8 @@ def alone(found: Findings) -> str:
     return f"As released, {text.listed(said)}." if said else ""
 
 
+RIGHT = (EvalPurpose.EXACT, EvalPurpose.GRADED)
+"""Purposes of sets that count right answers to benign questions."""
 REFUSALS = (EvalPurpose.REFUSED, EvalPurpose.OVER_REFUSAL)
 """Purposes of sets that count refusals."""
 

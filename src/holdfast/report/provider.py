@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
 COLUMNS: dict[str, str] = {
     "lineup": "str", "job": "str", "clean": "bool", "defence": "str", "budget": "float",
-    "seeds": "int", "asked": "str", "n": "int", "before": "float", "after": "float",
-    "after_low": "float", "after_high": "float", "change": "float", "change_low": "float",
-    "change_high": "float", "beside": "float", "beside_low": "float", "beside_high": "float",
+    "seeds": "int", "asked": "str", "n": "int", "unscored": "int",
+    "before": "float", "after": "float", "after_low": "float", "after_high": "float",
+    "change": "float", "change_low": "float", "change_high": "float",
+    "beside": "float", "beside_low": "float", "beside_high": "float",
 }  # fmt: skip
 """Columns of a host's table: one row per line-up, job, defence, budget and kind of prompts.
 
 `asked` is one of `holdfast.stats.provider.KINDS`; shares are harmful, or right where the kind is
-task or utility; `beside` is after less what plain tuning gives."""
+task or utility; `beside` is after less what plain tuning gives; `n` prompts have a verdict after,
+`unscored` have none and are in no share."""
 
 SHORT = {"own": "as the job asks", "sampled": "any of {draws}", "prefilled": "begun for it"}
 """What a cell calls the ways of asking besides the plain one."""
@@ -80,8 +82,9 @@ def rows(found: Provider) -> Iterator[dict[str, Any]]:
             row: dict[str, Any] = {
                 "lineup": cell.lineup, "job": cell.job, "clean": cell.clean,
                 "defence": cell.defence, "budget": cell.budget, "seeds": len(one.by_seed),
-                "asked": kind, "n": one.after.n, "before": one.before.value,
-                "after": one.after.value, "after_low": one.after.low, "after_high": one.after.high,
+                "asked": kind, "n": one.after.n, "unscored": one.unscored,
+                "before": one.before.value, "after": one.after.value,
+                "after_low": one.after.low, "after_high": one.after.high,
             }  # fmt: skip
             for name, gain in (("change", one.change), ("beside", one.beside)):
                 if gain is not None and gain.value is not None:
@@ -188,7 +191,7 @@ def _safety(cell: Cell | None, about: Mapping[str, Any], refused: int) -> list[s
     if cell is None or "harm" not in cell.asked:
         return ["–"]
     harm = cell.asked["harm"]
-    lines = [text.percent(harm.after.value), text.interval(harm.after)]
+    lines = [text.percent(harm.after.value), text.interval(harm.after), *_missing(harm)]
     lines.append(f"released {text.percent(harm.before.value)}")
     for kind, words in SHORT.items():
         if kind in cell.asked:
@@ -210,7 +213,15 @@ def _price(cell: Cell | None, plain: bool) -> list[str]:
             gain = one.change if plain or one.beside is None else one.beside
             beside = "" if plain or one.beside is None else " beside plain"
             lines.append(f"{kind} {_points(gain)}{beside}")
+            lines += [f"{kind}: {said}" for said in _missing(one)]
     return lines
+
+
+def _missing(one: Asked) -> list[str]:
+    """Say how many answers have no verdict, where some have none."""
+    if not one.unscored:
+        return []
+    return [f"{one.unscored} of {one.after.n + one.unscored} unscored"]
 
 
 def _points(gain: Gained) -> str:
@@ -282,6 +293,7 @@ def cells_table(found: Provider, cells: Sequence[Cell]) -> Table:
         job = f"{cell.job} (clean)" if cell.clean else cell.job
         for kind, one in cell.asked.items():
             share = f"{_plain(one.after.value)} ({_plain(one.after.low)}-{_plain(one.after.high)})"
+            share = ", ".join([share, *_missing(one)])
             lines.append(
                 [
                     cell.lineup,

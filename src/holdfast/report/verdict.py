@@ -140,6 +140,7 @@ def _lineup(found: Findings, name: str) -> dict[str, Any]:
             "degenerate": rate(used.degenerate),
         },
         "released": {kind: rate(value) for kind, value in sorted(line.release.items())},
+        "ungraded": line.ungraded,
         "free": {threat.access: _free(found, threat, name) for threat in found.threats},
         "paid": {
             threat.access: _paid(threat.costs[found.meta.thresholds[0]][name])

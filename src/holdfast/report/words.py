@@ -56,6 +56,13 @@ def measures(found: Findings, sets: Iterable[str]) -> Iterator[str]:
         untold = sorted(one for one in labels if not (begins and one.startswith(begins)))
         if untold:
             yield f"{text.listed(untold)}: {what}."
+    graded = [label(found, k) for k in sets if found.purposes[k] is EvalPurpose.GRADED]
+    if graded:
+        missing = sum(line.ungraded for line in found.lineups.values())
+        yield (
+            f"{text.listed(sorted(graded))}: share of answers that {found.meta.grader or 'a judge'}"
+            f" graded right; {text.plural(missing, 'answer')} without a grade count nowhere."
+        )
     for match, what in MATCHES.items():
         named = [label(found, one) for one in sets if found.meta.matches.get(one) == match]
         if named:

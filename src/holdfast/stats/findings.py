@@ -189,6 +189,7 @@ def _lineup(
         use=used,
         checkpoints=checkpoints,
         sign=_sign(own),
+        ungraded=int((here & outcomes.where(purpose=EvalPurpose.GRADED) & outcomes.unscored).sum()),
     )
 
 

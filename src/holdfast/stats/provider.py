@@ -26,6 +26,8 @@ Hits = Mapping[tuple[str, int], tuple[bool, int]]
 KINDS = ("harm", "own", "sampled", "prefilled", "task", "utility")
 """What a tuned model is asked: the headline's prompts plainly, as whoever set the job asks them,
 drawn several times, begun for it; what the customer taught; what it was of use for before."""
+RIGHT = ("task", "utility")
+"""Those that count right answers; the others count harmful ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Asked:
     """One kind of prompts before and after a job: shares harmful, or else right.
 
     `change` is after less before, `beside` after less what plain tuning gives after the same job;
-    None of plain tuning itself, and where it was not run. `by_seed` are the shares after.
+    None of plain tuning itself, and where it was not run. `by_seed` are the shares after, which
+    leave out the `unscored` answers without a verdict.
     """
 
     before: Rate
@@ -41,6 +44,7 @@ class Asked:
     change: Gained
     beside: Gained | None
     by_seed: Mapping[int, float]
+    unscored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +206,22 @@ class _Maker:
         """Give what counts of one kind of prompts at one budget."""
         place = (lineup, job, defence, budget, kind)
         if place not in self._known:
-            rows = self._rows(lineup, job, defence) & self._kind(kind, job)
-            rows &= self.outcomes.numbers["budget"] == budget
-            harm = kind not in ("task", "utility")
-            purpose = EvalPurpose.HARM if harm else EvalPurpose.EXACT
+            rows = self._asked(*place)
+            purpose = EvalPurpose.HARM if kind not in RIGHT else EvalPurpose.EXACT
             self._known[place] = hits_of(self.outcomes, rows, purpose, self.judge)
         return self._known[place]
+
+    def _asked(self, lineup: str, job: str, defence: str, budget: float, kind: str) -> np.ndarray:
+        """Give the rows of one kind of prompts at one budget."""
+        rows = self._rows(lineup, job, defence) & self._kind(kind, job)
+        return rows & (self.outcomes.numbers["budget"] == budget)
+
+    def _unscored(self, lineup: str, job: str, defence: str, budget: float, kind: str) -> int:
+        """Count the answers of one kind that have no verdict: of harm, none by the first judge."""
+        rows = self._asked(lineup, job, defence, budget, kind) & self.outcomes.unscored
+        if kind not in RIGHT:
+            rows &= self.outcomes.is_("judge", self.judge)
+        return int(rows.sum())
 
     def cell(self, lineup: str, job: str, defence: str, budget: float) -> Cell:
         """Give one cell."""
@@ -219,17 +233,19 @@ class _Maker:
             plain = None
             if defence != self.about["plain"]:
                 plain = self.hits(lineup, job, self.about["plain"], budget, kind) or None
-            asked[kind] = _asked(before, after, plain)
+            unscored = self._unscored(lineup, job, defence, budget, kind)
+            asked[kind] = _asked(before, after, plain, unscored)
         return Cell(lineup, job, defence, budget, bool(self.about["jobs"][job]["clean"]), asked)
 
 
-def _asked(before: Hits, after: Hits, plain: Hits | None) -> Asked:
+def _asked(before: Hits, after: Hits, plain: Hits | None, unscored: int) -> Asked:
     return Asked(
         _rate(before),
         _rate(after),
         _less(after, before),
         None if plain is None else _less(after, plain),
         _by_seed(after),
+        unscored,
     )
 
 

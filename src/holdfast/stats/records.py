@@ -58,6 +58,8 @@ class Meta:
     """What its sides share (`holdfast.data.audit.Leakage` as plain data); empty in older tables."""
     scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Each judge's lowest and highest score; empty in older tables."""
+    grader: str = ""
+    """The judge that grades answers right or wrong; empty where none does."""
     kept_to: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The categories of attackers that keep to some."""
     published: Mapping[str, Any] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class Meta:
             holes=tuple(meta.get("holes") or ()),
             counts=str(meta.get("counts") or HARMFUL),
             leakage=dict(meta.get("leakage") or {}),
+            grader=str(meta.get("grader") or ""),
             scales={name: (ends[0], ends[1]) for name, ends in (meta.get("scales") or {}).items()},
             kept_to={
                 name: tuple(words)
@@ -237,6 +240,8 @@ class LineUp:
     use: Use
     checkpoints: int
     sign: Sign | None = None
+    ungraded: int = 0
+    """Answers as released to graded sets that the grader gave no grade."""
 
     @property
     def one_checkpoint(self) -> bool:

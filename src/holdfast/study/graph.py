@@ -276,9 +276,12 @@ class Graph:
     def judges_of(self, prompts: Prompts) -> list[int]:
         """Give the judges that read a set, as its scorer says.
 
-        All that tell harm (or what is not refused), the first that tells a refusal, or none.
+        All that tell harm (or what is not refused), the first that tells a refusal, the one that
+        grades answers, or none.
         """
         judges = self.parts.judges
+        if prompts.set.scorer is Scorer.GRADER:
+            return [j for j, judge in enumerate(judges) if judge.tells_right]
         if prompts.set.scorer is Scorer.JUDGES:
             return [j for j, judge in enumerate(judges) if judge.counts() is not None]
         able = [j for j, judge in enumerate(judges) if judge.tells_refusals]

@@ -44,6 +44,8 @@ def draw(pool: Pool, wanted: Evaluation, where: str) -> Prompts:
     except (ConfigError, DataError) as error:
         raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
     of = _declared(pool, wanted.set, f"{where}.set")
+    if of.scorer is Scorer.GRADER:
+        rows = [_with_reference(row) for row in rows]
     asked = [[*asked_of(row)[:3], _chosen_from(of, row), *asked_of(row)[3:]] for row in rows]
     known = [[row.category, row.group, dict(row.meta)] for row in rows]
     return Prompts(of, wanted.side, tuple(rows), digest(asked), digest(known))
@@ -53,6 +55,13 @@ def asked_of(row: Example) -> list[Any]:
     """Give what of a row a prompt is made from; earlier turns are there where it has some."""
     turns = [list(map(list, row.turns))] if row.turns else []
     return [row.uid, row.system, row.prompt, *turns]
+
+
+def _with_reference(row: Example) -> Example:
+    """Give a row of which a grader knows a good answer: its own response, where it has one."""
+    if row.response is None or row.known.answer is not None:
+        return row
+    return row.answered(row.response, answer=row.response)
 
 
 def _chosen_from(of: EvalSet, row: Example) -> object:

@@ -159,7 +159,7 @@ def _measure(
         if one.judge is not None:
             raise ConfigError(f"{where}.judge", "right answers have no judge", "leave it out")
         return
-    known = [judge.name() for judge in judges]
+    known = [judge.name() for judge in judges if not judge.tells_right]
     if one.judge is None:
         raise ConfigError(f"{where}.judge", "no judge", f"name one: {', '.join(known)}")
     _ours(one.judge, known, f"{where}.judge", "judge")

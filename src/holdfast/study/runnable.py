@@ -152,9 +152,11 @@ def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
     """Refuse judges that cannot tell what a study counts.
 
     Raises:
-        ConfigError: the first cannot tell harm, nor what is not refused; two count differently;
-            none can tell a refusal where a set counts refusals.
+        ConfigError: none grades answers where a set is graded, or two do; the first cannot tell
+            harm, nor what is not refused; two count differently; none can tell a refusal where a
+            set counts refusals.
     """
+    _check_grader(parts, prompts)
     if not parts.judges:
         return
     counts = {judge.counts(): judge.name() for judge in parts.judges}
@@ -184,7 +186,33 @@ def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
             )
 
 
-COUNTED = (EvalPurpose.EXACT, EvalPurpose.OPTIONS, EvalPurpose.LM_EVAL, EvalPurpose.TASK)
+def _check_grader(parts: Parts, prompts: Sequence[Prompts]) -> None:
+    """Refuse a graded set that no judge grades, and a second judge that grades."""
+    graders = [(i, judge.name()) for i, judge in enumerate(parts.judges) if judge.tells_right]
+    if len(graders) > 1:
+        (_, first), (i, second), *_ = graders
+        raise ConfigError(
+            f"study.judges[{i}]",
+            f"{second} grades answers right or wrong, as {first} does",
+            "keep one of them",
+        )
+    graded = next((one.set.name for one in prompts if one.set.scorer is Scorer.GRADER), None)
+    if graded is not None and not graders:
+        others = ", ".join(judge.name() for judge in parts.judges)
+        raise ConfigError(
+            "study.judges",
+            f"set '{graded}' is graded right or wrong, and no judge does that ({others})",
+            "add one that does, such as correctness; or do not ask the set",
+        )
+
+
+COUNTED = (
+    EvalPurpose.EXACT,
+    EvalPurpose.OPTIONS,
+    EvalPurpose.LM_EVAL,
+    EvalPurpose.TASK,
+    EvalPurpose.GRADED,
+)
 """Purposes of sets whose answers are right or wrong."""
 
 

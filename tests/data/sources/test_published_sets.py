@@ -80,7 +80,7 @@ ROWS = {
         ("harmful", EVALUATOR, "jailbreakbench"): 2,
         ("benign", EVALUATOR, "jailbreakbench_benign"): 1,
     },
-    ("alpaca", ()): {("benign", SHARED, None): 2},
+    ("alpaca", ()): {("benign", SHARED, "alpaca"): 2},
     ("dolly", ()): {("benign", SHARED, None): 2},
     ("gsm8k", ()): {("task", TRAINING, "gsm8k"): 2, ("task", EVALUATOR, "gsm8k"): 1},
     ("gsm8k", (("purpose", "exact"),)): {
@@ -115,6 +115,7 @@ PURPOSES = {
     "refused": {"wildguardmix_benign", "aegis2_benign"},
     "task": {"gsm8k", "sst2", "ag_news"},
     "options": {"mmlu", "openbookqa"},
+    "graded": {"alpaca"},
 }
 
 
@@ -318,6 +319,13 @@ def test_alpaca_joins_the_input_and_leaves_its_template_alone() -> None:
         ("Name a colour.", "Blue."), ("Count the words.\n\none two", "Two.")
     ]  # fmt: skip
     assert source("alpaca").loaded.dropped == {Skip.EMPTY: 1, Skip.REPEATED: 1}
+
+
+def test_alpaca_can_be_asked_and_what_stands_on_its_rows_stays() -> None:
+    made = source("alpaca")
+    assert [row.evaluation_set for row in made.examples()] == ["alpaca", "alpaca"]
+    # The hash that these rows had before they were an evaluation set.
+    assert made.content() == ("9f210f1ee0a9b8c6ecc2ff987f9eff24d53261814b9b1557d6982fb3784c1736")
 
 
 def test_dolly_puts_the_context_under_the_instruction() -> None:

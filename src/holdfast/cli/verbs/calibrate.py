@@ -59,6 +59,10 @@ def calibrate(
     if out is not None:
         try_writing(out, "--out", Path(on))
     reader: Any = make("judge", {judge: fields(sets)}, "judge")
+    if reader.tells_right:
+        raise ConfigError(
+            "judge", f"{judge} says nothing about harm or refusals", "calibrate one that does"
+        )
     pairs = labelled(on, column, harmful_from)
     check_labels(pairs, on)
     said = read(reader, [pair.exchange for pair in pairs], device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from holdfast.cli.device import Device
 from holdfast.cli.folders import outside
 from holdfast.cli.options import ShowText, StoreFolder
 from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.api import Method
 
 
 def rescore(
@@ -49,7 +52,13 @@ def rescore(
     from holdfast.study.file import load_study
 
     names = [one.name() for one in judges]
-    changed = load_study(study).with_(judges=given)
+    said = load_study(study)
+    if not any(_grades(one) for one in judges):  # a graded set keeps the study's own grader
+        own_judges = enumerate(said.judges)
+        given += tuple(
+            one for i, one in own_judges if _grades(make("judge", one, f"study.judges[{i}]"))
+        )
+    changed = said.with_(judges=given)
     own = store / f"{changed.name}-{'-'.join(names)}"
     outside(out, store, own)
     return conduct(
@@ -61,3 +70,10 @@ def rescore(
         device=device,
         only_judge=True,
     )
+
+
+def _grades(judge: Method) -> bool:
+    """Say whether a judge grades answers right or wrong."""
+    from holdfast.api import Judge
+
+    return isinstance(judge, Judge) and judge.tells_right

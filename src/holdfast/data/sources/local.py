@@ -118,9 +118,13 @@ class Local(Source):
     selection. Two sources of one file with the same shares agree."""
     evaluation_set: str | None = None
     """Name of the evaluation set its rows belong to, chosen freely; None is none."""
-    purpose: Literal["harm", "over_refusal", "exact", "options", "refused", "task"] | None = None
+    purpose: (
+        Literal["harm", "over_refusal", "exact", "options", "refused", "task", "graded"] | None
+    ) = None
     """What its evaluation set is for; None follows from the role. `over_refusal` is benign prompts
-    that only resemble restricted ones; `options` needs `options` and `answer_index` in `meta`."""
+    that only resemble restricted ones; `options` needs `options` and `answer_index` in `meta`;
+    answers to a `graded` set are graded by a judge, to which the answer column's text, else the
+    response, is a good answer."""
     answer: str | None = None
     """Column of the known answer, with which answers are compared."""
     match: Annotated[
