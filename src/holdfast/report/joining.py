@@ -29,7 +29,7 @@ def joined(parts: Mapping[str, Saved]) -> Saved:
     if len(parts) < 2:
         raise ConfigError("join", "one part is nothing to join", "name two folders or more")
     (first_name, first), *others = parts.items()
-    seen = {seed: first_name for seed in first.meta["seeds"]}
+    seen = dict.fromkeys(first.meta["seeds"], first_name)
     for name, part in others:
         _check_same(name, part, first_name, first)
         for seed in part.meta["seeds"]:
