@@ -89,7 +89,9 @@ def test_the_projector_is_orthogonal_and_idempotent(rank: int) -> None:
     weight = torch.randn(6, 4)
     once = projected_out(weight, r, 1.0)
     torch.testing.assert_close(projected_out(once, r, 1.0), once, atol=1e-6, rtol=0)
-    assert float((r.T @ once).abs().max()) < 1e-6
+    # A few roundings of numbers as large as the columns, whatever the order a processor adds in.
+    rounding = 16 * torch.finfo(torch.float32).eps * float(weight.norm(dim=0).max())
+    assert float((r.T @ once).abs().max()) < rounding
     twice = projected_out(projected_out(weight, r, 0.5), r, 0.5)  # 1/2, then 1/2 of what is left
     torch.testing.assert_close(twice, projected_out(weight, r, 0.75), atol=1e-6, rtol=0)
 
