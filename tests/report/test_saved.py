@@ -19,6 +19,7 @@ from holdfast.report.saved import Saved
 from holdfast.report.table_files import write_table
 from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
+ROOT = Path(__file__).parents[2]
 META = planted.META | {"name": "foundation"}
 TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
 
@@ -183,3 +184,12 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
     )
     (kept / "outcomes.parquet").unlink()
     assert told() == f"{kept}: holds no outcomes.parquet; {TODO}"
+
+
+@pytest.mark.parametrize("name", ["data_efficiency", "cross_domain"])
+def test_tables_from_before_sides_were_compared_in_full_give_their_report(
+    name: str, tmp_path: Path
+) -> None:
+    folder = ROOT / "studies" / "world" / "rows" / name
+    assert run(["report", str(folder), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").is_file()

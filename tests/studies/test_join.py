@@ -84,9 +84,20 @@ def test_what_cannot_be_joined_is_one_line(
     first, second = map(str, parts)
     twice = str(other(parts[0], "twice"))
     judged = str(other(parts[1], "judged", thresholds=[0.5]))
+    moved = str(other(parts[1], "moved", seeds=[9]))
     todo = "join what one study file made, each part with other --seeds"
     out = tmp_path / "out"
     for folders, said in (
+        ([first, first], f"{first}: is named twice; name each part once"),
+        (
+            [first, f"{first}/meta.json"],
+            f"{first}/meta.json: no such folder; name folders that `run` wrote",
+        ),
+        (
+            [first, moved],
+            f"{moved}: its rows are of seed 5, and meta.json says another; keep the tables of one "
+            "run together",
+        ),
         ([first], "join: one part is nothing to join; name two folders or more"),
         ([first, twice], f"{twice}: holds seed 3, as {first} does; leave one of the two out"),
         (

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,6 +191,8 @@ def _newest(place: Place, where: str) -> str:
 
 
 def _get(url: str, accept: str = "*/*") -> bytes:
+    import urllib.request
+
     request = urllib.request.Request(url, headers={"Accept": accept, "User-Agent": "holdfast"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         return answer.read()
@@ -229,6 +229,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _explained(error: Exception, place: Place, commit: str) -> tuple[str, str]:
     """Say what went wrong and what to do about it, the first cause that is known."""
+    import urllib.error
+
     from huggingface_hub import errors as hub
 
     causes = list(_causes(error))

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, DataError
 from holdfast.report.saved import Saved
+from holdfast.stats.inert import FEW, acted, unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OWN = ("seeds", "provenance", "leakage", "holes")
+OWN = ("seeds", "provenance", "leakage", "holes", "provider", "flags", "not_tested")
 """What the parts of one study may say differently of themselves."""
 TODO = "join what one study file made, each part with other --seeds"
 
@@ -21,35 +22,59 @@ def joined(parts: Mapping[str, Saved]) -> Saved:
     """Give the tables of all seeds, of parts by the folder that each lies in.
 
     The first part's word on leakage is kept: sides are the same at every seed. Where the parts'
-    provenance differs, both are named.
+    provenance differs, both are named. Whether a defence acted is decided anew, over all seeds.
 
     Raises:
-        ConfigError: fewer than two parts, parts of different studies, or a seed in two of them.
+        ConfigError: fewer than two parts, parts of different studies, a seed in two of them, or a
+            study that taught an honest skill.
+        DataError: a part whose rows are of other seeds than it says.
     """
     if len(parts) < 2:
         raise ConfigError("join", "one part is nothing to join", "name two folders or more")
     (first_name, first), *others = parts.items()
-    seen = dict.fromkeys(first.meta["seeds"], first_name)
-    for name, part in others:
-        _check_same(name, part, first_name, first)
+    seen: dict[int, str] = {}
+    for name, part in parts.items():
+        _check_whole(name, part)
         for seed in part.meta["seeds"]:
             if seed in seen:
                 what = f"holds seed {seed}, as {seen[seed]} does"
                 raise ConfigError(name, what, "leave one of the two out")
             seen[seed] = name
+    for name, part in others:
+        _check_same(name, part, first_name, first)
     every = list(parts.values())
     meta = dict(first.meta) | {
         "seeds": sorted(seen),
-        "holes": [hole for part in every for hole in part.meta.get("holes") or []],
         "provenance": _both([part.meta.get("provenance") or {} for part in every]),
     }
+    for key in ("holes", "flags", "not_tested"):
+        found = [one for part in every for one in part.meta.get(key) or []]
+        meta[key] = list({_plain(one): one for one in found}.values())
+    if hosted := [part.meta["provider"] for part in every if part.meta.get("provider")]:
+        risks = [one for part in hosted for one in part.get("risks") or []]
+        meta["provider"] = dict(hosted[0]) | {"risks": risks}
+    looks = _looks(first)
     return Saved(
         outcomes=_stacked([part.outcomes for part in every]),
-        lineups=_stacked([part.lineups for part in every]),
+        lineups=_decided(_stacked([part.lineups for part in every]), sorted(seen)),
         meta=meta,
-        **{name: _stacked([getattr(part, name) for part in every]) for name in _looks(first)},
-        **{name: None for name in ("analysis", "scatter") if name not in _looks(first)},
+        analysis=_stacked([part.analysis for part in every]) if "analysis" in looks else None,
+        scatter=_stacked([part.scatter for part in every]) if "scatter" in looks else None,
+        provider=_stacked([part.provider for part in every]) if "provider" in looks else None,
     )
+
+
+def _check_whole(name: str, part: Saved) -> None:
+    """Refuse a part that says other seeds than its rows have, or that cannot be joined at all."""
+    said = {*part.meta["seeds"]}
+    rows = {*part.lineups["seed"].to_pylist()}
+    if rows != said or not {*part.outcomes["seed"].unique().to_pylist()} <= said:
+        known = ", ".join(map(str, sorted(rows)))
+        what = f"its rows are of seed {known}, and meta.json says another"
+        raise DataError(name, what, "keep the tables of one run together")
+    if part.meta.get("tuning"):
+        what = "is of a study that taught an honest skill, whose gains are counted over all seeds"
+        raise ConfigError(name, what, "run all seeds in one place")
 
 
 def _looks(part: Saved) -> list[str]:
@@ -71,6 +96,10 @@ def _check_same(name: str, part: Saved, first_name: str, first: Saved) -> None:
         if made[0].get(lineup) != made[1].get(lineup):
             what = f"is of another study than {first_name}: line-up '{lineup}' differs"
             raise ConfigError(name, what, TODO)
+    hosted = [{**(saved.meta.get("provider") or {}), "risks": None} for saved in (first, part)]
+    if _plain(hosted[0]) != _plain(hosted[1]):
+        what = f"is of another study than {first_name}: 'provider' differs"
+        raise ConfigError(name, what, TODO)
     if _looks(first) != _looks(part):
         what = f"is of another study than {first_name}: it has other tables"
         raise ConfigError(name, what, TODO)
@@ -94,3 +123,26 @@ def _stacked(tables: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
     return pa.concat_tables(tables, promote_options="default").combine_chunks()
+
+
+def _decided(lineups: pa.Table, seeds: Sequence[int]) -> pa.Table:
+    """Give the line-ups with `inert` and `undecided` as all seeds together say.
+
+    What a part could not decide for another reason than its few seeds stays undecided.
+    """
+    import pyarrow as pa
+
+    rows = lineups.to_pylist()
+    for name in dict.fromkeys(row["lineup"] for row in rows):
+        own = [row for row in rows if row["lineup"] == name]
+        if not own[0].get("signal") or {row.get("undecided") or "" for row in own} - {"", FEW}:
+            continue
+        values, beside = (
+            {row["seed"]: row[key] for row in own if row.get(key) is not None}
+            for key in ("measured", "beside")
+        )
+        why = unknown(seeds, values, beside)
+        inert = None if why else not acted([*values.values()], [*beside.values()], own[0]["moves"])
+        for row in own:
+            row.update(inert=inert, undecided=why)
+    return pa.Table.from_pylist(rows, schema=lineups.schema)

@@ -152,6 +152,7 @@ def _meta(path: Path) -> dict[str, Any]:
         "provider": not provider.whole(said.get("provider")),
         "scales": not _scales(said.get("scales", {})),
         "leakage": not shared.whole(said.get("leakage")),
+        "provenance": not isinstance(said.get("provenance", {}), dict),
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
     }
     if any(wrong.values()):
@@ -190,4 +191,4 @@ def _hole(one: object) -> bool:
 
 def _filled(values: object, kind: type) -> bool:
     """Say whether these are a list of some values of one kind."""
-    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
+    return isinstance(values, list) and bool(values) and all(type(v) is kind for v in values)

@@ -8,6 +8,8 @@ from typing import Literal
 
 LEAST_SEEDS = 2
 """Fewer values than this have no range."""
+FEW = "one seed has no range"
+"""Why fewer decide nothing."""
 
 
 def acted(values: Sequence[float], beside: Sequence[float], moves: Literal["up", "down"]) -> bool:
@@ -28,7 +30,7 @@ def acted(values: Sequence[float], beside: Sequence[float], moves: Literal["up",
 def unknown(seeds: Sequence[int], values: Mapping[int, float], beside: Mapping[int, float]) -> str:
     """Say why values by seed decide nothing; empty where they do."""
     if len(seeds) < LEAST_SEEDS:
-        return "one seed has no range"
+        return FEW
     for whose in (values, beside):
         for seed in seeds:
             if seed not in whose:

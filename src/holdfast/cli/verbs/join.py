@@ -35,6 +35,11 @@ def join(
     if out.exists():
         raise ConfigError("--out", f"{out} exists", "name a folder that does not")
     try_making(out)
+    for place, folder in enumerate(folders):
+        if folder.resolve() in [one.resolve() for one in folders[:place]]:
+            raise ConfigError(str(folder), "is named twice", "name each part once")
+        if not folder.is_dir():
+            raise ConfigError(str(folder), "no such folder", "name folders that `run` wrote")
     made = joined({str(folder): Saved.read(folder) for folder in folders})
     with disk.whole_folder(out) as temporary:
         for name, table in (("outcomes", made.outcomes), ("provider", made.provider)):
