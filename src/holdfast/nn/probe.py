@@ -75,6 +75,13 @@ class Probe:
     """[3]: the bias, and slope and offset of the calibration."""
     about: About
 
+    def __post_init__(self) -> None:
+        """Hold tensors in memory of torch's own: a product's last bits hang on how its operands
+        lie there, and one read from a file must give what the fitted one gave.
+        """
+        for name in ("mean", "scale", "weight", "numbers"):
+            object.__setattr__(self, name, getattr(self, name).clone())
+
     def risk(self, states: Tensor) -> Tensor:
         """Give p [M] of the states after its layer at the last prompt token, [M, H]; fp32."""
         device = states.device
