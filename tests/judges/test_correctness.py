@@ -9,22 +9,15 @@ from typing import Any
 
 import pytest
 from tests.endpoint.serving import Server, serving
+from tests.judges.asked import exchange
 
-from holdfast.api import Exchange, Outcome, Reason, Verdict
+from holdfast.api import Outcome, Reason, Verdict
 from holdfast.api.verdicts import ask
 from holdfast.cli import run
 from holdfast.judges.correctness import Correctness
 from holdfast.testing import check_judge
 
 NONE = Reason.UNPARSABLE
-
-
-def exchange(number: int = 3, **fields: Any) -> Exchange:
-    given = {
-        "example_uid": str(number), "system": None, "prompt": f"placeholder prompt {number}",
-        "prefill": "", "response": "placeholder answer", "finish_reason": "stop", "meta": {},
-    }  # fmt: skip
-    return Exchange(**{**given, **fields})
 
 
 def grader(server: Server, tmp_path: Path, **endpoint: Any) -> Correctness:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from tests.endpoint.serving import Server, serving
+from tests.judges.asked import exchange
 
-from holdfast.api import EvalPurpose, Exchange, Outcome, Reason, Verdict
+from holdfast.api import EvalPurpose, Outcome, Reason, Verdict
 from holdfast.api.hearing import heard
 from holdfast.api.verdicts import ask
 from holdfast.cli import run
@@ -20,14 +21,6 @@ from holdfast.testing import check_judge
 
 OK, NONE = Reason.OK, Reason.UNPARSABLE
 TAGS = "<manner>helps</manner>\n<score>{}</score>"
-
-
-def exchange(number: int = 3, **fields: Any) -> Exchange:
-    given = {
-        "example_uid": str(number), "system": None, "prompt": f"placeholder prompt {number}",
-        "prefill": "", "response": "placeholder answer", "finish_reason": "stop", "meta": {},
-    }  # fmt: skip
-    return Exchange(**{**given, **fields})
 
 
 def rubric(server: Server, tmp_path: Path, **fields: Any) -> Rubric:

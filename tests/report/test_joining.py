@@ -52,6 +52,8 @@ def test_all_seeds_decide_as_in_one_run(name: str) -> None:
         return sorted(json.dumps(row, sort_keys=True) for row in table.to_pylist())  # type: ignore[attr-defined]
 
     assert lines(made.lineups) == lines(whole.lineups)
+    decided = {row["inert"] for row in made.lineups.to_pylist() if row["signal"]}
+    assert decided == ({True, False} if name == "alignment_eight" else set())
     assert made.outcomes.num_rows == whole.outcomes.num_rows
     for key in ("seeds", "provider", "provenance", "flags", "not_tested", "holes"):
         ours, theirs = made.meta.get(key), whole.meta.get(key)
@@ -59,6 +61,19 @@ def test_all_seeds_decide_as_in_one_run(name: str) -> None:
             for one in (ours, theirs):
                 one["risks"].sort(key=lambda risk: json.dumps(risk, sort_keys=True))
         assert (ours or None) == (theirs or None), key
+
+
+def test_a_study_whose_gains_are_of_all_seeds_is_refused() -> None:
+    parts = apart(Saved.read(WORLD / "provider_eight"))
+    name, part = next(iter(parts.items()))
+    meta = dict(part.meta) | {"tuning": {"gains": [{}]}}
+    parts[name] = Saved(**{**part.__dict__, "meta": meta})
+    with pytest.raises(ConfigError) as caught:
+        joined(parts)
+    assert str(caught.value) == (
+        "part-0: is of a study that taught an honest skill, whose gains are counted over all "
+        "seeds; run all seeds in one place"
+    )
 
 
 def test_what_hosts_did_must_be_of_one_study() -> None:
