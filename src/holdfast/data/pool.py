@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -325,9 +326,9 @@ class Pool:
     ) -> list[tuple[Example, Example]]:
         """Give n pairs of rows of two roles that share a prompt, one pair a prompt."""
         partners: dict[str, Example] = {}
-        for row in sorted(self._rows[side], key=lambda row: _order(seed, row.row_id)):
-            if row.role is second:
-                partners.setdefault(row.uid, row)
+        answers = (row for row in self._rows[side] if row.role is second)
+        for row in sorted(answers, key=lambda row: _order(seed, row.row_id)):
+            partners.setdefault(row.uid, row)
         pairs: dict[str, tuple[Example, Example]] = {}
         for row in self.draw(first, side, None, seed):
             if row.uid in partners:
@@ -466,5 +467,6 @@ def _place(row: Example) -> tuple[str, ...]:
     return (row.uid, row.row_id, row.role, row.group, side, row.category, row.source, meta)
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def _order(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()

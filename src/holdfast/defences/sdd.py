@@ -66,14 +66,13 @@ def least_related(
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectors = TfidfVectorizer(sublinear_tf=True)
     try:
-        vectors.fit([*prompts, *besides, *others])
+        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform([*prompts, *others, *besides])
     except ValueError:
         raise DataError(
             "relatedness", "the texts hold no words of two letters", "check the sources"
         ) from None
-    asked, given = vectors.transform(prompts), vectors.transform(others)
+    asked, given = vectors[: len(prompts)], vectors[len(prompts) : len(prompts) + len(others)]
     chosen, cosines = [draw[0] for draw in draws], [2.0] * len(prompts)
     open_ = list(range(len(prompts)))
     for turn in range(max((len(draw) for draw in draws), default=0)):

@@ -23,6 +23,7 @@ from holdfast.data.tokens import SLACK, Encoder, load_tokenizer
 from holdfast.errors import DataError
 from holdfast.nn.memory import shape
 from holdfast.study.checks import own_template
+from holdfast.study.drawing import drawn
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Start
 from holdfast.study.plan import Plan
@@ -97,7 +98,7 @@ def _check_asked(plan: Plan, room: _Room, by: PromptAttack | None) -> None:
 def _trained(method: Any, pool: Pool, seed: int) -> Iterator[Example]:  # noqa: ANN401  (has rows)
     """Give the rows a method reads, without the answers where it reads none."""
     reads = not isinstance(method, Attack) or isinstance(method, TrainedAttack | Chain)
-    for rows in method.rows(method.sees(pool), seed).values():
+    for rows in drawn(method, pool, seed).values():
         yield from rows if reads else (replace(row, response=None) for row in rows)
 
 

@@ -8,12 +8,10 @@ what hangs on them is a bound. docs/estimate.md says what is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from holdfast.api import Attack, Chain, Effort, Method, Rows, Trainable, WeightAttack
-from holdfast.data.example import Example
 from holdfast.engine.cards import Card
 from holdfast.engine.fit import EDITED
 from holdfast.engine.fits import Step, check_fits
@@ -24,6 +22,7 @@ from holdfast.errors import DataError
 from holdfast.evaluate.sampler import CACHE
 from holdfast.nn import memory
 from holdfast.nn.shapes import Shape
+from holdfast.study.drawing import drawn
 from holdfast.study.hosting import Hosted
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Start
@@ -170,8 +169,8 @@ class Estimator:
         same = digest([start.key, method.identity()])
         if same not in self._trainings:
             pool = self.plan.attack_pool if isinstance(method, Attack) else self.plan.pool
-            drawn: Mapping[Any, Sequence[Example]] = method.rows(method.sees(pool), seed)
-            rows, lengths = step_rows(method, drawn, lambda some: self.counter.of(start, some))
+            read = drawn(method, pool, seed)
+            rows, lengths = step_rows(method, read, lambda some: self.counter.of(start, some))
             of = memory.shape(start.files)
             step = Step(
                 of, method.loop, method.copies(), method.vectors(), len(rows), lengths,

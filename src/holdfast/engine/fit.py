@@ -5,8 +5,8 @@ Without torch on the CPU: shapes come from headers, lengths from the tokenizer's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from holdfast.api import Attack, Chain, Loop, Trainable, WeightAttack
 from holdfast.data.example import Example
@@ -16,6 +16,7 @@ from holdfast.engine.tasks import tasks
 from holdfast.errors import ModelError
 from holdfast.nn import memory
 from holdfast.nn.files import ModelFiles
+from holdfast.study.drawing import drawn
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Start
 from holdfast.study.plan import Plan
@@ -97,7 +98,7 @@ def _needed(
         copies = EDITED if isinstance(method, WeightAttack) else 0
         return memory.needed(of, None, copies=copies), None
     pool = plan.attack_pool if isinstance(method, Attack) else plan.pool
-    rows: Mapping[Any, list[Example]] = method.rows(method.sees(pool), seed)
+    rows = drawn(method, pool, seed)
     longest, said = lengths(start.files, (row for some in rows.values() for row in some))
     parts = memory.needed(
         of,

@@ -23,6 +23,7 @@ from holdfast.data.pool import Pool
 from holdfast.errors import ConfigError, HoldfastError, did_you_mean
 from holdfast.study import hosting
 from holdfast.study.checks import known_roles
+from holdfast.study.drawing import drawn
 from holdfast.study.file import Study
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Prompts
@@ -110,16 +111,16 @@ def _draw(
         return
     seen.add(identity)
     try:
-        rows = method.rows(method.sees(pool), seed)
+        rows = drawn(method, pool, seed)
         if isinstance(method, Trainable):
             check_answered(rows)
     except HoldfastError as error:
         raise type(error)(f"{where}: {error.where}", error.what, error.todo) from None
-    drawn = {role.value for role in rows}
-    if isinstance(method, Defence) and drawn != set(method.roles):
+    roles = {role.value for role in rows}
+    if isinstance(method, Defence) and roles != set(method.roles):
         raise ConfigError(
             where,
-            f"reads roles {sorted(drawn)}, declares {sorted(method.roles)}",
+            f"reads roles {sorted(roles)}, declares {sorted(method.roles)}",
             "make `roles` and `rows` agree",
         )
 
@@ -139,12 +140,11 @@ def given_to(
         if isinstance(part, Attack | TrainedDefence)
     ]
     for part in {digest(one.identity()): one for one in parts}.values():
-        seen = part.sees(pool)
-        drawn = part.rows(seen, seed)
-        roles = {*drawn, *(part.roles if isinstance(part, TuneDefence) else ())}
-        found |= {id(row): row for row in seen.given(side) if row.role in roles}
+        rows = drawn(part, pool, seed)
+        roles = {*rows, *(part.roles if isinstance(part, TuneDefence) else ())}
+        found |= {id(row): row for row in part.sees(pool).given(side) if row.role in roles}
         if isinstance(part, CustomerJob):  # of other roles before they were handed in
-            found |= {id(row): row for some in drawn.values() for row in some}
+            found |= {id(row): row for some in rows.values() for row in some}
     return list(found.values())
 
 
