@@ -74,6 +74,24 @@ def test_crossings_ask_for_more_than_the_threshold_and_not_that_harm_stays(
     assert "| sgt | 0-2 | 0-2 |" in said(capsys, kept, "crossings", "--threshold", "0.05")
 
 
+def test_steps_and_flops_are_those_of_every_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loop that ends by itself takes other steps with each seed."""
+    rows = [row | {"seed": seed} for seed in (0, 1) for row in answers(budget=0.0, harmful=0)]
+    folder = keep(tmp_path / "rows", rows, "sgt")
+    (own, *_) = [row for row in lineup_rows(1) if row["lineup"] == "sgt"]
+    trained = {0: (70, 8.1e13), 1: (300, 2.5e14)}
+    lines = [own | {"seed": s, "steps": n, "flops": f} for s, (n, f) in trained.items()]
+    write_table(lines, LINEUP_COLUMNS, folder / "lineups", text=False)
+    (folder / "meta.json").write_text(json.dumps(META | {"name": "small", "seeds": [0, 1]}))
+    for kind in ("released", "summary", "flops"):
+        reference = ("--reference", "sgt") if kind == "flops" else ()
+        assert re.search(
+            r"\| sgt \| 70-300 \| 8.1e\+13-2.5e\+14 \|", said(capsys, folder, kind, *reference)
+        )
+
+
 def test_curves_and_released_are_shares_of_one_side(
     kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

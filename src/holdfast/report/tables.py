@@ -145,6 +145,24 @@ def few(values: Sequence[str]) -> str:
     return values[0] if len(set(values)) == 1 else ", ".join(values)
 
 
+def ranged(values: Iterable[float], form: str) -> str:
+    """Write the least and the greatest of the seeds' values, or one where they look the same."""
+    known = list(values)
+    ends = (format(min(known), form), format(max(known), form))
+    return "-".join(dict.fromkeys(ends))
+
+
+def one_of_each(lines: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Give the first seed of each number of steps: as many steps cost about as many FLOPs."""
+    return list({line["steps"]: line for line in reversed(lines)}.values())
+
+
+def trained(lines: Sequence[dict[str, Any]], form: str) -> tuple[str, str]:
+    """Write a line-up's steps and FLOPs, of all seeds where a loop ended by itself."""
+    steps, flops = ([one[name] for one in one_of_each(lines)] for name in ("steps", "flops"))
+    return ranged(steps, "d"), ranged(flops, form)
+
+
 def span(one: cost.Cost) -> str:
     """Write a cost's interval in examples."""
     if one.at_release:
@@ -156,9 +174,8 @@ def released(study: Tabled) -> list[Table]:
     """Each line-up before any attack: steps, FLOPs, harm, utility and over-refusal."""
     rows = []
     for name in study.names:
-        first = study.of(name)[0]
         cells = [percent(study.released(kind, name)) for kind in Share]
-        rows.append([name, str(first["steps"]), f"{first['flops']:.2g}", *cells])
+        rows.append([name, *trained(study.of(name), ".2g"), *cells])
     return [Table(["line-up", "steps", "FLOPs", study.counted, "utility", "over-refusal"], rows)]
 
 
@@ -230,11 +247,13 @@ def summary(study: Tabled) -> list[Table]:
     """Steps, FLOPs, harm and utility as released, and every cost-to-break, in one row a line-up."""
     priced, rows = study.priced(), []
     for name in study.names:
-        first = study.of(name)[0]
         kinds = (Share.HARM, Share.RIGHT)
         seen = [few([percent([v]) for v in study.released(kind, name)]) for kind in kinds]
-        broke = [few([span(one) for one in found[name].values()]) for found in priced.values()]
-        rows.append([name, str(first["steps"]), f"{first['flops']:.1e}", *seen, *broke])
+        broke = [
+            few([span(one) for one in found[name].values()]) if name in found else "-"
+            for found in priced.values()
+        ]
+        rows.append([name, *trained(study.of(name), ".1e"), *seen, *broke])
     return [Table(["line-up", "steps", "FLOPs", study.counted, "utility", *priced], rows)]
 
 
@@ -370,16 +389,17 @@ def flops(study: Tabled) -> list[Table]:
         raise ConfigError(
             "--reference", f"no line-up '{study.reference}'", "known: " + ", ".join(study.names)
         )
-    base = study.of(study.reference)[0]
-    if not base["flops"]:
+    base = {line["seed"]: line for line in study.of(study.reference)}
+    if not all(line["flops"] for line in base.values()):
         raise ConfigError(
             "--reference", f"line-up '{study.reference}' trains nothing", "name another"
         )
     rows = []
     for name in study.names:
-        own = study.of(name)[0]
-        steps = matched(base["steps"], base["flops"], own["flops"])
-        rows.append([name, str(own["steps"]), f"{own['flops']:.3g}", str(steps)])
+        lines = study.of(name)
+        pairs = [(base[own["seed"]], own) for own in one_of_each(lines) if own["seed"] in base]
+        steps = [matched(of["steps"], of["flops"], own["flops"]) for of, own in pairs]
+        rows.append([name, *trained(lines, ".3g"), ranged(steps, "d")])
     return [Table(["line-up", "steps", "FLOPs", f"steps of {study.reference}"], rows)]
 
 
