@@ -130,7 +130,8 @@ def told(what: str, times: list[float], beside: list[float], bar: float) -> bool
     met = middle <= bar
     print(
         f"{what}: {middle:.3f} x ({min(pairs):.3f}-{max(pairs):.3f}), bar {bar}"
-        f"{'' if met else ' (above the bar)'}"
+        f"{'' if met else ' (above the bar)'}",
+        flush=True,
     )
     return met
 
@@ -216,11 +217,11 @@ def trl_forms(
 
 
 def compare_trl(shape: Shape, device: str, count: int, repeats: int) -> bool:
-    """Time the TRL form beside ours and beside plain TRL, rows of mixed and of one length."""
+    """Time the TRL form beside ours and beside plain TRL, rows of one and of mixed lengths."""
     answers = max(shape.responses)
     one = replace(shape, prompts=(answers, answers), responses=(answers, answers))
     fine = True
-    for name, some_shape in (("mixed lengths", shape), ("one length", one)):
+    for name, some_shape in (("one length", one), ("mixed lengths", shape)):
         draw = random.Random(0)
         some = [rows(some_shape, ROWS, some_shape.responses, draw) for _ in range(count)]
         read = sum(len(row.ids) for part in some for row in part.rows)
