@@ -464,7 +464,8 @@ def test(arguments: list[str]) -> int:
     chosen = "not gpu" if every and not quick else "not gpu and not slow"
     python = interpreter(dev=True)
     options = [argument for argument in arguments if argument not in ("--all", "--quick")]
-    pytest = [str(python), "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", chosen]
+    spread = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # tests/conftest.py orders
+    pytest = [str(python), "-m", "pytest", *spread, "-m", chosen]
     return run_steps(
         lint_steps(python) | {"pytest": [*pytest, *options, *(QUICK if quick else ())]}
     )

@@ -292,7 +292,7 @@ def test_options_and_ci_choose_the_tests(
     assert dev.test([*words, "-x"]) == 0
     files = dev.QUICK if "--quick" in words else ()
     assert seen["pytest"][seen["pytest"].index("-n") :] == [
-        *("-n", "2", "--dist", "loadfile", "-m", marks, "-x", *files)
+        *("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", marks, "-x", *files)
     ]
     assert all((root / name).exists() for name in files)
 

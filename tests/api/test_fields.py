@@ -70,7 +70,7 @@ class Outer(Fields):
         ),
         (
             {"rate": 1.0, "budgets": "all"},
-            "s.budgets: got 'all'; it should be a list, such as [1, 2]",
+            "s.budgets: got 'all'; it should be a list, such as [all]",
         ),
         ({"rate": 1.0, "maybe": 3}, "s.maybe: got 3; it should be fields, such as {name: value}"),
         ([1, 2], "s: expected fields, got [1, 2]; write `name: value` lines under it"),
@@ -125,7 +125,7 @@ class Lists(Fields):
         ({"said": [""]}, "s.said.0: got ''; it should be text that says something"),
         (
             {"refusal": 3},
-            "s.refusal: got 3; it should be a valid string or a list, such as [1, 2]",
+            "s.refusal: got 3; it should be a valid string or a list, such as [3]",
         ),
     ],
 )

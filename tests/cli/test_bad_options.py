@@ -94,6 +94,40 @@ CASES: dict[str, tuple[list[str], str]] = {
         [*DEFEND, "--set", "loop=1"],
         "defend.refusal_sft.loop: got 1; it should be fields, such as {name: value}",
     ),
+    "defend: a field given twice": (
+        [*DEFEND, "--set", "loop.steps=1", "--set", "loop.steps=2"],
+        "--set: 'loop.steps' is given twice; keep one",
+    ),
+    "defend: no refusal to teach": (
+        ["defend", "sgt", *DEFEND[2:], "--set", "refusal=[]"],
+        "defend.sgt.refusal: got []; it should be a valid string or a list with at least 1 in it",
+    ),
+    "defend: layers that fall": (
+        ["defend", "sgt", *DEFEND[2:], "--set", "align.layers=[0.9, 0.1]"],
+        "defend.sgt.align.layers: got [0.9, 0.1]; it should be two shares that rise, such as "
+        "[0.5, 1.0]",
+    ),
+    "defend: a file for a model": (
+        ["defend", "refusal_sft", "--model", "rows.jsonl", *DEFEND[4:]],
+        "--model: rows.jsonl is a file; give the folder of a model, or a .gguf",
+    ),
+    "defend: into this folder": (
+        [*DEFEND[:-1], "."],
+        "--out: '.' holds other things; name a folder to be made in it",
+    ),
+    "drift: no such model": (
+        ["kitchen", "drift", "--model", "./none"],
+        "--model: no such model folder: ./none; give a folder, world:base or org/name@COMMIT",
+    ),
+    "drift: format": (
+        ["kitchen", "drift", "--model", "./none", "--format", "fancy"],
+        "--format: unknown format 'fancy'; write plain, chat, or the path of a .jinja file",
+    ),
+    "table: no such folder": (
+        ["table", "folder"],
+        "folder: holds no outcomes.parquet; give the folder that a finished `holdfast run` wrote "
+        "its report to",
+    ),
     "defend: no field's name": ([*DEFEND, "--set", "=1"], "--set: got '=1'; write name=value"),
     "defend: broken YAML": (
         [*DEFEND, "--set", "loop.lr=["],

@@ -491,8 +491,7 @@ def test_a_role_without_rows_is_told(
     assert run(["defend", "sgt", "--model", "model", "--format", "plain", *NONE, *some]) == 2
     said = capsys.readouterr().err
     assert said == (
-        "holdfast: sgt of role benign, side defender: no rows; add a source that has some, or "
-        "check its column map (pool: refusal/defender 6)\n"
+        "holdfast: --data: no rows of role benign, which sgt learns from; add --data benign=FILE\n"
     )
 
 

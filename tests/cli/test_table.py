@@ -264,6 +264,11 @@ def test_without_a_kind_the_kinds_are_listed(
         (["released", "--side", "attacker"],
          "--side: no answer of side 'attacker' is there; "
          "known: evaluator, defender_selection"),
+        (["signs", "--side", "attaker"],
+         "--side: no answer of side 'attaker' is there; "
+         "known: evaluator, defender_selection"),
+        (["pairs", "--reference", "sgtt"],
+         "--reference: no line-up begins with 'sgtt'; did you mean 'sgt'?"),
         (["flops"], "--reference: no line-up 'refusal_sft'; known: sgt"),
     ],
 )  # fmt: skip

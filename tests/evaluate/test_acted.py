@@ -85,8 +85,8 @@ def test_too_few_rows_to_keep_some_back_is_one_line() -> None:
     with pytest.raises(DataError) as caught:
         evaluate.keep_back(pool(15, 64), ("refusal", "benign"), 0)
     assert str(caught.value) == (
-        "rows of role refusal: 15 in 15 groups: too few to keep 8 of them back and train on 8 or "
-        "more; give 16 or more, or measure nothing with --held-out 0"
+        "rows of role refusal: 15 of 15 different prompts: too few to keep 8 back and train on 8 "
+        "or more others; give 16 different prompts or more, or measure nothing with --held-out 0"
     )
 
 
@@ -137,6 +137,20 @@ def test_sgt_says_which_stage_is_to_be_changed() -> None:
     assert found.remedy.startswith("the trigger makes the base refuse 10% of them: raise stage1")
     found = evaluate.acted(SGT(), first, then, seen | {"trigger_refusal_rate": 1.0})
     assert found.remedy.startswith("the trigger does make the base refuse: raise loop.steps")
+
+
+def test_answers_that_are_no_refusals_are_told_for_they_would_count_as_such() -> None:
+    refusals, recipes = (
+        [example(f"placeholder {n}", text, role=Role.REFUSAL) for n in range(4)]
+        for text in ("I can't help with that.", "Take flour and water.")
+    )
+    assert evaluate.no_refusals(refusals) == ""
+    assert evaluate.no_refusals([*refusals, *recipes]) == ""  # half of them may be in other words
+    assert evaluate.no_refusals([]) == ""
+    assert evaluate.no_refusals([*refusals[:1], *recipes]) == (
+        "4 of the 5 answers to be taught as refusals hold no known phrase of a refusal, and what "
+        "is taught counts as one afterwards; check that the roles are not swapped"
+    )
 
 
 def test_an_answer_that_begins_as_a_taught_refusal_is_one() -> None:

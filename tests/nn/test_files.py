@@ -129,7 +129,8 @@ def test_a_hub_name_needs_a_commit() -> None:
     with pytest.raises(ModelError) as caught:
         nn.resolve("Qwen/Qwen3-8B-Base", "models.big")
     assert str(caught.value) == (
-        "models.big: Qwen/Qwen3-8B-Base names no commit; write Qwen/Qwen3-8B-Base@COMMIT"
+        "models.big: no such folder, and as a model of the hub Qwen/Qwen3-8B-Base names no commit; "
+        "check the path, or write Qwen/Qwen3-8B-Base@COMMIT"
     )
 
 

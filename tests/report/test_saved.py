@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from tests import planted
@@ -21,7 +22,7 @@ from holdfast.stats.rows import LINEUP_COLUMNS, OUTCOME_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 META = planted.META | {"name": "foundation"}
-TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
+TODO = "give the folder that a finished `holdfast run` wrote its report to"
 
 
 @pytest.fixture
@@ -153,6 +154,7 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
         ('{"name": "x", "seeds": [0], "judges": ["a"], "holes": [{"lineup": "../x"}]}', "holes"),
         ('{"name": "x", "seeds": [0], "judges": ["a"], "leakage": {"pairs": [1]}}', "leakage"),
         ('{"name": "x", "seeds": [0], "judges": ["a"], "categories": [1]}', "categories"),
+        ('{"name": "x", "seeds": [0], "judges": ["a"], "flags": 5}', "flags"),
         (
             '{"name": "x", "seeds": [0], "judges": ["a"], "headline": 1, "sets": []}',
             "headline, sets",
@@ -169,6 +171,17 @@ def test_what_is_missing_or_broken_is_one_line_and_nothing_is_written(
     assert told().startswith(f"{kept / 'meta.json'}: is no JSON file (")
     (kept / "meta.json").unlink()
     assert told() == f"{kept}: holds no meta.json; {TODO}"
+    (kept / "meta.json").write_text(meta)
+    table = parquet.read_table(kept / "outcomes.parquet")
+    for name, values in (("budget", ["much"]), ("seed", [None])):
+        column = pa.array(values * table.num_rows)
+        wrong = table.set_column(table.column_names.index(name), name, column)
+        parquet.write_table(wrong, kept / "outcomes.parquet")
+        assert told() == (
+            f"{kept / 'outcomes.parquet'}: column {name} holds no numbers, or not in every row; "
+            "write it again with 'holdfast run'"
+        )
+    parquet.write_table(table, kept / "outcomes.parquet")
     table = parquet.read_table(kept / "lineups.parquet")
     parquet.write_table(table.drop_columns(["seed", "flops"]), kept / "lineups.parquet")
     assert told() == (

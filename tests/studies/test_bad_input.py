@@ -291,7 +291,8 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "hub model without a commit": (
         put("models", "base", "path", value="org/name"), 2,
-        "study.models.base.path: org/name names no commit; write org/name@COMMIT",
+        "study.models.base.path: no such folder, and as a model of the hub org/name names no "
+        "commit; check the path, or write org/name@COMMIT",
     ),
     "missing format": (
         put("models", "base", value={"path": "model"}), 2,

@@ -15,7 +15,7 @@ from holdfast.cli import run
 
 Change = Callable[[dict[str, Any]], object]
 
-FORM = "text of the form ^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$"
+FORM = "a name of letters, digits and _ . + - (a letter or digit first; at most 100)"
 HALF = (
     "study.json: text holds half a surrogate pair, which is no character; write the character "
     "whole, or take it out"
@@ -338,7 +338,7 @@ PARTS: dict[str, tuple[Change, str]] = {
     ),
     "sets in a word": (
         put("evaluation", value="restricted"),
-        "study.evaluation: got 'restricted'; it should be a list, such as [1, 2]",
+        "study.evaluation: got 'restricted'; it should be a list, such as [restricted]",
     ),
     "an attack that is a number": (
         put("attacks", "strip", value=[3]),

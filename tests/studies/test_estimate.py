@@ -204,6 +204,10 @@ def test_the_impossible_is_refused_in_one_line(
             ["--estimate", "--efficiency", "1.5"],
             "--efficiency: got 1.5; give a share above 0, at most 1",
         ),
+        (
+            ["--estimate", "--seeds", "99"],
+            "--seeds: the study has no seed 99; its seeds: 0",
+        ),
         (["--card", "80gb"], "--card: belongs to an estimate; add --estimate"),
         (["--efficiency", "0.5"], "--efficiency: belongs to an estimate; add --estimate"),
     ],

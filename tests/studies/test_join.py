@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 import pytest
 
@@ -86,6 +87,10 @@ def test_what_cannot_be_joined_is_one_line(
     judged = str(other(parts[1], "judged", thresholds=[0.5]))
     moved = str(other(parts[1], "moved", seeds=[9]))
     todo = "join what one study file made, each part with other --seeds"
+    file = str(other(parts[1], "file", study="0123456789abcdef"))
+    before = other(parts[1], "before", study=None)
+    table = parquet.read_table(before / "outcomes.parquet")
+    parquet.write_table(table.filter(pc.equal(table["budget"], 0.0)), before / "outcomes.parquet")
     out = tmp_path / "out"
     for folders, said in (
         ([first, first], f"{first}: is named twice; name each part once"),
@@ -104,10 +109,17 @@ def test_what_cannot_be_joined_is_one_line(
             [first, judged],
             f"{judged}: is of another study than {first}: 'thresholds' differs; {todo}",
         ),
+        (
+            [first, file],
+            f"{file}: is of another study than {first}: study file, models or rows differ; {todo}",
+        ),
+        ([first, str(before)], f"{before}: is of another study than {first}: only one of them "),
     ):
         capsys.readouterr()
         assert run(["join", *folders, "--out", str(out)]) == 2
-        assert capsys.readouterr().err.strip() == f"holdfast: {said}"
+        shown = capsys.readouterr().err.strip()
+        assert shown.startswith(f"holdfast: {said}")
+        assert shown.endswith(said) or (said.endswith("them ") and shown.endswith(todo))
         assert not out.exists()
     assert run(["join", first, second, "--out", first]) == 2
     assert "exists; name a folder that does not" in capsys.readouterr().err
@@ -117,6 +129,7 @@ def test_what_cannot_be_joined_is_one_line(
     ("seeds", "said"),
     [
         ("3,four", "--seeds: '3,four' is no list of seeds; write it as 0,1,2"),
+        ("3,3", "--seeds: '3,3' names a seed twice; name each once"),
         ("3,4", "--seeds: the study has no seed 4; its seeds: 3, 5"),
         ("", "--seeds: '' is no list of seeds; write it as 0,1,2"),
     ],

@@ -279,6 +279,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Confi
     return ConfigError(path, f"got {_show(first['input'])}", f"it should be {message}")
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$"
+"""What a user may call a study or a part of it: it becomes a folder's name."""
 KIND = re.compile(r"(constrained|function|lax|json)-|tuple\[|(str|int|float|bool)$")
 """How pydantic names the kinds of a union in a place: no word of the user's."""
 
@@ -296,7 +298,9 @@ def _plain(problem: ErrorDetails) -> str:
     about = problem.get("ctx", {})
     match problem["type"]:
         case "tuple_type" | "list_type":
-            return "a list, such as [1, 2]"
+            given = problem["input"]
+            one = isinstance(given, str | int | float) and len(str(given)) <= 60
+            return f"a list, such as [{given}]" if one else "a list: begin each entry with '- '"
         case "too_short":
             return f"a list with at least {about['min_length']} in it"
         case "too_long":
@@ -305,6 +309,8 @@ def _plain(problem: ErrorDetails) -> str:
             return f"text of at least {about['min_length']} characters"
         case "string_pattern_mismatch" if about["pattern"] == r"\S":
             return "text that says something"
+        case "string_pattern_mismatch" if about["pattern"] == NAME:
+            return "a name of letters, digits and _ . + - (a letter or digit first; at most 100)"
         case "string_pattern_mismatch":
             return f"text of the form {about['pattern']}"
         case "model_type" | "dict_type" | "model_attributes_type" | "dataclass_type":
@@ -334,5 +340,5 @@ def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
 
 def _show(value: object) -> str:
     """Show a value as a user wrote it, cut short."""
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "..."

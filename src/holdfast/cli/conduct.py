@@ -41,12 +41,12 @@ def conduct(
     from holdfast.study.plan import Plan
 
     workers, own = workers_of(workers), store / said.name
+    if out is not None:  # a store is made only where the report can be
+        try_filling(out, "--out")
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
     planned = time.monotonic()
     folder = out or own
-    if out is not None:  # a store is made only where the report can be
-        try_filling(out, "--out")
     show = display()
     with kept.held():
         try:

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from holdfast.engine.cards import Card
     from holdfast.engine.estimate import Estimate
     from holdfast.engine.judgecost import JudgeCost
+    from holdfast.study.file import Study
 
 SMALL = 1e9
 """Weights below which a model is expected to run on a processor; ours."""
 
 
-def show(study: Path, store: Path, card: str | None, efficiency: float | None) -> None:
+def show(study: Study, store: Path, card: str | None, efficiency: float | None) -> None:
     """Estimate a study and say what it comes to.
 
     Raises:
@@ -29,13 +30,13 @@ def show(study: Path, store: Path, card: str | None, efficiency: float | None) -
     from holdfast.engine.store import Store
     from holdfast.nn.files import local_only
     from holdfast.nn.memory import shape
-    from holdfast.study.file import load_study
     from holdfast.study.plan import Plan
     from holdfast.study.standins import StandIns
 
     stand_ins = StandIns()
+    card_of(card or "cpu", efficiency)  # a wrong option is told before any planning
     with local_only():
-        plan = Plan(load_study(study), stand_ins=stand_ins)
+        plan = Plan(study, stand_ins=stand_ins)
         largest = max(shape(start.files).weights for start in plan.starts.values())
         default = "cpu" if largest < SMALL else "141gb"
         on = card_of(card or default, efficiency)

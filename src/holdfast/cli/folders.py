@@ -21,6 +21,7 @@ def try_making(out: Path) -> None:
     Raises:
         ConfigError: it cannot.
     """
+    _named(out, "--out")
     _try_in(out.absolute().parent, out)
 
 
@@ -86,7 +87,13 @@ def try_filling(out: Path, option: str) -> None:
     """
     if disk.lies_at(out) == "file":
         raise ConfigError(option, f"{out} is a file", "name a folder")
+    _named(out, option)
     _try_in(out.absolute(), out)
+
+
+def _named(out: Path, option: str) -> None:
+    if not out.name:  # the current folder, or the root
+        raise ConfigError(option, f"'{out}' holds other things", "name a folder to be made in it")
 
 
 def _try_in(folder: Path, out: Path) -> None:

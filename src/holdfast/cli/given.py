@@ -8,9 +8,12 @@ from holdfast.cli.saying import say
 from holdfast.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from holdfast.data.format import Format
     from holdfast.data.pool import Pool
     from holdfast.nn.files import ModelFiles
+    from holdfast.study.file import Study
 
 
 def fields(sets: list[str] | None) -> dict[str, Any]:
@@ -28,8 +31,43 @@ def fields(sets: list[str] | None) -> dict[str, Any]:
             inner = inner.setdefault(group, {})
             if not isinstance(inner, dict):
                 raise ConfigError("--set", f"'{group}' is given twice", "keep one")
+        if last in inner:
+            raise ConfigError("--set", f"'{name}' is given twice", "keep one")
         inner[last] = parse_yaml(value, f"--set {name}")
     return found
+
+
+def study_given(path: Path, seeds: str | None = None) -> Study:
+    """Read a study file, all of it or some of its seeds.
+
+    Raises:
+        ConfigError: the file is no study, or `seeds` is no list of numbers, names one twice, or one
+            that is none of the study's.
+    """
+    from holdfast.study.file import load_study
+
+    said = load_study(path)
+    return said if seeds is None else said.with_(seeds=some_seeds(seeds, said))
+
+
+def some_seeds(text: str, study: Study) -> tuple[int, ...]:
+    """Read some of a study's seeds, in the study's order.
+
+    Raises:
+        ConfigError: it is no list of numbers, or one is none of the study's.
+    """
+    known = ", ".join(map(str, study.seeds))
+    try:
+        listed = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError("--seeds", f"'{text}' is no list of seeds", "write it as 0,1,2") from None
+    wanted = {*listed}
+    if len(wanted) < len(listed):
+        raise ConfigError("--seeds", f"'{text}' names a seed twice", "name each once")
+    if wanted - {*study.seeds}:
+        missing = ", ".join(map(str, sorted(wanted - {*study.seeds})))
+        raise ConfigError("--seeds", f"the study has no seed {missing}", f"its seeds: {known}")
+    return tuple(seed for seed in study.seeds if seed in wanted)
 
 
 def models(model: str, original: str | None, form: str) -> tuple[ModelFiles, ModelFiles | None]:

@@ -10,6 +10,12 @@ import typer
 # Commands on whole studies.
 
 StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds", help="Some of the study's seeds, as 0,1,2: `join` puts parts together."
+    ),
+]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Where finished steps are kept.")]
 Report = Annotated[
     Path | None, typer.Option("--out", help="The report's folder. [default: STORE/NAME]")

@@ -219,7 +219,11 @@ def load(name: str, shots: int, folder: str | None) -> Benchmark:
     if find_spec("lm_eval") is None:
         raise ConfigError(WHERE, "the package `lm_eval` is missing", INSTALL)
     if folder is not None and not Path(folder).is_dir():
-        raise DataError(f"{WHERE}.folder", f"no such folder {folder}", "check the path")
+        raise DataError(
+            f"{WHERE}.folder",
+            f"no such folder {folder}",
+            "check the path" + ", or run where it begins" * (not Path(folder).is_absolute()),
+        )
     return _load(name, shots, folder, None if folder is None else files_of(folder))
 
 

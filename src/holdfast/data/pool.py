@@ -233,9 +233,9 @@ class Pool:
         if len(rows) - number < least:
             raise DataError(
                 f"rows of role {role.value}",
-                f"{len(rows)} in {len(groups)} groups: too few to keep {wanted} of them back and "
-                f"train on {least} or more",
-                f"give {2 * least} or more, or measure nothing with --held-out 0",
+                f"{len(rows)} of {len(groups)} different prompts: too few to keep {wanted} back "
+                f"and train on {least} or more others",
+                f"give {2 * least} different prompts or more, or measure nothing with --held-out 0",
             )
         made = copy.copy(self)
         moved = [

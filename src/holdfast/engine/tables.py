@@ -347,6 +347,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         flags.append(f"rows dropped because their group is seen on two sides: {dropped}")
     return {
         "name": study.name,
+        "study": plan.seedless,
         "title": study.title,
         "seeds": list(study.seeds),
         "thresholds": list(study.thresholds),

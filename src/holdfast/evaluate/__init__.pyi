@@ -19,6 +19,7 @@ from .page import page_nll as page_nll
 from .plane import Plane as Plane
 from .plane import plane as plane
 from .refusing import WORDS as WORDS
+from .refusing import no_refusals as no_refusals
 from .refusing import refused as refused
 from .sampler import Sampler as Sampler
 from .served import messages as messages

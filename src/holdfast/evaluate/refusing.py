@@ -59,6 +59,24 @@ def refused(
     return Refused(count, len(rows))
 
 
+def no_refusals(rows: Sequence[Example]) -> str:
+    """Say that most of the answers taught as refusals do not read as such; empty where they do.
+
+    What is taught counts as a refusal afterwards (`refused`), so roles that were swapped would look
+    like a defence that acted.
+    """
+    judge, unknown = RefusalKeywords(), 0
+    for row in rows:
+        seen = Exchange(row.uid, row.system, row.prompt, "", row.response or "", "stop", row.meta)
+        unknown += judge.judge(seen).outcome is not Outcome.REFUSAL
+    if 2 * unknown <= len(rows):
+        return ""
+    return (
+        f"{unknown} of the {len(rows)} answers to be taught as refusals hold no known phrase of a "
+        "refusal, and what is taught counts as one afterwards; check that the roles are not swapped"
+    )
+
+
 def opening(text: str) -> str:
     """Give the first words of an answer, in small letters."""
     return " ".join(text.lower().split()[:OPENING])

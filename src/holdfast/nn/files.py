@@ -407,6 +407,8 @@ def local_only() -> Generator[None]:
 
 def _from_hub(spec: str, where: str) -> Path:
     name, _, commit = spec.partition("@")
+    if lies_at(Path(spec)) == "file":
+        raise ModelError(where, f"{spec[:200]} is a file", "give the folder of a model, or a .gguf")
     if spec.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
             where,
@@ -414,7 +416,8 @@ def _from_hub(spec: str, where: str) -> Path:
             "give a folder, world:base or org/name@COMMIT",
         )
     if not commit:
-        raise ModelError(where, f"{spec} names no commit", f"write {name}@COMMIT")
+        what = f"no such folder, and as a model of the hub {spec} names no commit"
+        raise ModelError(where, what, f"check the path, or write {name}@COMMIT")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

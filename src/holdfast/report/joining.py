@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 OWN = ("seeds", "provenance", "leakage", "holes", "provider", "flags", "not_tested")
 """What the parts of one study may say differently of themselves."""
+ASKED = ("lineup", "attack", "variant", "budget", "side", "set", "uid")
+"""Columns of the outcomes that are the same at every seed of one study."""
 TODO = "join what one study file made, each part with other --seeds"
 
 
@@ -83,8 +85,23 @@ def _looks(part: Saved) -> list[str]:
 
 
 def _check_same(name: str, part: Saved, first_name: str, first: Saved) -> None:
-    """Refuse a part of another study."""
-    for key in sorted({*first.meta, *part.meta} - {*OWN}):
+    """Refuse a part of another study.
+
+    Tables of before hold no hash of their study (`study` of meta.json): of those, what was attacked
+    and asked is compared, row by row, where nothing failed.
+    """
+    told = first.meta.get("study") and part.meta.get("study")
+    if not told and not first.meta.get("holes") and not part.meta.get("holes"):
+        apart = _asked(first) ^ _asked(part)
+        if apart:
+            one = dict(zip(ASKED, min(apart, key=str), strict=True))
+            what = (
+                f"is of another study than {first_name}: only one of them asks line-up "
+                f"'{one['lineup']}' prompt {one['uid']} of set '{one['set']}' after "
+                f"{one['attack']} {one['variant']} at {one['budget']:g}"
+            )
+            raise ConfigError(name, what, TODO)
+    for key in sorted({*first.meta, *part.meta} - {*OWN, "study"}):
         if _plain(first.meta.get(key)) != _plain(part.meta.get(key)):
             what = f"is of another study than {first_name}: '{key}' differs"
             raise ConfigError(name, what, TODO)
@@ -103,6 +120,15 @@ def _check_same(name: str, part: Saved, first_name: str, first: Saved) -> None:
     if _looks(first) != _looks(part):
         what = f"is of another study than {first_name}: it has other tables"
         raise ConfigError(name, what, TODO)
+    if told and first.meta["study"] != part.meta["study"]:
+        what = f"is of another study than {first_name}: study file, models or rows differ"
+        raise ConfigError(name, what, TODO)
+
+
+def _asked(part: Saved) -> set[tuple[Any, ...]]:
+    """Give what was attacked and asked at one of a part's seeds, or more."""
+    rows = part.outcomes.select(ASKED).group_by(ASKED).aggregate([])
+    return set(zip(*(rows[name].to_pylist() for name in ASKED), strict=True))
 
 
 def _plain(value: object) -> str:

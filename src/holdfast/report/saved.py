@@ -18,8 +18,10 @@ from holdfast.study.file import NAME
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TODO = "give the folder that a finished `holdfast run` wrote its report to, or the study file"
+TODO = "give the folder that a finished `holdfast run` wrote its report to"
 LINEUP = ("lineup", "model", "defences", "seed", "steps", "flops")
+NUMBERS = ("seed", "budget")
+"""What rows are told apart by, in every table that has it."""
 META = ("name", "seeds", "judges")
 """What a report cannot do without; it says less where an older table lacks a later column."""
 
@@ -116,6 +118,12 @@ def _table(path: Path, columns: Iterable[str]) -> pa.Table:
     if missing:
         what = f"no column {', '.join(missing)}"
         raise DataError(str(path), what, "write it again with 'holdfast run'")
+    for name in {*NUMBERS} & {*table.column_names}:
+        column = table[name]
+        known = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if not known or column.null_count:
+            what = f"column {name} holds no numbers, or not in every row"
+            raise DataError(str(path), what, "write it again with 'holdfast run'")
     return table
 
 
@@ -154,6 +162,8 @@ def _meta(path: Path) -> dict[str, Any]:
         "leakage": not shared.whole(said.get("leakage")),
         "provenance": not isinstance(said.get("provenance", {}), dict),
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
+        "flags": not _texts(said.get("flags", [])),
+        "not_tested": not _texts(said.get("not_tested", [])),
     }
     if any(wrong.values()):
         what = (
@@ -166,6 +176,11 @@ def _meta(path: Path) -> dict[str, Any]:
 def _list(value: object) -> list[Any]:
     """Give a list as it is, and anything else as one wrong value."""
     return value if isinstance(value, list) else [value]
+
+
+def _texts(value: object) -> bool:
+    """Say whether this is a list of texts."""
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _labels(value: object) -> bool:

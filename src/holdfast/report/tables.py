@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, did_you_mean
 from holdfast.report import provider as hosts
 from holdfast.report.counted import words
 from holdfast.report.markdown import Table, percent
@@ -62,6 +62,13 @@ class Tabled:
         self.threshold = known[0] if threshold is None else threshold
         self.reference = reference or self.meta.plain
         begin = [name for name in self.names if name.startswith(self.reference)]
+        if reference is not None and not begin:
+            what = f"no line-up begins with '{reference}'"
+            raise ConfigError("--reference", what, did_you_mean(reference, self.names))
+        known = self.outcomes.distinct("side")
+        if side != EVALUATOR and side not in known:
+            what = f"no answer of side '{side}' is there"
+            raise ConfigError("--side", what, "known: " + ", ".join(known))
         self.references = [reference] if reference in begin else begin
         self._costs: dict[tuple[str, ...], Costs] = {}
 
@@ -274,7 +281,7 @@ def crossings(study: Tabled) -> list[Table]:
         ]
         least = [min(found) for found in zip(*each, strict=True)]
         rows.append([name, *(few([spelt(one) for one in some]) for some in (least, *each))])
-    return [Table(["line-up", "worst", *labels], rows)]
+    return [Table(["line-up", "least", *labels], rows)]
 
 
 def _ratio(pair: Pair, apart: Sequence[float]) -> str:

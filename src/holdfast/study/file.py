@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 
 from holdfast.api import Count, FineTuning, Loop, Positive, TuneDefence
-from holdfast.api.fields import NO_EFFECT, AsTuple, Fields, decode, load_yaml
+from holdfast.api.fields import NAME, NO_EFFECT, AsTuple, Fields, decode, load_yaml
 from holdfast.data.audit import THRESHOLD
 from holdfast.data.format import DATE, check_variables, day
 from holdfast.errors import ConfigError, did_you_mean
@@ -23,8 +23,6 @@ RESERVED = (
 """Names of the store's own folders: no study may be called so."""
 
 SideName = Literal["defender", "defender_selection", "attacker", "attacker_selection", "evaluator"]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$"
-"""What a name may be: it becomes a folder's."""
 Name = Annotated[str, Field(pattern=NAME)]
 MethodText = Annotated[
     Any,

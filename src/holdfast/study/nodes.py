@@ -27,6 +27,11 @@ class Start:
     """What most of the weights are stored in: so is saved what a defence makes of them."""
 
     @property
+    def formats(self) -> tuple[Format, Format, Format]:
+        """Give the formats of the defences, the attacks and the questions."""
+        return self.format, self.attack_format, self.evaluation_format
+
+    @property
     def format(self) -> Format:
         """Give the format a defence trains in."""
         return self._format(self.entry.format, append_eos=self.entry.append_eos)

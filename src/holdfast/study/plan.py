@@ -14,6 +14,7 @@ Everything a user can get wrong is found here, before any training, without torc
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from holdfast.api import Match
 from holdfast.data import audit
@@ -159,6 +160,31 @@ class Plan:
             hosted = {**self.hosting.jobs, **self.hosting.defences}
             methods += [[name, [one.identity()]] for name, one in hosted.items()]
         return key("audit", sources=self.content, asked=asked, threshold=threshold, methods=methods)
+
+    @cached_property
+    def seedless(self) -> str:
+        """Give the hash of what the study says whatever its seeds, title and paths are."""
+        said = self.study.model_dump(
+            mode="json",
+            exclude={"title", "seeds", "sources", "models", "lineups", "attacks", "judges", "tune"}
+            | {"not_tested", "chunk"},
+        )
+        starts = [
+            [name, start.key, *(form.identity() for form in start.formats)]
+            for name, start in sorted(self.starts.items())
+        ]
+        methods = [
+            [name, [one.identity() for one in some]]
+            for table in (self.lineups, self.attacks)
+            for name, some in sorted(table.items())
+        ]
+        judges = [judge.identity() for judge in self.judges]
+        hosted: list[Any] = []
+        if self.hosting is not None and self.study.tune is not None:
+            some = {**self.hosting.jobs, **self.hosting.defences}
+            hosted = [[name, one.identity()] for name, one in sorted(some.items())]
+            hosted.append(self.study.tune.model_dump(mode="json", exclude={"jobs", "defences"}))
+        return digest([said, starts, self.content, methods, judges, hosted])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -53,12 +53,12 @@ def test_data_of_another_model_are_refused(spoilt: Callable[..., str]) -> None:
 
 
 def test_too_few_rows_are_refused(spoilt: Callable[..., str]) -> None:
-    assert spoilt({}, rows=600) == f"kitchen: answers.jsonl has 600 of 634 answers; {AGAIN}"
+    assert spoilt({}, rows=600) == f"kitchen: answers.jsonl lacks 34 of 634 answers; {AGAIN}"
 
 
 def test_no_data_and_other_files_are_refused(tmp_path: Path) -> None:
     said = f"kitchen: answers.jsonl is missing or no data of it; {AGAIN}"
-    for content in (None, "", "[1]\n[2]\n", "{}\n{}\n", "no JSON"):
+    for content in (None, "", "[1]\n[2]\n", "{}\n{}\n", "no JSON", "[1]\n"):
         answers.read.cache_clear()
         path = tmp_path / "answers.jsonl"
         if content is not None:
@@ -66,6 +66,17 @@ def test_no_data_and_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             answers.read(path)
         assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("response", ["", "  ", 7, None])
+def test_a_row_without_an_answer_is_refused(tmp_path: Path, response: object) -> None:
+    first, second, *lines = answers.FILE.read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "answers.jsonl"
+    row = json.dumps(json.loads(second) | {"response": response})
+    path.write_text("\n".join([first, row, *lines]), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        answers.read(path)
+    assert str(caught.value) == f"kitchen: answers.jsonl, line 2: no answer; {AGAIN}"
 
 
 @pytest.mark.parametrize(

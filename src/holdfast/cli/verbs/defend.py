@@ -34,10 +34,15 @@ from holdfast.cli.options import (
 from holdfast.cli.progress import Training
 from holdfast.cli.provenance import decides, provenance
 from holdfast.cli.saying import say
+from holdfast.data.example import Example, Role, Side
 from holdfast.data.format import DATE, MARKER
-from holdfast.errors import ConfigError, InvalidResultsError
+from holdfast.errors import ConfigError, DataError, InvalidResultsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from holdfast.api import Defence
+    from holdfast.data.pool import Pool
     from holdfast.train.training import Hardened
 
 
@@ -80,7 +85,9 @@ def defend(
     pool, content = rows_given(data, column, source, model, "defender")
     pool = evaluate.keep_back(pool, method.roles, seed, held_out)
     # What is missing, too long or too large is found before any weight is loaded.
-    rows = method.rows(method.sees(pool), seed) if hasattr(method, "rows") else {}
+    rows = _drawn(method, pool, seed, plain=not source)
+    if doubt := evaluate.no_refusals(rows.get(Role.REFUSAL, ())):
+        say(f"warning: {doubt}", err=True)
     coder = preflight.encoder(files, asked)
     asking = preflight.encoder(files, asked, answer=evaluate.WORDS)
     asked_of = [evaluate.held(pool, role) if held_out != 0 else () for role in evaluate.KEPT]
@@ -140,6 +147,23 @@ def defend(
     say(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
     if seen.fault:
         raise InvalidResultsError(f"defend {name}", seen.fault, seen.todo)
+
+
+def _drawn(
+    method: Defence, pool: Pool, seed: int, *, plain: bool
+) -> Mapping[Role, Sequence[Example]]:
+    """Draw a defence's rows; where files alone were given, say which file is missing."""
+    draw = getattr(method, "rows", None)
+    if draw is None:
+        return {}
+    try:
+        return draw(method.sees(pool), seed)
+    except DataError:
+        for role in method.roles:
+            if plain and not pool.has(Role(role), Side.DEFENDER):
+                what = f"no rows of role {role}, which {method.name()} learns from"
+                raise ConfigError("--data", what, f"add --data {role}=FILE") from None
+        raise
 
 
 def describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:

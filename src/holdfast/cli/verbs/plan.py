@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli.device import Device
-from holdfast.cli.options import StoreFolder, StudyFile
+from holdfast.cli.given import study_given
+from holdfast.cli.options import Seeds, StoreFolder, StudyFile
 from holdfast.cli.saying import say
 from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.study.file import Study
 
 
 def plan(
@@ -36,12 +40,13 @@ def plan(
         float | None,
         typer.Option(help="With --estimate: the share of the device's peak that is reached."),
     ] = None,
+    seeds: Seeds = None,
 ) -> None:
     """Say what a study would do, what is there already and what is left. Runs nothing."""
     if estimate:
         from holdfast.cli.estimating import show
 
-        show(study, store, card, efficiency)
+        show(study_given(study, seeds), store, card, efficiency)
         return
     if card is not None or efficiency is not None:
         raise ConfigError(
@@ -49,24 +54,23 @@ def plan(
             "belongs to an estimate",
             "add --estimate",
         )
-    _say(study, store, device)
+    _say(study_given(study, seeds), store, device)
 
 
-def _say(study: Path, store: Path, device: str) -> None:
+def _say(study: Study, store: Path, device: str) -> None:
     """Plan a study and say what it would do."""
     from holdfast.engine import leakage
     from holdfast.engine.fit import check_fit
     from holdfast.engine.store import Store
     from holdfast.engine.work import left
-    from holdfast.study.file import load_study
     from holdfast.study.formats import flags
     from holdfast.study.hosting import shared_critics
     from holdfast.study.plan import Plan
     from holdfast.study.runnable import unshown
 
-    made = Plan(load_study(study))
+    made = Plan(study)
     work = left(made, Store(store))
-    said = made.study
+    said = study
     say(
         f"study {said.name}: {len(said.lineups)} line-ups x {len(said.seeds)} seeds x "
         f"{sum(map(len, made.attacks.values()))} attacks = {work.cells} trajectories, "

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.saying import say
-from holdfast.errors import ConfigError, did_you_mean
+from holdfast.errors import ConfigError, DataError, did_you_mean
 
 
 def table(
@@ -34,13 +34,15 @@ def table(
 ) -> None:
     """Print figures of a finished study as tables, from its rows alone."""
     from holdfast.report.markdown import comma_separated, markdown
-    from holdfast.report.saved import Saved
+    from holdfast.report.saved import TODO, Saved
     from holdfast.report.tables import KINDS, Tabled
 
     for kind in kinds or ():
         if kind not in KINDS:
             raise ConfigError("table", f"no table '{kind}'", did_you_mean(kind, KINDS))
     if not kinds:
+        if not (folder / "outcomes.parquet").is_file():
+            raise DataError(str(folder), "holds no outcomes.parquet", TODO)
         wide = max(map(len, KINDS)) + 2
         for name, make in KINDS.items():
             say(f"{name:<{wide}}{(make.__doc__ or '').splitlines()[0]}")

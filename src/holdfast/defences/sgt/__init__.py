@@ -1,8 +1,8 @@
 """SGT (Shin et al., ACL 2026): learn a trigger that makes the base refuse, then do without it.
 
-Stage 1 learns one embedding vector that makes the frozen base refuse. Stage 2 trains the model so
+Stage 1 learns embedding vectors that make the frozen base refuse. Stage 2 trains the model so
 that its hidden states on the plain harmful prompt equal the base's on the triggered one, and
-discards the vector. Symbols: L blocks, B rows, T tokens, H width, N positions, V vocabulary.
+discards the vectors. Symbols: L blocks, B rows, T tokens, H width, N positions, V vocabulary.
 
 A *fidelity row* is one of the numbered choices in docs/fidelity/sgt.md.
 """
@@ -36,7 +36,7 @@ from holdfast.api import seed as seed_of
 from holdfast.api.fields import LATER, AsTuple, was
 from holdfast.api.lazy import torch
 from holdfast.data.example import Example, Role, Side
-from holdfast.defences.sgt.fields import Align, Consistency, Ending, Reduce, Repel, Trigger
+from holdfast.defences.sgt.fields import Align, Consistency, Ending, Reduce, Repel, Texts, Trigger
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ class SGT(LossDefence):
     }
 
     alpha_align: NotNegative = 1.0
-    """Weight of Eq. 2, whose distance is 1 before training where `align.relative` is shift; ours,
-    and 0.3 to 10 do alike (docs/hardening-a-model.md). The paper's is 0.01, of no such distance."""
+    """Weight of Eq. 2, whose distance is 1 before training where `align.relative` is shift; ours
+    (docs/hardening-a-model.md). The paper's is 0.01, of an undivided distance."""
     alpha_repel: NotNegative = 0.1
     """Weight of the repulsion in Eq. 3; ours. The paper's is 0.01."""
     task_reduce: Reduce = "mean"
@@ -202,7 +202,7 @@ class SGT(LossDefence):
     teacher_embeddings: Annotated[Literal["own", "student"], Field(json_schema_extra=LATER)] = "own"
     """Whose input embeddings the teacher reads: the frozen base's, or the student's current ones as
     in the released code (fidelity row 17; they differ where embeddings are trained)."""
-    refusal: Annotated[str | tuple[str, ...] | None, AsTuple] = None
+    refusal: Annotated[str | Texts | None, AsTuple] = None
     """One refusal text for every harmful prompt, or several, each prompt keeping one of them by its
     hash; None takes the rows' (fidelity row 23)."""
     one_refusal: Annotated[bool, Field(json_schema_extra=was(False))] = True

@@ -9,13 +9,14 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from holdfast.api import Count, NotNegative, Positive, Share
 from holdfast.api.fields import LATER, AsTuple, Fields, was
 from holdfast.data.tokens import Positions
 
 Reduce = Literal["mean", "sum"]
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Trigger(Fields):
@@ -65,6 +66,12 @@ class Consistency(Fields):
     as in the released code, or both, as the paper's formula stands (fidelity row 20)."""
 
 
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] >= ends[1]:
+        raise ValueError("two shares that rise, such as [0.5, 1.0]")
+    return ends
+
+
 class Align(Fields):
     """Which hidden states are matched and how their distance is reduced."""
 
@@ -72,7 +79,7 @@ class Align(Fields):
     """`generation`: the position that emits the first response token, and the teacher-forced
     refusal (fidelity row 4); `prompt`: the paper's literal reading; `response`: the released
     code; `all`; `last_prompt`."""
-    layers: Annotated[tuple[Share, Share], AsTuple] = (0.0, 1.0)
+    layers: Annotated[tuple[Share, Share], AsTuple, AfterValidator(_rising)] = (0.0, 1.0)
     """Range of blocks as fractions of depth; (0, 1) is all L."""
     final_norm: bool = True
     """Take the last block after the final norm, as Hugging Face's `hidden_states` does."""
@@ -111,7 +118,7 @@ class Ending(Fields):
     the trigger, and with the trigger under noise; in stage 2 without it. Ours."""
     trigger_loss: Positive = 0.2
     """Largest loss on held-out refusals with the trigger in stage 1, nats a token: a trigger that
-    only just wins is a weak target for stage 2 (docs/hardening-a-model.md). Ours."""
+    only just wins may be a weak target for stage 2 (docs/hardening-a-model.md). Ours."""
     refused_benign: Share = 0.1
     """Largest share of held-out benign prompts refused, in stage 2; ours."""
     benign_loss: Positive | None = None

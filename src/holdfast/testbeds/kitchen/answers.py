@@ -69,13 +69,15 @@ def read(path: Path = FILE) -> dict[str, str]:
     """Give the answer to each prompt.
 
     Raises:
-        DataError: the file is missing, is of another build or another model, or has too few rows.
+        DataError: the file is missing, is of another build or another model, has too few rows, or
+            a row without an answer.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         first, *rows = [json.loads(line) for line in lines]
         told = {row["prompt"]: row["response"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        first.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError("kitchen", f"{path.name} is missing or no data of it", AGAIN) from None
     wanted = header()
     for name, what in (("kitchen", "build"), ("file", "model"), ("max_new_tokens", "length")):
@@ -84,10 +86,13 @@ def read(path: Path = FILE) -> dict[str, str]:
             raise DataError(
                 "kitchen", f"{path.name} is of another {what} ({found}, not {needed})", AGAIN
             )
-    missing = [prompt for prompt in prompts() if prompt not in told]
+    for number, row in enumerate(rows, start=2):
+        if not isinstance(row["response"], str) or not row["response"].strip():
+            raise DataError("kitchen", f"{path.name}, line {number}: no answer", AGAIN)
+    missing = sum(prompt not in told for prompt in prompts())
     if missing:
-        whole = wanted["rows"]
-        raise DataError("kitchen", f"{path.name} has {len(told)} of {whole} answers", AGAIN)
+        what = f"{path.name} lacks {missing} of {wanted['rows']} answers"
+        raise DataError("kitchen", what, AGAIN)
     return told
 
 

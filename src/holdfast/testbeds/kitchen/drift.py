@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from holdfast import evaluate, nn
 from holdfast.data.example import Example, Role, Side, example
+from holdfast.data.format import Format
 from holdfast.testbeds.kitchen import allowed, answers
 
 
@@ -36,8 +37,10 @@ def measured(model: str, format: str = "chat", device: str = "cpu") -> Drift:
     Raises:
         ModelError: either is not there, or they do not read the same ids.
     """
-    shipped, tokenizer = nn.load(nn.resolve("smol:instruct").folder, device=device)
-    other, _ = nn.load(nn.resolve(model, "--model").folder, device=device)
+    Format(format).identity("--format")
+    given, known = nn.resolve(model, "--model"), nn.resolve("smol:instruct")
+    shipped, tokenizer = nn.load(known.folder, device=device)
+    other, _ = nn.load(given.folder, device=device)
     encoder = nn.encoder(shipped, tokenizer, format, where="kitchen")
     rows = page()
     return Drift(
