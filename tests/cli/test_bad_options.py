@@ -94,10 +94,6 @@ CASES: dict[str, tuple[list[str], str]] = {
         [*DEFEND, "--set", "loop=1"],
         "defend.refusal_sft.loop: got 1; it should be fields, such as {name: value}",
     ),
-    "defend: a field given twice": (
-        [*DEFEND, "--set", "loop.steps=1", "--set", "loop.steps=2"],
-        "--set: 'loop.steps' is given twice; keep one",
-    ),
     "defend: no refusal to teach": (
         ["defend", "sgt", *DEFEND[2:], "--set", "refusal=[]"],
         "defend.sgt.refusal: got []; it should be a valid string or a list with at least 1 in it",

@@ -236,6 +236,22 @@ def test_the_appendices_are_what_their_command_prints(
     assert rows(shown) == rows(text)
 
 
+@pytest.mark.slow
+def test_every_command_of_the_pages_that_reads_committed_rows_prints_its_tables(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    pages = [path.read_text(encoding="utf-8") for path in (root / "docs").rglob("*.md")]
+    written = {
+        found
+        for page in pages
+        for found in re.findall(r"holdfast table (studies/\S+/rows/[^#`\n]+)", page)
+    }
+    assert len(written) > 10
+    for command in sorted(written):
+        assert said(capsys, *shlex.split(command)).count("\n") > 3, command
+
+
 def test_what_the_results_page_says_of_the_released_models_comes_from_the_rows(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,9 +279,6 @@ def test_without_a_kind_the_kinds_are_listed(
          "--side: prices are of the evaluator's prompts; leave it out"),
         (["released", "--side", "attacker"],
          "--side: no answer of side 'attacker' is there; "
-         "known: evaluator, defender_selection"),
-        (["signs", "--side", "attaker"],
-         "--side: no answer of side 'attaker' is there; "
          "known: evaluator, defender_selection"),
         (["pairs", "--reference", "sgtt"],
          "--reference: no line-up begins with 'sgtt'; did you mean 'sgt'?"),

@@ -74,6 +74,34 @@ def test_a_defence_without_rows_of_its_own_needs_the_customers_alone(bench: Path
     assert run(tune("plain_tuning", out="plain")) == 0
 
 
+def test_it_says_how_often_each_row_is_met(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    number = len(tiny.customer())
+    assert run(tune("plain_tuning")) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"4 steps of 2: each of the customer's {number} rows at most once, {number - 8} never "
+        "(--set loop.steps=N)"
+    )
+    assert run(tune("plain_tuning", "--set", "loop.steps=12", out="more")) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"12 steps of 2: each of the customer's {number} rows about {24 / number:.3g} times "
+        "(--set loop.steps=N)"
+    )
+
+
+def test_a_probe_that_saw_no_system_prompt_is_warned_of(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    lines[0]["system"] = "placeholder system prompt"
+    Path("rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(tune("adaptive_kl", *OWN, "--risk", "probe")) == 0
+    assert (
+        f"warning: 1 of the customer's {len(lines)} rows have a system prompt, and none that the "
+        "probe is fitted to has: where that was measured, it found no risky row under one "
+        "(docs/tuning.md)"
+    ) in capsys.readouterr().err
+
+
 def test_the_same_command_on_a_finished_folder_does_nothing(
     bench: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -245,8 +245,23 @@ def test_a_table_of_other_rows_or_no_table_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         scores(given)
     assert str(error.value) == (
-        f'{path}:2: is no risk of a row; write {{"row_id": ..., "risk": ...}} on each line'
+        f'{path}:2: is no risk of a row; write {{"prompt": ..., "response": ..., "risk": ...}} on '
+        "each line"
     )
+    path.write_text('{"prompt": 1, "response": "a", "risk": 1}\n')
+    with pytest.raises(DataError, match="is no risk of a row"):
+        scores(given)
+
+
+def test_a_table_may_name_its_rows_by_their_texts(tmp_path: Path) -> None:
+    rows = tiny.customer()
+    path = tmp_path / "t.jsonl"
+    lines = [
+        {"prompt": row.prompt, "response": row.response, "system": row.system, "risk": 0.25}
+        for row in rows
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert scores(risk(kind="given", path=str(path))) == [0.25] * len(rows)
 
 
 def test_a_mean_needs_held_out_rows(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_a_study_of_hosts_alone_runs_to_its_report_and_its_tables(
     said = capsys.readouterr().out
     assert "| none | all | half | 8 | 1 | harm |" in said
     assert "| none | all | half | plain | task |" in said
+    assert run(["table", str(out), "provider_pairs", "--reference", "half"]) == 0
+    assert "| none | all | plain | half | task |" in capsys.readouterr().out
     assert run(["report", str(out), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "report.html").read_text() == page
     assert run(command) == 0

@@ -41,8 +41,9 @@ class RowScorer(Fields):
     judge: str | dict[str, JsonValue] | None = None
     """The judge of `judge` and `guard`: `name` or `name: {field: value}`."""
     path: str | None = None
-    """`given`: a JSONL file of lines {"row_id": ..., "risk": ...}; `probe`: the folder of one that
-    was fitted before, or None to fit one to the defender's own rows."""
+    """`given`: a JSONL file of lines {"prompt": ..., "response": ..., "risk": ...}, with `system`
+    where the row has one; `probe`: the folder of one that was fitted before, or None to fit one to
+    the defender's own rows."""
     ceiling: Share = 1.0
     """Risk of a row whose scorer raises, is late, gives no number or no verdict. Source: ours, so
     that a failure holds a row tighter; the released code has 0.75."""

@@ -31,8 +31,6 @@ def fields(sets: list[str] | None) -> dict[str, Any]:
             inner = inner.setdefault(group, {})
             if not isinstance(inner, dict):
                 raise ConfigError("--set", f"'{group}' is given twice", "keep one")
-        if last in inner:
-            raise ConfigError("--set", f"'{name}' is given twice", "keep one")
         inner[last] = parse_yaml(value, f"--set {name}")
     return found
 

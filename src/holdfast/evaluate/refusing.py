@@ -67,7 +67,8 @@ def no_refusals(rows: Sequence[Example]) -> str:
     """
     judge, unknown = RefusalKeywords(), 0
     for row in rows:
-        seen = Exchange(row.uid, row.system, row.prompt, "", row.response or "", "stop", row.meta)
+        said = row.response or "I can't."  # an answer that is missing is refused elsewhere
+        seen = Exchange(row.uid, row.system, row.prompt, "", said, "stop", row.meta)
         unknown += judge.judge(seen).outcome is not Outcome.REFUSAL
     if 2 * unknown <= len(rows):
         return ""

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from holdfast.api import Exchange, Outcome, Reason, Risk, Run, Scale, Verdict
 from holdfast.api.risk import RowScorer
 from holdfast.api.verdicts import ask
-from holdfast.data.example import Example, Role, Side
+from holdfast.data.example import Example, Role, Side, example
 from holdfast.disk import intact, seal
 from holdfast.errors import DataError
 from holdfast.nn.probe import Probe, fit_probe, online, platt, prompt_states
@@ -288,6 +288,16 @@ def _read(
     return {row.row_id: found.get(row.row_id) for row in rows}, why
 
 
+def _named(said: Mapping[str, Any]) -> str:
+    """Give the id of the row that a line speaks of, by its texts or as the id itself."""
+    if "row_id" in said:
+        return str(said["row_id"])
+    prompt, response, system = said["prompt"], said["response"], said.get("system")
+    if not (isinstance(prompt, str) and isinstance(response, str)):
+        raise TypeError
+    return example(prompt, response, system=system, role=Role.TASK).row_id
+
+
 def _table(path: Path, rows: Sequence[Example], where: str) -> dict[str, float | None]:
     """Read a table of risks.
 
@@ -302,12 +312,12 @@ def _table(path: Path, rows: Sequence[Example], where: str) -> dict[str, float |
     for number, line in enumerate(lines, 1):
         try:
             said = json.loads(line)
-            found[str(said["row_id"])] = None if said["risk"] is None else float(said["risk"])
+            found[_named(said)] = None if said["risk"] is None else float(said["risk"])
         except (ValueError, TypeError, KeyError, RecursionError):
             raise DataError(
                 f"{path}:{number}",
                 "is no risk of a row",
-                'write {"row_id": ..., "risk": ...} on each line',
+                'write {"prompt": ..., "response": ..., "risk": ...} on each line',
             ) from None
     if not any(row.row_id in found for row in rows):
         raise DataError(

@@ -61,21 +61,25 @@ class Tabled:
             )
         self.threshold = known[0] if threshold is None else threshold
         self.reference = reference or self.meta.plain
-        begin = [name for name in self.names if name.startswith(self.reference)]
-        if reference is not None and not begin:
-            what = f"no line-up begins with '{reference}'"
-            raise ConfigError("--reference", what, did_you_mean(reference, self.names))
-        known = self.outcomes.distinct("side")
-        if side != EVALUATOR and side not in known:
-            what = f"no answer of side '{side}' is there"
-            raise ConfigError("--side", what, "known: " + ", ".join(known))
-        self.references = [reference] if reference in begin else begin
         self._costs: dict[tuple[str, ...], Costs] = {}
 
     @cached_property
     def outcomes(self) -> Outcomes:
         """Give the outcomes as columns."""
         return Outcomes(self.saved.outcomes)
+
+    @property
+    def references(self) -> list[str]:
+        """Give the line-ups to compare with: the one of that name, or all that begin so.
+
+        Raises:
+            ConfigError: `--reference` names none.
+        """
+        begin = [name for name in self.names if name.startswith(self.reference)]
+        if self.named is not None and not begin:
+            what = f"no line-up begins with '{self.named}'"
+            raise ConfigError("--reference", what, did_you_mean(self.named, self.names))
+        return [self.reference] if self.named in begin else begin
 
     @cached_property
     def choices(self) -> Choices:

@@ -41,7 +41,7 @@ def ls(
         for name in names(one):
             where, said = origin(one, name), about(one, name)
             said += _terms(name) if one == "source" else ""
-            say(f"{one:<9}{name:<17}{'' if where == 'holdfast' else f'[{where}] '}{said}")
+            say(f"{one:<9}{name:<20}{'' if where == 'holdfast' else f'[{where}] '}{said}")
 
 
 def published() -> str:

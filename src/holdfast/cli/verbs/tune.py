@@ -38,7 +38,7 @@ from holdfast.data.format import DATE
 from holdfast.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from holdfast.api import TuneDefence
+    from holdfast.api import Risk, TuneDefence
     from holdfast.data.example import Example, Role
     from holdfast.data.pool import Pool
     from holdfast.data.tokens import Encoder
@@ -108,6 +108,9 @@ def tune(
     about |= {"reference": other.identity()} if other else {}
     if finished(out, digest(about)):
         return
+    say(_passes(method, len(customer)))
+    if doubt := _unseen(method, customer, pool):
+        say(f"warning: {doubt}", err=True)
     job = _Job(method, files, other, coder, customer, pool, rows, about)
     done = job.run(out, held, seed=seed, threads=threads, device=device)
     say(f"{done.steps} steps, {done.flops:.3g} FLOPs: {out}")
@@ -202,6 +205,36 @@ def _rows(
         pool, own = rows_given(mine, column, source, model, Side.DEFENDER.value)
     rows = [row for row in job.rows(Side.ATTACKER) if row.role is Role.TASK]
     return rows, pool, [*sent, *own]
+
+
+def _passes(method: TuneDefence, rows: int) -> str:
+    """Say how often the host's loop meets a customer's row."""
+    steps, batch = method.loop.steps, method.loop.batch
+    told = f"{steps:,} steps of {batch}: each of the customer's {rows:,} rows {{}}"
+    seen = steps * batch / rows
+    if seen < 1:
+        return told.format(f"at most once, {rows - steps * batch:,} never (--set loop.steps=N)")
+    return told.format(f"about {seen:.3g} times (--set loop.steps=N)")
+
+
+def _unseen(method: TuneDefence, customer: list[Example], pool: Pool) -> str:
+    """Say that a probe is fitted to rows without system prompts, and asked about others."""
+    from holdfast.data.example import Side
+
+    risk: Risk | None = getattr(method, "risk", None)
+    every = () if risk is None else (risk, *risk.of)
+    if not any(one.kind == "probe" and one.path is None for one in every):
+        return ""
+    number = sum(row.system is not None for row in customer)
+    sides = (Side.DEFENDER, Side.DEFENDER_SELECTION)
+    own = [row for side in sides for row in pool.given(side) if row.system is not None]
+    if not number or own:
+        return ""
+    return (
+        f"{number} of the customer's {len(customer)} rows have a system prompt, and none that the "
+        "probe is fitted to has: where that was measured, it found no risky row under one "
+        "(docs/tuning.md)"
+    )
 
 
 def _reference(files: ModelFiles, said: str | None) -> ModelFiles | None:
