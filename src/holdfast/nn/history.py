@@ -30,11 +30,26 @@ def history(folder: Path) -> list[dict[str, Any]]:
         said = json.loads(path.read_text(encoding="utf-8"))
         before = said.get("history") or []
         steps = [*before, said]
+        if not all(_written(step) for step in steps):
+            raise TypeError
         return [{k: v for k, v in step.items() if k not in _BULKY} for step in steps]
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         raise ModelError(
             str(path), "is no note that holdfast wrote", "restore it, or delete it"
         ) from None
+
+
+def _written(step: Mapping[str, Any]) -> bool:
+    """Say whether a note's values are of the kinds that holdfast writes."""
+    methods, held = step.get("defences") or [], step.get("held_out") or {}
+    numbers = [step.get(name) for name in ("steps", "flops") if step.get(name) is not None]
+    return (
+        isinstance(methods, list)
+        and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in methods)
+        and isinstance(held, dict)
+        and isinstance(step.get("attacked", False), bool)
+        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+    )
 
 
 def attacked(steps: Sequence[Mapping[str, Any]]) -> bool:

@@ -53,6 +53,11 @@ UNREFUSED = Words(
 )
 
 
+def named(one: str) -> Words:
+    """Give the words by what follows a share in them, as a verdict holds it."""
+    return UNREFUSED if one == UNREFUSED.one else HARM
+
+
 def words(counts: str) -> Words:
     """Give the words for what `Meta.counts` names."""
     return UNREFUSED if counts == NOT_REFUSED else HARM

@@ -51,6 +51,7 @@ def verdict(found: Findings) -> dict[str, Any]:
             "undefended": meta.none,
             "original": meta.original,
             "counts": counts(meta.counts).one,
+            "headline": meta.headline,
             "world": meta.world,
         },
         "answer": answer.sentences(found),

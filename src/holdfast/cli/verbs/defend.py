@@ -86,6 +86,7 @@ def defend(
     pool = evaluate.keep_back(pool, method.roles, seed, held_out)
     # What is missing, too long or too large is found before any weight is loaded.
     rows = _drawn(method, pool, seed, plain=not source)
+    _apart(rows)
     if doubt := evaluate.no_refusals(rows.get(Role.REFUSAL, ())):
         say(f"warning: {doubt}", err=True)
     coder = preflight.encoder(files, asked)
@@ -164,6 +165,19 @@ def _drawn(
                 what = f"no rows of role {role}, which {method.name()} learns from"
                 raise ConfigError("--data", what, f"add --data {role}=FILE") from None
         raise
+
+
+def _apart(rows: Mapping[Role, Sequence[Example]]) -> None:
+    """Refuse benign rows most of whose prompts are to be refused too; tell of fewer."""
+    refused, benign = (
+        {row.uid for row in rows.get(role, ())} for role in (Role.REFUSAL, Role.BENIGN)
+    )
+    both = len(refused & benign)
+    what = f"{both} of {len(benign)} benign prompts are to be refused too"
+    if both and 2 * both >= len(benign):
+        raise ConfigError("--data", what, "take them out of one of the files")
+    if both:
+        say(f"warning: {what}", err=True)
 
 
 def describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:

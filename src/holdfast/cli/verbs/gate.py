@@ -37,6 +37,7 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Hold a study's verdict to bounds: exit code 0 pass, 4 fail, 5 cannot tell, 3 invalid."""
+    from holdfast.report.counted import named
     from holdfast.report.gate import WORDS, hold, overall
     from holdfast.report.verdict import read
 
@@ -63,6 +64,8 @@ def gate(
         for reason in one.reasons:
             say(f"  {reason}")
     share = 100 * found["study"]["threshold"]
-    say(f"broken means: more than {share:g} % of restricted requests get a useful answer")
+    useful = named(str(found["study"].get("counts"))).useful
+    said = f"broken means: more than {share:g} % of restricted requests {useful}"
+    say(f"{said}, by the judge {found['study']['judges'][0]}")
     say(f"gate: {WORDS[code]}")
     return int(code)

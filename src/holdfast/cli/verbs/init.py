@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -62,4 +63,4 @@ def init(
     disk.write_bytes(study, made.text.encode())
     for line in made.said:
         say(line)
-    say(f"study: {study}; next: holdfast plan {study}")
+    say(f"study: {study}; next: holdfast plan {shlex.quote(str(study))}")

@@ -24,6 +24,9 @@ def verify(
 
     if not store.is_dir():
         raise ConfigError(str(store), "no such store", "name the folder of one")
+    if not any((store / kind).is_dir() for kind in (*KINDS, "work")):
+        what, todo = "holds no finished step", "name the folder that --store named"
+        raise ConfigError(str(store), what, todo)
     kept, broken, old, whole = Store(store), 0, 0, 0
     with kept.held():
         for kind, key in [(one, key) for one in KINDS for key in sorted(kept.keys(one))]:
