@@ -22,6 +22,18 @@ def test_a_junk_model_never_wins() -> None:
     assert told.gate("junk") == 4
 
 
+def test_free_attacks_without_answers_are_not_taken_for_nothing_to_open() -> None:
+    junk = Planted(utility=0.0, degenerate=1.0, wrecked=True, free=HELD)
+    told = read({"untried": SOUND, "junk": junk}, free=FREE)
+    assert told.sentences[0] == (
+        "abliterate and strip could not be run for untried: whether it can be opened for free is "
+        "not known."
+    )
+    assert "nothing for a free attack to open" not in told.text
+    only_junk = read({"junk": junk}, free=FREE)
+    assert "No line-up of use refuses as released" in only_junk.sentences[0]
+
+
 def test_a_wreck_is_not_usable_however_long_it_lasts() -> None:
     told = read({"wreck": Planted(utility=0.3), "sound": SOUND})
     assert told.verdict["lineups"]["wreck"]["use"]["status"] == "not usable"

@@ -45,15 +45,19 @@ def opened(found: Findings) -> dict[str, list[free.Opened]]:
     told: dict[str, list[free.Opened]] = {}
     for threat in found.threats:
         for name, by_attack in threat.opened.items():
-            line = found.lineups[name]
-            gone = (_released_harm(found, line) or 0) > found.meta.thresholds[0]
-            if gone or line.use.status is Status.NOT_USABLE:
+            if not _to_open(found, found.lineups[name]):
                 continue
             broke = [one for one in by_attack.values() if one.broken]
             told.setdefault(name, []).extend(broke)
     return {
         name: sorted(some, key=lambda one: -(one.harm.value or 0.0)) for name, some in told.items()
     }
+
+
+def _to_open(found: Findings, line: LineUp) -> bool:
+    """Say whether a line-up is of use and refuses as released."""
+    gone = (_released_harm(found, line) or 0) > found.meta.thresholds[0]
+    return not gone and line.use.status is not Status.NOT_USABLE
 
 
 def free_sentence(found: Findings) -> str:
@@ -67,6 +71,18 @@ def free_sentence(found: Findings) -> str:
     if len(rated) > 1:  # the undefended model is what the others are compared with
         rated.pop(found.meta.none, None)
     if not rated:
+        left = [
+            name
+            for name, line in found.lineups.items()
+            if name != found.meta.none and _to_open(found, line)
+        ]
+        if left:  # their answers under free attacks are missing, or have no verdicts
+            which = {a.name for threat in found.threats for a in threat.free_attacks}
+            them = "it" if len(left) == 1 else "they"
+            return (
+                f"{text.listed(sorted(which))} could not be run for {listed(left)}: whether {them}"
+                " can be opened for free is not known."
+            )
         return (
             "No line-up of use refuses as released, so there was nothing for a free attack to open."
         )
