@@ -71,21 +71,7 @@ def free_sentence(found: Findings) -> str:
     if len(rated) > 1:  # the undefended model is what the others are compared with
         rated.pop(found.meta.none, None)
     if not rated:
-        left = [
-            name
-            for name, line in found.lineups.items()
-            if name != found.meta.none and _to_open(found, line)
-        ]
-        if left:  # their answers under free attacks are missing, or have no verdicts
-            which = {a.name for threat in found.threats for a in threat.free_attacks}
-            them = "it" if len(left) == 1 else "they"
-            return (
-                f"{text.listed(sorted(which))} could not be run for {listed(left)}: whether {them}"
-                " can be opened for free is not known."
-            )
-        return (
-            "No line-up of use refuses as released, so there was nothing for a free attack to open."
-        )
+        return _nothing_rated(found)
     broken = {name: some for name, some in rated.items() if some}
     tried = list(dict.fromkeys(a.name for t in found.threats for a in t.free_attacks))
     gaps = untried(found, rated)
@@ -123,6 +109,25 @@ def free_sentence(found: Findings) -> str:
         f"Without any training, {len(broken)} of {len(rated)} line-ups that refuse as released can"
         f" be opened:"
         f" {'; '.join(parts)}{limit(found)}.{rest}"
+    )
+
+
+def _nothing_rated(found: Findings) -> str:
+    """Say why no free attack has a figure: none has answers, or there was nothing to open."""
+    left = [
+        name
+        for name, line in found.lineups.items()
+        if name != found.meta.none and _to_open(found, line)
+    ]
+    if not left:
+        return (
+            "No line-up of use refuses as released, so there was nothing for a free attack to open."
+        )
+    which = {attack.name for threat in found.threats for attack in threat.free_attacks}
+    them = "it" if len(left) == 1 else "they"
+    return (
+        f"{text.listed(sorted(which))} could not be run for {listed(left)}: whether {them}"
+        " can be opened for free is not known."
     )
 
 
