@@ -163,6 +163,14 @@ CASES: dict[str, tuple[list[str], str]] = {
         "--card: belongs to an estimate; add --estimate",
     ),
     "verify: no store": (["verify", "none"], "none: no such store; name the folder of one"),
+    "verify: no store's folder": (
+        ["verify", "folder"],
+        "folder: holds no finished step; name the folder that --store named",
+    ),
+    "defend: one file for both roles": (
+        DEFEND,
+        "--data: 22 of 22 benign prompts are to be refused too; take them out of one of the files",
+    ),
     "verify: a file": (
         ["verify", "rows.jsonl"],
         "rows.jsonl: no such store; name the folder of one",

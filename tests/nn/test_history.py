@@ -41,7 +41,14 @@ def test_what_hardening_took_is_summed_and_attacks_count_nothing() -> None:
     assert spent([]) == (0, 0.0)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"word"', '{"history": 3}', '{"history": ["word"]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", '"word"', '{"history": 3}', '{"history": ["word"]}', '{"steps": "many"}'),
+        *('{"defences": 5}', '{"defences": [{"nme": "sgt"}]}', '{"attacked": "no"}'),
+        '{"held_out": 7}',
+    ],
+)
 def test_a_note_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "holdfast.json"
     path.write_text(text)

@@ -246,3 +246,14 @@ def test_a_plan_of_three_hundred_cells_imports_no_torch_once_the_model_was_check
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert int(done.stdout.split(" trajectories, ")[1].split(" cells")[0]) >= 200
+
+
+def test_parts_of_one_study_have_one_hash_and_another_study_another(
+    plan: Make, toy: ModuleType, toy_model: Path
+) -> None:
+    own = plan(seeds=[3, 5]).seedless
+    assert plan(seeds=[5], title="another").seedless == own
+    faster = toy.study(toy_model)["attacks"]
+    faster["harmful_sft"][0]["harmful_sft"]["loop"]["lr"] = 0.5
+    others = ({"attacks": faster}, {"thresholds": [0.5]}, {"generation": {"max_new_tokens": 3}})
+    assert all(plan(seeds=[3, 5], **changes).seedless != own for changes in others)
