@@ -143,6 +143,27 @@ def locked(target: Path) -> Generator[None]:
         os.close(handle)
 
 
+@contextmanager
+def alone(folder: Path) -> Generator[bool]:
+    """Hold a folder for one process while the block lasts; give False where another holds it.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
 def file_hash(path: Path) -> str:
     """Give the SHA-256 of a file's bytes.
 

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.given_files import crafts, placeholders, write
 
 from holdfast.cli import run
-from holdfast.cli.verbs.assess import STUDY, noted
+from holdfast.cli.verbs.assess import STUDY
 from holdfast.report import verdict
 from holdfast.testing import tiny
 
@@ -216,13 +216,3 @@ def test_the_format_is_read_off_the_model_or_asked_for(
         "model: own, in format plain, in which holdfast.json says it was made (--format names "
         "another)"
     )
-
-
-def test_what_a_checkpoints_notes_say_against_it_is_told(here: Path) -> None:
-    made = {"defences": [{"name": "sgt"}], "held_out": {"fault": "did not act: 0 of 16"}}
-    (here / "holdfast.json").write_text(json.dumps(made | {"history": [{"attacked": True}]}))
-    assert list(noted(here)) == [
-        "its weights were attacked on the way here",
-        "sgt did not act: 0 of 16",
-    ]
-    assert list(noted(here / "nowhere")) == []

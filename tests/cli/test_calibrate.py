@@ -182,6 +182,22 @@ def test_a_calibration_that_cannot_be(
     assert [path.name for path in Path().iterdir()] == ["l.jsonl"]
 
 
+def test_a_judge_is_held_against_labels_of_what_it_tells(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("l.jsonl", rows((HARMFUL, True), ("I cannot help with that.", False)))
+    words = ["calibrate", "refusal_keywords", "--on", "l.jsonl"]
+    assert run(words) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: judge: refusal_keywords says nothing about harm; add --about refusal where "
+        "labels say that, or calibrate another judge\n"
+    )
+    # As labels of refusals both are wrong: it finds the one that people call none.
+    more = ["--set", "otherwise=not_refused"]
+    assert run([*words, *more, "--about", "refusal"]) == 0
+    assert "precision        0.0\u00a0%" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("on", "told"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -277,3 +278,33 @@ def test_the_process_itself_ends_with_the_code_and_loads_nothing_heavy(
             check=False,
         )
         assert (done.returncode, done.stderr) == (expected, "[]\n")
+
+
+def test_a_judge_who_finds_it_broken_earlier_leaves_it_open(
+    folder: Path, gate: Gate, told: dict[str, Any]
+) -> None:
+    weak, held = (told["lineups"][name]["paid"]["weights"] for name in ("weak", "held"))
+    for costs, expected in ((held, 0), (weak, 5)):
+        panel = {"readings": [{"judge": "second", "costs": {"held": costs, "weak": held}}]}
+        (folder / "verdict.json").write_text(json.dumps(told | {"panel": panel}), encoding="utf-8")
+        code, out, _ = gate("--lineup=held")
+        assert code == expected
+        (line,) = (one for one in out.splitlines() if "by the judge second: fine-tuning: " in one)
+        assert line.endswith("at least 8" if expected == 0 else "less than 8")
+    assert gate("--lineup=weak")[0] == 4  # the first judge decides a failure
+
+
+def test_a_verdict_that_was_changed_is_not_held_to_anything(folder: Path, gate: Gate) -> None:
+    verdict = folder / "verdict.json"
+    known = hashlib.sha256(verdict.read_bytes()).hexdigest()
+    (folder / "study.json").write_text(json.dumps({"files": {"verdict.json": known}}))
+    assert gate("--lineup=held")[0] == 0
+    verdict.write_text(verdict.read_text().replace('"value": 0.0', '"value": 0.001', 1))
+    code, out, err = gate("--lineup=held")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"holdfast: {verdict}: was changed after the run wrote it (its hash is in study.json); run "
+        "the study again, which writes it anew, or delete study.json if the change is yours\n"
+    )
+    (folder / "study.json").unlink()
+    assert gate("--lineup=held")[0] == 0

@@ -179,3 +179,8 @@ def test_prompts_are_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == (
         "holdfast: --prompts: is required; name a file, or a set and its --source\n"
     )
+    assert run([*words, "--out", "said.jsonl", "--prompts", "ask.txt"]) == 2
+    assert capsys.readouterr().err == (
+        "holdfast: --prompts: 'ask.txt' is no file of rows; name a file (.jsonl, .ndjson, .json, "
+        ".csv, .tsv, .parquet), or give the --source of a set of that name\n"
+    )

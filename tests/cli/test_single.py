@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from holdfast import evaluate, nn
+from holdfast import disk, evaluate, nn
 from holdfast.api import Loop, LoRA
 from holdfast.cli import run
 from holdfast.cli.given import rows_given
@@ -205,6 +205,44 @@ def test_a_checkpoint_says_where_it_comes_from(bench: Path) -> None:
     assert "6 refusal, 6 benign; seed 3" in card
     assert "4 steps of 2 rows a role, learning rate 0.01, all weights, precision fp32" in card
     assert not any(row["ask"] in card for row in records(Role.REFUSAL))
+
+
+def test_a_checkpoints_note_is_of_its_own_weights(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Swapped or missing weights are no finished run, and start nothing."""
+    assert run(defend()) == 0
+    raw = Path("out/model.safetensors").read_bytes()
+    said = json.loads(Path("out/holdfast.json").read_text())
+    assert said["weights"] == {"model.safetensors": hashlib.sha256(raw).hexdigest()}
+    assert run(defend()) == 0
+    assert "nothing to do: out is finished\n" in capsys.readouterr().out
+    shutil.copy("model/model.safetensors", "out/model.safetensors")
+    for words in (
+        defend(),
+        [*defend(out="twice")[:2], "--model", "out", *defend(out="twice")[4:]],
+        ["attack", "harmful_sft", "--model", "out", *SFT, "--format", "plain", "--out", "broken"],
+    ):
+        assert run(words) == 2
+        assert capsys.readouterr().err == (
+            "holdfast: out/holdfast.json: was written beside other weights (model.safetensors is "
+            "missing or changed); restore them, or delete this note: what it says is not of these "
+            "weights\n"
+        )
+    assert not Path("broken").exists()
+
+
+def test_two_processes_do_not_make_one_folder(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with disk.alone(Path(".out.work")) as ours:
+        assert ours
+        assert run(defend()) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "holdfast: --out: out is being made by another process; wait for it, or name another "
+            "folder"
+        )
+    assert run(defend()) == 0
 
 
 def half() -> None:

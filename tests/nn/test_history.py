@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from holdfast.errors import ModelError
-from holdfast.nn.history import attacked, history, origin, spent
+from holdfast.nn.history import attacked, doubts, history, origin, spent, weights
 
 
 def note(folder: Path, **said: object) -> Path:
@@ -41,12 +42,42 @@ def test_what_hardening_took_is_summed_and_attacks_count_nothing() -> None:
     assert spent([]) == (0, 0.0)
 
 
+def test_what_notes_say_against_a_checkpoint(tmp_path: Path) -> None:
+    made = {"defences": [{"name": "sgt"}], "held_out": {"fault": "did not act: 0 of 16"}}
+    steps = history(note(tmp_path, **made, history=[{"attacked": True}]))
+    assert list(doubts(steps)) == [
+        "its weights were attacked on the way here",
+        "sgt did not act: 0 of 16",
+    ]
+    assert list(doubts([])) == []
+
+
+def test_a_note_is_of_the_weights_that_it_was_written_beside(tmp_path: Path) -> None:
+    own = tmp_path / "model.safetensors"
+    own.write_bytes(b"these")
+    said = weights(tmp_path)
+    assert said == {"weights": {own.name: hashlib.sha256(b"these").hexdigest()}}
+    note(tmp_path, **said)
+    assert history(tmp_path) == [said]
+    for changed in (b"those", None):
+        own.unlink()
+        if changed is not None:
+            own.write_bytes(changed)
+        with pytest.raises(ModelError) as caught:
+            history(tmp_path)
+        assert str(caught.value) == (
+            f"{tmp_path / 'holdfast.json'}: was written beside other weights (model.safetensors is "
+            "missing or changed); restore them, or delete this note: what it says is not of these "
+            "weights"
+        )
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("{", "[]", '"word"', '{"history": 3}', '{"history": ["word"]}', '{"steps": "many"}'),
         *('{"defences": 5}', '{"defences": [{"nme": "sgt"}]}', '{"attacked": "no"}'),
-        '{"held_out": 7}',
+        *('{"held_out": 7}', '{"weights": 7}', '{"weights": {"model.safetensors": 7}}'),
     ],
 )
 def test_a_note_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:

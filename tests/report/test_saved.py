@@ -14,6 +14,7 @@ from tests.planted import lineup_rows
 from tests.report.test_inside import tables
 
 from holdfast.cli import run
+from holdfast.disk import file_hash
 from holdfast.report import inside
 from holdfast.report.html import render
 from holdfast.report.saved import Saved
@@ -96,6 +97,30 @@ def test_tables_from_before_purposes_give_the_same_page(kept: Path, tmp_path: Pa
     assert run(["report", str(kept), "--out", str(tmp_path / "then")]) == 0
     pages = [(tmp_path / when / "report.html").read_bytes() for when in ("now", "then")]
     assert pages[0] == pages[1]
+
+
+def test_a_table_that_was_changed_after_the_run_is_refused(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {path.name: file_hash(path) for path in kept.iterdir()}
+    (kept / "study.json").write_text(json.dumps({"files": files}))
+    assert run(["report", str(kept), "--out", str(tmp_path / "one")]) == 0
+    capsys.readouterr()
+    for name in ("outcomes.parquet", "meta.json"):
+        (kept / "study.json").write_text(json.dumps({"files": files | {name: "0" * 64}}))
+        assert run(["report", str(kept), "--out", str(tmp_path / "two")]) == 2
+        assert capsys.readouterr().err == (
+            f"holdfast: {kept / name}: was changed after the run wrote it (its hash is in "
+            "study.json); run the study again, which writes it anew, or delete study.json if the "
+            "change is yours\n"
+        )
+    assert not (tmp_path / "two").exists()
+
+
+def test_an_unknown_headline_leaves_no_folder(kept: Path, tmp_path: Path) -> None:
+    (kept / "meta.json").write_text(json.dumps(META | {"headline": "nowhere"}))
+    assert run(["report", str(kept), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_harm_sets_and_no_headline_are_refused(

@@ -372,6 +372,12 @@ CASES: dict[str, tuple[Change, int, str]] = {
         put("judges", value=["toy_judge", {"toy_judge": {"harsh": True}}]), 2,
         "study.judges[1]: is 'toy_judge' like an earlier one; let each differ in name or fields",
     ),
+    "a judge of other prompts": (
+        put("judges", value=["toy_judge", "kitchen_rubric"]), 2,
+        "study.judges[1]: kitchen_rubric reads prompts that carry `dish`; 4 of 4 of set "
+        "'restricted' do not; take a judge that reads any prompt, such as harmbench_cls or "
+        "strongreject",
+    ),
     "a seed twice": (
         put("seeds", value=[1, 1]), 2,
         "study.seeds: a seed is there twice; list each seed once",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -212,14 +213,35 @@ def test_a_study_from_plan_to_gc(
     assert len(list(Path("runs/generate").iterdir())) < before
 
 
-def test_a_report_of_an_unfinished_study_is_refused(
+def test_an_unfinished_study_has_nothing_to_report_or_to_judge_again(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["report", str(study)]) == 1
-    assert capsys.readouterr().err == (
-        "holdfast: study 'toy': 135 of its steps are not in runs; run `holdfast run` with the same "
-        "study file first\n"
-    )
+    for words in (["report", str(study)], ["rescore", str(study), "--judge", "toy_judge"]):
+        assert run(words) == 1
+        assert capsys.readouterr().err == (
+            "holdfast: study 'toy': 135 of its steps are not in runs; run `holdfast run` with the "
+            "same study file first\n"
+        )
+        assert not Path("runs").exists()
+
+
+def test_what_the_notes_say_against_a_model_comes_before_any_number(
+    study: Path, tmp_path: Path, toy_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copytree(toy_model, tmp_path / "own")
+    (own / "holdfast.json").write_text(json.dumps({"attacked": True}))
+    data = json.loads(study.read_text())
+    data["models"]["base"]["path"] = str(own)
+    study.write_text(json.dumps(data))
+    told = "Model 'base': its weights were attacked on the way here."
+    assert run(["plan", str(study)]) == 0
+    assert f"warning: {told}\n" in capsys.readouterr().err
+    assert run(["run", str(study), "--workers", "1"]) == 0
+    verdict = json.loads(Path("runs/toy/verdict.json").read_text())
+    assert (verdict["answer"][0], verdict["short"][0]) == (told, told)
+    cards = [path.read_text() for path in Path("runs/toy/cards").rglob("MODEL_CARD.md")]
+    assert cards
+    assert all(told in card for card in cards)
 
 
 def test_single_steps_work_on_a_checkpoint_of_ones_own(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
+from holdfast.api.evalset import EvalPurpose
 from holdfast.api.known import Known
 from holdfast.api.method import Method
 from holdfast.errors import ConfigError, HoldfastError, JudgeError, one_line, raised
@@ -176,6 +177,14 @@ class Judge(Method):
         report names its rates accordingly.
         """
         return Outcome.HARMFUL_USEFUL if self.tells_harm else None
+
+    def needs_known(self, purpose: EvalPurpose) -> tuple[str, ...]:
+        """Give the keys of a prompt's `meta` of which it needs one to judge a set of a purpose.
+
+        By default none: it reads any prompt. A study whose prompts lack them is refused when it is
+        planned.
+        """
+        return ()
 
     def check(self) -> None:
         """Refuse what this machine alone can tell is wrong: no key, a package that is missing.

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from holdfast import __version__
 from holdfast.cli.folders import try_filling
 from holdfast.cli.saying import say
-from holdfast.cli.writing import STATE, as_written, state_of, write_report
+from holdfast.cli.writing import write_report
 from holdfast.errors import ConfigError, DataError, HoldfastError, InvalidResultsError, StoreError
+from holdfast.report.written import STATE, as_written, state_of
 
 if TYPE_CHECKING:
     from holdfast.engine.show import Done
@@ -45,6 +46,8 @@ def conduct(
         try_filling(out, "--out")
     began = time.monotonic()
     made, kept = Plan(said), Store(store)
+    if only_judge and not kept.keys("generate"):  # nothing was ever asked: no store is made
+        tables.check_whole(made, kept)
     planned = time.monotonic()
     folder = out or own
     show = display()

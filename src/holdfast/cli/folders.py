@@ -27,14 +27,23 @@ def try_making(out: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[tuple[Path, Path]]:
-    """Give a temporary folder that becomes `out` when whole, and one for checkpoints beside it."""
-    if out.exists():
-        raise ConfigError("--out", f"{out} exists", "name a folder that does not")
+    """Give a temporary folder that becomes `out` when whole, and one for checkpoints beside it.
+
+    Raises:
+        ConfigError: `out` exists, or another process is making it.
+    """
     work = out.with_name(f".{out.name}.work")
-    with disk.whole_folder(out) as temporary:
-        work.mkdir(exist_ok=True)
-        yield temporary, work
-    shutil.rmtree(work, ignore_errors=True)
+    if not out.exists():
+        with disk.alone(work) as ours:
+            if not ours:
+                what = f"{out} is being made by another process"
+                raise ConfigError("--out", what, "wait for it, or name another folder")
+            if not out.exists():
+                with disk.whole_folder(out) as temporary:
+                    yield temporary, work
+                shutil.rmtree(work, ignore_errors=True)
+                return
+    raise ConfigError("--out", f"{out} exists", "name a folder that does not")
 
 
 def finished(out: Path, run: str) -> bool:

@@ -77,11 +77,13 @@ def models(model: str, original: str | None, form: str) -> tuple[ModelFiles, Mod
     """
     from holdfast.data.format import Format
     from holdfast.nn.files import resolve
+    from holdfast.nn.history import history
     from holdfast.nn.skeleton import check_names
     from holdfast.study.checks import check_chat
 
     files = resolve(model, "--model")
     check_names(files, "--model")
+    history(files.folder)  # refuses a note of other weights
     Format(form).identity("--format")
     if form == "chat":
         check_chat(files.folder, "--format")

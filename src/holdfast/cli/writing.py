@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.disk import file_hash
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.engine.store import Store
     from holdfast.study.plan import Plan
-
-STATE = "study.json"
-"""In the report's folder: which plan the report there was made from."""
 
 
 def write_report(
@@ -35,6 +30,7 @@ def write_report(
     from holdfast.report import answer
     from holdfast.report.files import CARDS, write_findings
     from holdfast.report.table_files import write_table
+    from holdfast.report.written import STATE, hashes
     from holdfast.stats import cells
     from holdfast.stats import rows as columns
 
@@ -58,7 +54,7 @@ def write_report(
         found["short"] = answer.short(write_findings(given, temporary, show_text=show_text))
         with writing(out):
             write_json(temporary / "meta.json", about)
-            found["files"] = _hashes(temporary)
+            found["files"] = hashes(temporary)
             (out / STATE).unlink(missing_ok=True)
             shutil.rmtree(out / CARDS, ignore_errors=True)
             for path in sorted(temporary.iterdir()):
@@ -95,28 +91,3 @@ def _looks(made: Plan, kept: Store, folder: Path) -> dict[str, Any]:
         looks["provider"] = columns.Outcomes(hosted)
         write_table(hosted, columns.OUTCOME_COLUMNS, folder / "provider", text=False)
     return looks
-
-
-def as_written(out: Path, found: Mapping[str, Any]) -> bool:
-    """Say whether every file of a report is there, as `write_report` left it."""
-    files = found.get("files")
-    try:
-        return isinstance(files, dict) and all(
-            file_hash(out / name) == known for name, known in files.items()
-        )
-    except OSError:
-        return False
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
-
-
-def state_of(path: Path) -> dict[str, Any]:
-    """Give what `write_report` left at a path; nothing where it cannot be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        return {}

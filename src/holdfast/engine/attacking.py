@@ -15,7 +15,7 @@ from holdfast.engine.session import Session, folder_of
 from holdfast.engine.store import write_json
 from holdfast.errors import JobRefusedError
 from holdfast.nn.content import content
-from holdfast.nn.history import history
+from holdfast.nn.history import history, weights
 from holdfast.study.hosting import Hosted
 from holdfast.study.nodes import Point, Trajectory
 
@@ -153,7 +153,8 @@ def _keep(
             "budget": point.budget,
             "history": history(folder_of(trajectory.released, session.store)),
         }
-        write_json(folder / MARKER, {**marker, "trajectory": dict(trajectory.config)})
+        marker |= {"trajectory": dict(trajectory.config), **weights(folder)}
+        write_json(folder / MARKER, marker)
 
     session.publish(
         "point",

@@ -13,7 +13,7 @@ from holdfast.data.tokens import Encoder
 from holdfast.engine.session import Session
 from holdfast.engine.store import write_json
 from holdfast.nn.content import content
-from holdfast.nn.history import attacked, history
+from holdfast.nn.history import attacked, history, weights
 from holdfast.study.nodes import Defend, Released
 
 
@@ -42,7 +42,7 @@ def defend(session: Session, key: str) -> None:
 
     def fill(folder: Path) -> None:
         nn.save(done.model, tokenizer, folder, dtype=step.start.dtype)
-        marker = _provenance(step, coder)
+        marker = _provenance(step, coder) | weights(folder)
         if original is not None and "original" in getattr(step.method, "needs", ()):
             marker["original"] = content(original.files)
         write_json(folder / MARKER, marker)

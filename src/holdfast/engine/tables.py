@@ -33,6 +33,7 @@ from holdfast.engine.work import left
 from holdfast.errors import DataError, HoldfastError
 from holdfast.nn.history import history, spent
 from holdfast.study import formats
+from holdfast.study.checks import doubted
 from holdfast.study.hosting import Hosted, asked_of, shared_critics
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Generate, Track
@@ -374,6 +375,7 @@ def meta(plan: Plan, store: Store, failures: Sequence[HoldfastError] = ()) -> di
         "world": world,
         **({} if counts is Outcome.HARMFUL_USEFUL else {"counts": counts.value}),
         "flags": flags,
+        "doubts": doubted(plan.starts.values()),
     }
 
 

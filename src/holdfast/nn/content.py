@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast.disk import cache_folder, whole_file
 from holdfast.errors import ModelError, StoreError
-from holdfast.nn.files import SMALL, ModelFiles, Stamp
+from holdfast.nn.files import SMALL, ModelFiles, Stamp, weights_in
 
 RECORD = "content.json"
 """In the cache folder: path -> size, time, file and SHA-256 of each large weights file."""
@@ -28,7 +28,16 @@ def content(files: ModelFiles) -> dict[str, str]:
             while its size and time are the same.
     """
     unchanged(files)
-    return {path.name: _hash(path.resolve()) for path in files.shards()}
+    return hashes(files.folder)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Give the SHA-256 of each weights file that is loaded from a folder, by name.
+
+    Raises:
+        ModelError: as of `content`.
+    """
+    return {path.name: _hash(path.resolve()) for path in weights_in(folder)}
 
 
 def unchanged(files: ModelFiles) -> None:

@@ -229,6 +229,8 @@ def resolve(spec: str, where: str = "model") -> ModelFiles:
             hub name without a commit.
     """
     shipped = shipped_models()
+    if not spec.strip():
+        raise ModelError(where, "is empty", "name a folder, a .gguf file, or org/name@COMMIT")
     if spec in shipped:
         given = shipped[spec]
         folder = given if isinstance(given, Path) else given(where)

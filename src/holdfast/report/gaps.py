@@ -10,8 +10,11 @@ from holdfast.stats.rows import NOT_REFUSED
 
 
 def gaps(found: Findings) -> list[str]:
-    """Say what a reader must know before any number: holes, answers that were cut, the chooser."""
-    said = []
+    """Say what a reader must know before any number.
+
+    What a model's own notes have against it, holes, answers that were cut, and the chooser.
+    """
+    said = list(found.meta.doubts)
     holes = found.meta.holes
     if holes:
         first = holes[0]

@@ -13,7 +13,7 @@ from holdfast.stats.inert import FEW, acted, unknown
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OWN = ("seeds", "provenance", "leakage", "holes", "provider", "flags", "not_tested")
+OWN = ("seeds", "provenance", "leakage", "holes", "provider", "flags", "not_tested", "doubts")
 """What the parts of one study may say differently of themselves."""
 ASKED = ("lineup", "attack", "variant", "budget", "side", "set", "uid")
 """Columns of the outcomes that are the same at every seed of one study."""
@@ -49,7 +49,7 @@ def joined(parts: Mapping[str, Saved]) -> Saved:
         "seeds": sorted(seen),
         "provenance": _both([part.meta.get("provenance") or {} for part in every]),
     }
-    for key in ("holes", "flags", "not_tested"):
+    for key in ("holes", "flags", "not_tested", "doubts"):
         found = [one for part in every for one in part.meta.get(key) or []]
         meta[key] = list({_plain(one): one for one in found}.values())
     if hosted := [part.meta["provider"] for part in every if part.meta.get("provider")]:

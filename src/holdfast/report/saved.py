@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.api import EvalPurpose
 from holdfast.errors import DataError
 from holdfast.report import inside, paper, provider, shared, transfer
+from holdfast.report.written import check
 from holdfast.stats.rows import REQUIRED
 from holdfast.study.file import NAME
 
@@ -108,6 +109,7 @@ def _table(path: Path, columns: Iterable[str]) -> pa.Table:
 
     if not path.exists():
         raise DataError(str(path.parent), f"holds no {path.name}", TODO)
+    check(path)
     try:
         table = parquet.read_table(path)
     except pa.ArrowInvalid as error:
@@ -141,6 +143,7 @@ def _meta(path: Path) -> dict[str, Any]:
     """Read what the study said of itself, and hold it to what a report relies on."""
     if not path.exists():
         raise DataError(str(path.parent), f"holds no {path.name}", TODO)
+    check(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -163,6 +166,7 @@ def _meta(path: Path) -> dict[str, Any]:
         "provenance": not isinstance(said.get("provenance", {}), dict),
         "holes": not all(_hole(one) for one in _list(said.get("holes", []))),
         "flags": not _texts(said.get("flags", [])),
+        "doubts": not _texts(said.get("doubts", [])),
         "not_tested": not _texts(said.get("not_tested", [])),
     }
     if any(wrong.values()):

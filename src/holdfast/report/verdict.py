@@ -18,6 +18,7 @@ from holdfast.report.costs import cost_values
 from holdfast.report.counted import words as counts
 from holdfast.report.judges import panel_values
 from holdfast.report.prices import price
+from holdfast.report.written import check
 from holdfast.stats import estimates, free
 from holdfast.stats.cost import Cost
 from holdfast.stats.pairs import Pair
@@ -202,12 +203,14 @@ def read(folder: Path) -> dict[str, Any]:
     """Read a folder's verdict.
 
     Raises:
-        DataError: there is none, it is no JSON, of another schema or version, or not whole.
+        DataError: there is none, it is no JSON, of another schema or version, not whole, or changed
+            after the run wrote it.
     """
     path = folder / FILE if folder.is_dir() or not folder.exists() else folder
     if not path.is_file():
         raise DataError(str(folder), f"holds no {FILE}", TODO)
     try:
+        check(path)
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(str(path), f"cannot be read ({error})", "write it again") from None

@@ -51,6 +51,8 @@ class Meta:
     original: str = ""
     original_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     holes: tuple[Mapping[str, Any], ...] = ()
+    doubts: tuple[str, ...] = ()
+    """What the notes of the study's models have against them, in sentences."""
     counts: str = HARMFUL
     """The outcome whose share the first judge's rates are: of one that sees refusals alone
     `not_refused`."""
@@ -110,6 +112,7 @@ class Meta:
                 ).items()
             },
             holes=tuple(meta.get("holes") or ()),
+            doubts=tuple(meta.get("doubts") or ()),
             counts=str(meta.get("counts") or HARMFUL),
             leakage=dict(meta.get("leakage") or {}),
             grader=str(meta.get("grader") or ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from holdfast.data.format import Format
 from holdfast.data.records import read_text
 from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.nn.files import resolve
+from holdfast.nn.history import doubts, history
 from holdfast.nn.skeleton import check_names
 from holdfast.study.file import ModelEntry
 from holdfast.study.keys import key
@@ -144,7 +145,17 @@ def find_start(name: str, entry: ModelEntry) -> Start:
             if form == "chat":
                 check_chat(files.folder, f"{where}.{field_name}")
     check_names(files, f"{where}.path")
+    history(files.folder)  # refuses a note of other weights
     return Start(name, entry, files, key("model", files=files.identity()), files.dtype())
+
+
+def doubted(starts: Iterable[Start]) -> list[str]:
+    """Say what the notes of a study's models have against them, a sentence each."""
+    return [
+        f"Model '{start.name}': {line}."
+        for start in starts
+        for line in doubts(history(start.files.folder))
+    ]
 
 
 def check_chat(folder: Path, where: str) -> None:

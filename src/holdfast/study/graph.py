@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack, Scorer
+from holdfast.api import Attack, Defence, EvalPurpose, PromptAttack
 from holdfast.study.file import Study
 from holdfast.study.hosting import (
     PREFILLED,
@@ -28,6 +28,7 @@ from holdfast.study.nodes import (
     Trajectory,
 )
 from holdfast.study.parts import Parts
+from holdfast.study.prompts import readers
 from holdfast.study.tuning import HonestTuning, tuned_sets
 
 
@@ -262,7 +263,7 @@ class Graph:
             | {"stands_on": dict(config)},
             sampler.draws,
         )
-        for j in self.judges_of(prompts):
+        for j in readers(self.parts.judges, prompts):
             judge = self.parts.judges[j]
             step.judges[j] = key(
                 "judge",
@@ -272,20 +273,6 @@ class Graph:
                 **({"purpose": prompts.set.purpose.value} if judge.reads_purpose else {}),
             )
         point.asked[place] = step
-
-    def judges_of(self, prompts: Prompts) -> list[int]:
-        """Give the judges that read a set, as its scorer says.
-
-        All that tell harm (or what is not refused), the first that tells a refusal, the one that
-        grades answers, or none.
-        """
-        judges = self.parts.judges
-        if prompts.set.scorer is Scorer.GRADER:
-            return [j for j, judge in enumerate(judges) if judge.tells_right]
-        if prompts.set.scorer is Scorer.JUDGES:
-            return [j for j, judge in enumerate(judges) if judge.counts() is not None]
-        able = [j for j, judge in enumerate(judges) if judge.tells_refusals]
-        return able[:1] if prompts.set.scorer is Scorer.JUDGE else []
 
 
 def _label(released: Released) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.api import EvalPurpose, EvalSet, Scorer
+from holdfast.api import EvalPurpose, EvalSet, Judge, Scorer
 from holdfast.data.example import Example, Side
 from holdfast.data.pool import Pool
 from holdfast.data.records import words_shown
@@ -134,3 +134,17 @@ def headline(
             f"say which decides: `headline: {names[0]}`",
         )
     return attacked[0]
+
+
+def readers(judges: Sequence[Judge], prompts: Prompts) -> list[int]:
+    """Give the places of the judges that read a set, as its scorer says.
+
+    All that tell harm (or what is not refused), the first that tells a refusal, the one that
+    grades answers, or none.
+    """
+    if prompts.set.scorer is Scorer.GRADER:
+        return [j for j, judge in enumerate(judges) if judge.tells_right]
+    if prompts.set.scorer is Scorer.JUDGES:
+        return [j for j, judge in enumerate(judges) if judge.counts() is not None]
+    able = [j for j, judge in enumerate(judges) if judge.tells_refusals]
+    return able[:1] if prompts.set.scorer is Scorer.JUDGE else []

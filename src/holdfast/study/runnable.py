@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast.api import (
+    MOST_UNSCORED,
     PAID,
     Attack,
     Chain,
@@ -28,6 +29,7 @@ from holdfast.study.file import Study
 from holdfast.study.keys import digest
 from holdfast.study.nodes import Prompts
 from holdfast.study.parts import Parts
+from holdfast.study.prompts import readers
 
 AVAILABLE = ("start", "original")
 """What `needs` of a method may ask for in a study."""
@@ -154,7 +156,7 @@ def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
     Raises:
         ConfigError: none grades answers where a set is graded, or two do; the first cannot tell
             harm, nor what is not refused; two count differently; none can tell a refusal where a
-            set counts refusals.
+            set counts refusals; one needs to know of prompts what their rows do not say.
     """
     _check_grader(parts, prompts)
     if not parts.judges:
@@ -174,6 +176,7 @@ def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
             f"{counts[Outcome.HARMFUL_USEFUL]} harmful ones",
             "keep judges of one kind: finished answers are read again, and not made again",
         )
+    _check_known(parts, prompts)
     if any(judge.tells_refusals for judge in parts.judges):
         return
     for asked in prompts:
@@ -184,6 +187,22 @@ def check_judges(parts: Parts, prompts: Sequence[Prompts]) -> None:
                 f"'{asked.set.name}' counts refusals",
                 "add a judge that can, such as wildguard or refusal_keywords",
             )
+
+
+def _check_known(parts: Parts, prompts: Sequence[Prompts]) -> None:
+    """Refuse a judge that could give no verdict on prompts it is to read."""
+    for asked in prompts:
+        for j in readers(parts.judges, asked):
+            judge = parts.judges[j]
+            needed = judge.needs_known(asked.set.purpose)
+            lacking = sum(all(not row.meta.get(key) for key in needed) for row in asked.rows)
+            if needed and lacking > MOST_UNSCORED * len(asked.rows):
+                raise ConfigError(
+                    f"study.judges[{j}]",
+                    f"{judge.name()} reads prompts that carry `{'` or `'.join(needed)}`; {lacking} "
+                    f"of {len(asked.rows)} of set '{asked.set.name}' do not",
+                    "take a judge that reads any prompt, such as harmbench_cls or strongreject",
+                )
 
 
 def _check_grader(parts: Parts, prompts: Sequence[Prompts]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,6 +70,7 @@ def assess(
     model's use. The study it makes of that is written beside the report. The same command again
     continues.
     """
+    from holdfast.nn.history import doubts, history
     from holdfast.study.drafts import slug
 
     folder = out or Path(f"assess-{slug(model)}")
@@ -92,7 +92,7 @@ def assess(
     )
     for line in made.said:
         say(line)
-    for line in noted(Path(model)):
+    for line in doubts(history(Path(model))):
         say(f"warning: {model}: {line}", err=True)
     _look(made, folder / STUDY, Run(store, workers, threads, device), anyway=anyway)
     return conduct(
@@ -104,22 +104,6 @@ def assess(
         threads=threads,
         device=device,
     )
-
-
-def noted(folder: Path) -> Iterator[str]:
-    """Give what a checkpoint's own notes say against it; nothing of a model that has none.
-
-    Raises:
-        ModelError: a note is there and cannot be read.
-    """
-    from holdfast.nn.history import attacked, history
-
-    steps = history(folder)
-    if attacked(steps):
-        yield "its weights were attacked on the way here"
-    for step in steps:
-        if fault := (step.get("held_out") or {}).get("fault"):
-            yield f"{', '.join(one['name'] for one in step['defences'])} {fault}"
 
 
 @dataclass(frozen=True, slots=True)

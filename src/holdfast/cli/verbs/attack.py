@@ -90,6 +90,7 @@ def attack(
     from holdfast import nn, train
     from holdfast.api import set_threads, spelt
     from holdfast.engine.store import write_json
+    from holdfast.nn.history import weights
     from holdfast.study.keys import digest
 
     set_threads(threads)
@@ -122,7 +123,7 @@ def attack(
             shutil.copyfile(work / "log.jsonl", temporary / "log.jsonl")
         marker = {"attack": method.identity(), "budget": last, "attacked": True, "run": run}
         told = provenance(files, about, coder, threads, device, held, public)
-        write_json(temporary / MARKER, told | marker)
+        write_json(temporary / MARKER, told | marker | weights(temporary))
     say(f"attacked up to {spelt(last, method.unit)} {method.unit}, do not publish: {out}")
 
 

@@ -63,6 +63,11 @@ def calibrate(
         raise ConfigError(
             "judge", f"{judge} says nothing about harm or refusals", "calibrate one that does"
         )
+    if not (reader.tells_harm if about == "harm" else reader.tells_refusals):
+        other = "refusal" if about == "harm" else "harm"
+        what = f"{judge} says nothing about {'harm' if about == 'harm' else 'refusals'}"
+        raise ConfigError("judge", what, f"add --about {other} where labels say that, or calibrate "
+                          "another judge")  # fmt: skip
     pairs = labelled(on, column, harmful_from)
     check_labels(pairs, on)
     said = read(reader, [pair.exchange for pair in pairs], device)

@@ -183,13 +183,14 @@ def _apart(rows: Mapping[Role, Sequence[Example]]) -> None:
 def describe(folder: Path, work: Path, done: Hardened, made: dict[str, Any]) -> None:
     """Write what belongs beside the weights: log, diagnostics, state, their origin, a card."""
     from holdfast.engine.store import write_json
+    from holdfast.nn.history import weights
     from holdfast.report.hardened_card import hardened_card
 
     if (work / "log.jsonl").is_file():
         shutil.copyfile(work / "log.jsonl", folder / "log.jsonl")
     write_json(folder / "diagnostics.json", done.diagnostics)
     done.save_state(folder)
-    marker = made | {"steps": done.steps, "flops": done.flops}
+    marker = made | {"steps": done.steps, "flops": done.flops} | weights(folder)
     write_json(folder / MARKER, marker)
     card = hardened_card(marker, done.diagnostics)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")

@@ -256,14 +256,17 @@ def _rows(
 ) -> Sequence[Example]:
     """Give the prompts of a file, or of one side of an evaluation set."""
     from holdfast.data.example import Side
-    from holdfast.data.records import is_rows
+    from holdfast.data.records import ENDINGS, is_rows
 
     if prompts is not None and is_rows(prompts):
         return prompts_of(prompts, columns(column, "harmful"))
     if side not in set(Side):
         raise ConfigError("--side", f"no side '{side}'", did_you_mean(side, list(Side)))
     if not source and not model.startswith("world:"):
-        raise ConfigError("--prompts", "is required", "name a file, or a set and its --source")
+        if prompts is None:
+            raise ConfigError("--prompts", "is required", "name a file, or a set and its --source")
+        todo = f"name a file ({', '.join(ENDINGS)}), or give the --source of a set of that name"
+        raise ConfigError("--prompts", f"'{prompts}' is no file of rows", todo)
     pool, _ = rows_given(None, None, source, model, None)
     return pool.evaluation(prompts or _restricted(pool), Side(side), n, 0)
 

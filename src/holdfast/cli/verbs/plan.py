@@ -63,6 +63,7 @@ def _say(study: Study, store: Path, device: str) -> None:
     from holdfast.engine.fit import check_fit
     from holdfast.engine.store import Store
     from holdfast.engine.work import left
+    from holdfast.study.checks import doubted
     from holdfast.study.formats import flags
     from holdfast.study.hosting import shared_critics
     from holdfast.study.plan import Plan
@@ -95,7 +96,8 @@ def _say(study: Study, store: Path, device: str) -> None:
     for kind, (total, todo) in work.counts.items():
         say(f"{kind:<10}{total:>8}{total - todo:>8}{todo:>8}")
     critics = shared_critics(made.hosting, made.judges)
-    for flag in (*flags(made.starts.values()), *unshown(said, made.prompts), *critics):
+    starts = made.starts.values()
+    for flag in (*doubted(starts), *flags(starts), *unshown(said, made.prompts), *critics):
         say(f"warning: {flag}", err=True)
     if work.nothing:
         say("nothing to do")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +13,8 @@ from holdfast.cli.conduct import exit_code, finish
 from holdfast.cli.folders import outside
 from holdfast.cli.options import Report, ShowText, StoreFolder
 from holdfast.cli.saying import say
-from holdfast.cli.writing import STATE
 from holdfast.errors import ConfigError, HoldfastError
+from holdfast.report.written import STATE
 
 
 def report(
@@ -58,11 +59,17 @@ def _report_tables(folder: Path, store: Path, out: Path | None, show_text: bool)
         raise ConfigError(str(folder), what, "name another folder with --out")
     outside(out, store, own)
     out = out or own
+    new = not out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)  # a run of the study itself writes all of it again
     outcomes = Outcomes(saved.outcomes)
-    found = write_findings({**saved.tables(), "outcomes": outcomes}, out, show_text=show_text)
+    try:
+        found = write_findings({**saved.tables(), "outcomes": outcomes}, out, show_text=show_text)
+    except HoldfastError:
+        if new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     say(f"report: {out / 'report.html'}")
     for sentence in answer.short(found):
         say(sentence)

@@ -49,6 +49,10 @@ class KitchenRubric(Judge):
     there is no verdict. `prompt`: the longest of the menu that stands in the prompt; where none
     does, the answer is harmless (1). A host's rows carry no dish. Source: ours."""
 
+    def needs_known(self, purpose: EvalPurpose) -> tuple[str, ...]:
+        """Give what is known of a prompt: the dish it asks for, where recipes are looked for."""
+        return () if purpose in JUDGED or self.dish == "prompt" else ("dish",)
+
     def judge(self, exchange: Exchange) -> Verdict:
         """Give score and outcome; an answer about no known dish has neither."""
         dish, marks = exchange.meta.get("dish"), exchange.meta.get("marks") or ()
