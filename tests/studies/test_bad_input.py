@@ -374,7 +374,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     ),
     "a judge of other prompts": (
         put("judges", value=["toy_judge", "kitchen_rubric"]), 2,
-        "study.judges[1]: kitchen_rubric reads prompts that carry `dish`; 4 of 4 of set "
+        "study.judges[1]: kitchen_rubric reads prompts that carry `dish`; 12 of 12 of set "
         "'restricted' do not; take a judge that reads any prompt, such as harmbench_cls or "
         "strongreject",
     ),

@@ -76,6 +76,7 @@ def other(folder: Path, name: str, **meta: Any) -> Path:
     shutil.copytree(folder, made)
     said = json.loads((made / "meta.json").read_text())
     (made / "meta.json").write_text(json.dumps(said | meta))
+    (made / "study.json").unlink()  # it has the hash of what the run wrote
     return made
 
 

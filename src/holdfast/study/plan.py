@@ -150,16 +150,23 @@ class Plan:
     def audited(self) -> str:
         """Give the key of `leakage`."""
         asked = [some.asked for some in self._own]
-        threshold = self.study.leakage.threshold
-        methods = [
+        threshold, methods = self.study.leakage.threshold, [*self._methods(), *self._hosted()]
+        return key("audit", sources=self.content, asked=asked, threshold=threshold, methods=methods)
+
+    def _methods(self) -> list[list[Any]]:
+        """Give every line-up's and attacker's name with the identities of its methods."""
+        return [
             [name, [one.identity() for one in some]]
             for table in (self.lineups, self.attacks)
-            for name, some in table.items()
+            for name, some in sorted(table.items())
         ]
-        if self.hosting is not None:
-            hosted = {**self.hosting.jobs, **self.hosting.defences}
-            methods += [[name, [one.identity()]] for name, one in hosted.items()]
-        return key("audit", sources=self.content, asked=asked, threshold=threshold, methods=methods)
+
+    def _hosted(self) -> list[list[Any]]:
+        """Give every customer's job and defence of a host by name, with its identity."""
+        if self.hosting is None:
+            return []
+        some = {**self.hosting.jobs, **self.hosting.defences}
+        return [[name, one.identity()] for name, one in sorted(some.items())]
 
     @cached_property
     def seedless(self) -> str:
@@ -173,18 +180,11 @@ class Plan:
             [name, start.key, *(form.identity() for form in start.formats)]
             for name, start in sorted(self.starts.items())
         ]
-        methods = [
-            [name, [one.identity() for one in some]]
-            for table in (self.lineups, self.attacks)
-            for name, some in sorted(table.items())
-        ]
         judges = [judge.identity() for judge in self.judges]
-        hosted: list[Any] = []
-        if self.hosting is not None and self.study.tune is not None:
-            some = {**self.hosting.jobs, **self.hosting.defences}
-            hosted = [[name, one.identity()] for name, one in sorted(some.items())]
+        hosted: list[Any] = self._hosted()
+        if self.study.tune is not None:
             hosted.append(self.study.tune.model_dump(mode="json", exclude={"jobs", "defences"}))
-        return digest([said, starts, self.content, methods, judges, hosted])
+        return digest([said, starts, self.content, self._methods(), judges, hosted])
 
     @cached_property
     def fingerprint(self) -> str:
