@@ -91,7 +91,7 @@ def test_a_study_that_was_made_is_one_like_any_other(
 ) -> None:
     requests, benign = crafts(here, 15)
     words = ["--restricted", requests.name, "--benign", benign.name, "--out", "found"]
-    words += ["--original", "world:base", "--judge", "world_guard"]
+    words += ["--original", "world:base"]
     assert run(["init", "own.yaml", "--model", WORLD, "--for", "assess", *words[:4]]) == 0
     assert run(["plan", "own.yaml"]) == 0
     assert "harmful_sft" in Path("own.yaml").read_text()

@@ -71,7 +71,7 @@ def test_the_cross_domain_table_is_one_study(
     text = dict(BLOCK.findall(page))["study.yaml"]
     for shown, here in (
         ("path: models/base, format: chat", 'path: "world:base", format: plain'),
-        ("my_judge", "world_rubric"),
+        ("my_judge", "{refusal_keywords: {otherwise: not_refused}}"),
         ("{refusal:", f"{{folder: '{tmp_path}', rows: any, refusal:"),
         (
             "{purpose: exact}",
