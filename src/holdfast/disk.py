@@ -174,6 +174,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """Give the SHA-256 of every file in a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+
+
 def seal(data: Mapping[str, Any]) -> dict[str, Any]:
     """Give plain data with the hash of all of it, by which a change is found."""
     own = {name: value for name, value in data.items() if name != SEAL}

@@ -24,13 +24,13 @@ def write_report(
     failures: Sequence[HoldfastError] = (),
 ) -> dict[str, Any]:
     """Write everything into a temporary folder, then move it into `out` file by file."""
-    from holdfast.disk import rename, writing
+    from holdfast.disk import hashes, rename, writing
     from holdfast.engine import tables
     from holdfast.engine.store import write_json
     from holdfast.report import answer
     from holdfast.report.files import CARDS, write_findings
     from holdfast.report.table_files import write_table
-    from holdfast.report.written import STATE, hashes
+    from holdfast.report.written import STATE
     from holdfast.stats import cells
     from holdfast.stats import rows as columns
 

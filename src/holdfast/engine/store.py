@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdfast.disk import SEAL, file_hash, intact, seal, whole_file, whole_folder
+from holdfast.disk import SEAL, file_hash, hashes, intact, seal, whole_file, whole_folder
 from holdfast.errors import StoreError
 
 KINDS = ("defend", "generate", "judge", "measure", "analyse", "point", "audit")
@@ -173,9 +173,7 @@ class Store:
         temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{key[:16]}"
         with whole_folder(target, temporary) as folder:
             fill(folder)
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            known = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
-            said = seal({"kind": kind, "key": key, **manifest, FILES: known})
+            said = seal({"kind": kind, "key": key, **manifest, FILES: hashes(folder)})
             write_json(folder / MANIFEST, said)
         return target
 

@@ -14,12 +14,6 @@ STATE = "study.json"
 """In the report's folder: which plan the report there was made from, and its files' hashes."""
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Give the SHA-256 of every file in a folder, by its path there."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
-
-
 def state_of(path: Path) -> dict[str, Any]:
     """Give what a run said of its report at a path; nothing where it cannot be read."""
     try:
