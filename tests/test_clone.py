@@ -64,7 +64,12 @@ def written(root: Path) -> list[str]:
     places = {place.rstrip("/") for place in defaults(typer.main.get_command(app))}
     places |= {place.rstrip("/") for place in shown(root)}
     places |= {place.as_posix() for place in FOLDERS.values()}
-    unfinished = {f".{place}{end}" for place in places for end in (".tmp-123", ".work")}
+    whole = [Path(place) for place in places]
+    unfinished = {
+        (place.parent / f".{place.name}{end}").as_posix()
+        for place in whole
+        for end in (".tmp-123", ".work")
+    }
     return sorted(places | unfinished | {".world-123"})
 
 

@@ -12,10 +12,10 @@ from holdfast.api.fields import load_yaml, parse_yaml
 from holdfast.cli import run
 from holdfast.cli.folders import outside, try_filling, try_making, try_writing
 from holdfast.cli.saying import say
-from holdfast.cli.writing import as_written
 from holdfast.disk import file_hash
 from holdfast.errors import ConfigError, HoldfastError, harmless
 from holdfast.report.table_files import cell, write_table
+from holdfast.report.written import as_written
 from holdfast.study.file import parse_study
 
 
