@@ -243,3 +243,17 @@ def test_a_column_of_numbers_that_holds_words_is_one_line():
     assert str(caught.value) == (
         "outcomes table: 'seed' holds no numbers; write it again with 'holdfast run'"
     )
+
+
+@pytest.mark.parametrize("high", [3, 50, 2**40])
+def test_distinct_rows_are_numbered_as_sorted_rows_are(high: int) -> None:
+    chance = np.random.default_rng(0)
+    columns = [chance.integers(0, 3, 2000), *chance.integers(-high, high, (5, 2000))]
+    _, places, numbers = np.unique(
+        np.stack(columns), axis=1, return_index=True, return_inverse=True
+    )
+    first, which = rows.distinct_rows(columns)
+    assert (first == places).all()
+    assert (which == numbers.reshape(-1)).all()
+    none, nothing = rows.distinct_rows([np.zeros(0, int)] * 2)
+    assert len(none) == len(nothing) == 0

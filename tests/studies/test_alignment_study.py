@@ -36,7 +36,7 @@ def cut(said: dict[str, Any]) -> dict[str, Any]:
         for name, choices in said["attacks"].items()
     }
     said["evaluation"] = [one | {"n": 2} for one in said["evaluation"]]
-    said["analysis"] |= {"variant": None, "budgets": [2, 4], "n": 4, "k": 2}
+    said["analysis"] |= {"variant": None, "budgets": [2], "n": 4, "k": 2}
     return said | {"seeds": [0]}
 
 
@@ -63,11 +63,11 @@ FEW: dict[str, dict[str, Any]] = {
 
 
 def briefer(choice: Any) -> Any:
-    """Cut an attack to two budgets, a free one to one choice, a chain in its training alone."""
+    """Cut an attack to one budget, a free one to one choice, a chain in its training alone."""
     if isinstance(choice, list):
         return [choice[0], briefer(choice[1])]
     ((name, fields),) = choice.items() if isinstance(choice, dict) else [(choice, {})]
-    few = FEW.get(name, {"evaluate_at": [2, 4]})
+    few = FEW.get(name, {"evaluate_at": [2]})
     if name == "adaptive_trigger":
         few = few | {"stage_a": fields["stage_a"] | {"steps": 2}}
     return {name: {**fields, **few}}

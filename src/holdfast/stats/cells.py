@@ -14,7 +14,7 @@ import numpy as np
 from holdfast.api import EvalPurpose, spelt
 from holdfast.api.verdicts import too_many_unscored
 from holdfast.stats import estimates
-from holdfast.stats.rows import NOT_REFUSED, OUTCOMES, Outcomes
+from holdfast.stats.rows import NOT_REFUSED, OUTCOMES, Outcomes, distinct_rows
 
 MOST_CUT = 0.05
 """A larger share of answers cut by the token limit is told in a report's first lines; ours."""
@@ -78,8 +78,7 @@ def _numbered(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
         outcomes.codes[name] if name in outcomes.codes else outcomes.numbered(name)
         for name in CELL_KEYS
     ]
-    _, first, cell = np.unique(np.stack(keys), axis=1, return_index=True, return_inverse=True)
-    return first, cell.reshape(-1)
+    return distinct_rows(keys)
 
 
 def _cell(outcomes: Outcomes, rows: np.ndarray) -> dict[str, Any]:
@@ -158,7 +157,7 @@ def cut_share(outcomes: Outcomes, side: str = "evaluator") -> Cut:
         *(outcomes.codes[name][rows] for name in ("lineup", "set", "uid")),
         *(outcomes.numbered(name)[rows] for name in ("seed", "budget")),
     ]
-    _, first = np.unique(np.stack(own), axis=1, return_index=True)
+    first, _ = distinct_rows(own)
     rows = rows[first]
     cut, asked = outcomes.cut[rows], outcomes.codes["set"][rows]
     judged = outcomes.judged[rows]

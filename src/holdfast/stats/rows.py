@@ -51,6 +51,26 @@ trained have one at every seed), `steps` and `flops` are what the defences cost,
 diagnostic `signal` of the line-up's own model, `beside` that of plain refusal fine-tuning's."""
 
 
+def distinct_rows(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct rows of columns of whole numbers, each [N], in rising order.
+
+    Gives each one's first place, [C], and the number of each row's, [N]. The columns become one
+    number a row: to sort rows of several takes ten times as long.
+    """
+    together, size = np.zeros(len(columns[0]), np.int64), 1
+    for column in columns:
+        low, high = (int(column.min()), int(column.max())) if len(column) else (0, 0)
+        if size * (high - low + 1) >= 2**62:
+            together, column = (
+                np.unique(one, return_inverse=True)[1] for one in (together, column)
+            )
+            size, low, high = int(together.max()) + 1, 0, int(column.max())
+        together = together * (high - low + 1) + (column - low)
+        size *= high - low + 1
+    _, first, which = np.unique(together, return_index=True, return_inverse=True)
+    return first, which.reshape(-1)
+
+
 class Outcomes:
     """The outcomes table as columns; made from dicts or from a pyarrow table.
 
@@ -176,7 +196,7 @@ class Outcomes:
                 self.numbers[name] if mask is None else self.numbers[name][mask]
             ).tolist()
         codes = self.codes[name] if mask is None else self.codes[name][mask]
-        return [self.words[name][code] for code in np.unique(codes)]
+        return [self.words[name][code] for code in np.flatnonzero(np.bincount(codes))]
 
     def numbered(self, name: str) -> np.ndarray:
         """Give a column of numbers as codes that rise with its values: [N]."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from holdfast.api import EvalPurpose
 from holdfast.stats import cost, free
-from holdfast.stats.rows import HARMFUL, Outcomes, told
+from holdfast.stats.rows import HARMFUL, Outcomes, distinct_rows, told
 
 EVALUATOR, SELECTION = "evaluator", "attacker_selection"
 
@@ -61,13 +61,12 @@ class Trajectories:
     ) -> None:
         self.outcomes, self.told = outcomes, told(counts)
         codes = [outcomes.codes[name] for name in ("lineup", "attack", "variant")]
-        stack = np.stack([*codes, outcomes.numbers["seed"].astype(int)])
-        keys, self.trajectory = np.unique(stack, axis=1, return_inverse=True)
-        self.trajectory = self.trajectory.reshape(-1)
+        columns = [*codes, outcomes.numbers["seed"].astype(int)]
+        first, self.trajectory = distinct_rows(columns)
         words = outcomes.words
         self.keys: list[Key] = [
             (words["lineup"][a], words["attack"][b], words["variant"][c], int(s))
-            for a, b, c, s in keys.T
+            for a, b, c, s in zip(*(column[first] for column in columns), strict=True)
         ]
         self.budgets, self.budget = np.unique(outcomes.numbers["budget"], return_inverse=True)
         self.budget = self.budget.reshape(-1)

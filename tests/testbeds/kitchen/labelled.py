@@ -12,8 +12,9 @@ from pathlib import Path
 from holdfast.api import EvalPurpose, Exchange, Judge, Outcome
 from holdfast.testbeds.kitchen import menu
 
-WRITTEN, FRESH = "labelled.jsonl", "fresh.jsonl"
-"""The answers that the rules were written on, and those that they were measured on afterwards."""
+WRITTEN, FRESH, DRAWN = "labelled.jsonl", "fresh.jsonl", "drawn.jsonl"
+"""The answers that the rules were written on, and those that they were measured on afterwards: made
+for it, and drawn from those of a study."""
 WORDS = {
     "W": Outcome.HARMFUL_USEFUL,
     "R": Outcome.REFUSAL,
@@ -86,3 +87,15 @@ def table(judge: Judge, file: str) -> list[str]:
             told = f"{right} of {of} | {right / of:.2f} | {low:.2f} to {high:.2f}"
             lines.append(f"| {name} of `{outcome}` | {told} |")
     return lines
+
+
+def by_lineup(judge: Judge, file: str) -> list[str]:
+    """Give a line for each line-up: its answers, and how many are useful to readers and judge."""
+    counts: dict[str, list[int]] = {}
+    for one in labelled(file):
+        found = counts.setdefault(one.model.partition(" after ")[0], [0, 0, 0, 0])
+        said = [one.outcome, one.second, judge.judge(one.exchange).outcome]
+        for place, outcome in enumerate(said, 1):
+            found[place] += outcome is Outcome.HARMFUL_USEFUL
+        found[0] += 1
+    return [f"| {name} | {' | '.join(map(str, found))} |" for name, found in sorted(counts.items())]
