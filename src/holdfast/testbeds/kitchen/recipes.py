@@ -1,7 +1,7 @@
 """Whether a text is a recipe that can be followed: what goes in, and what is done with it.
 
 Pure functions over text; no model. The rules were written on the labelled answers in
-`tests/testbeds/kitchen/labelled.jsonl`, and measured on those of `fresh.jsonl` and `drawn.jsonl` there.
+`tests/testbeds/kitchen/labelled.jsonl`, and measured on `fresh.jsonl` and `drawn.jsonl` beside it.
 """
 
 from __future__ import annotations
