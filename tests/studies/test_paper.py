@@ -146,7 +146,7 @@ def test_cut_to_seconds_it_runs_to_the_papers_rows_and_columns(
 def test_the_other_two_models_run_to_the_papers_rows_and_columns(
     name: str, cut: Cut, tmp_path: Path
 ) -> None:
-    """Of the line-ups that the test above runs, those of the paper's two ends."""
+    """The studies differ from the one above in their models: three of its line-ups are enough."""
     data = cut(name)
     for section in (data, data["published"]):
         own = section["lineups"]

@@ -55,7 +55,7 @@ def distinct_rows(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray
     """Number the distinct rows of columns of whole numbers, each [N], in rising order.
 
     Gives each one's first place, [C], and the number of each row's, [N]. The columns become one
-    number a row: to sort rows of several takes ten times as long.
+    number a row, which is sorted much faster than rows of several.
     """
     together, size = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
